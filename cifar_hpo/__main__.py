@@ -1,0 +1,33 @@
+"""`python -m cifar_hpo`: Hydra's command line, with errors on one line and a true exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from cifar_hpo.config import CONF, refuse_passwords
+from cifar_hpo.errors import SweepFailed, UserError, end
+from cifar_hpo.objective import objective
+
+
+def main() -> None:
+    """Run one trial or a sweep; exit 0 when all finished, 1 when a trial failed, 2 for what the user can mend."""
+    full_error = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would end the program itself, with many lines and exit code 1
+    try:
+        refuse_passwords(dict(argument.lstrip("+").split("=", 1) for argument in sys.argv[1:] if "=" in argument))
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (HydraException, OmegaConfBaseException, UserError, SweepFailed) as error:
+        if full_error:
+            raise
+        end(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The faces that Hydra sees: `StudySweeper`, `WorkersLauncher`, and the search path of sweeps/. What they do is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from cifar_hpo import config as schema
+
+HELP = """== cifar_hpo: sweeps of CNNs ==
+
+  python -m cifar_hpo                                     one run of the base model
+  python -m cifar_hpo model=enhanced optimizer=sgd        a variant
+  python -m cifar_hpo -m model.filters=4,8,16             a grid: three trials, in parallel
+  python -m cifar_hpo -cn neuron_count                    a named study from sweeps/
+  the same command again                                  resumes: runs what is missing, repeats nothing
+
+== Groups: GROUP=CHOICE ==
+
+$APP_CONFIG_GROUPS
+== Keys: KEY=VALUE, or KEY=VALUE,VALUE to sweep with -m ==
+"""
+
+
+class StudySweeper(Sweeper):
+    """A sweep as an Optuna study that resumes when the command is repeated; options as in `config.Sweeper`."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
+        from contextlib import nullcontext
+
+        from cifar_hpo.plan import Plan
+        from cifar_hpo.workers import Pool
+
+        plan = Plan.of(self, arguments)
+        plan.name_folder(plan.name)
+        with Pool(self.launcher) if isinstance(self.launcher, WorkersLauncher) else nullcontext() as pool:
+            if pool:
+                pool.grow(plan.space.size)  # they import while the parent does
+            from cifar_hpo.sweep import sweep
+
+            return sweep(plan, pool)
+
+
+class WorkersLauncher(Launcher):
+    """Trials in warm local processes, each with its share of the cores; options as in `config.Launcher`."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from cifar_hpo.workers import launch
+
+        return launch(self, job_overrides, initial_job_idx)
+
+
+class SweepsSearchPath(SearchPathPlugin):
+    """Lets `-cn NAME` find the named studies of sweeps/, in this project's own app alone."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if any(str(schema.CONF) in element.path for element in search_path.get_path() if element.path):
+            search_path.append("cifar_hpo", f"file://{schema.SWEEPS}")
+
+
+_store = ConfigStore.instance()
+_store.store(group="hydra/sweeper", name="study", node=schema.Sweeper, provider="cifar_hpo")
+for _name in ("auto", "grid", "random"):
+    _store.store(group="hydra/sweeper/sampler", name=_name, node=schema.Sampler(name=_name), provider="cifar_hpo")
+_store.store(group="hydra/launcher", name="workers", node=schema.Launcher, provider="cifar_hpo")
+_help = {"app_name": "cifar_hpo", "template": HELP + schema.keys_help()}
+_store.store(group="hydra/help", name="cifar_hpo", node=_help, provider="cifar_hpo")

@@ -1,0 +1,275 @@
+"""The schema: every key with its type, range, unit and meaning; `check` holds a composed config against it.
+
+The values stand in conf/; this room says what they may be. `--help` is written from it. Nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cifar_hpo.errors import ConfigError, one_line
+
+PACKAGE = Path(__file__).parent
+ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
+"""Where conf/ and sweeps/ lie: in the checkout, or in the package when it was installed from a wheel."""
+CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
+
+GENERATED = "mlruns"
+"""The folder under the current one that takes everything that is generated."""
+
+IMAGE_SIZE = 32
+ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
+AUGMENTATIONS = ("flip", "shift", "cutout")
+PASSWORD = re.compile(r"\w+://[^/@\s:]*:[^/@\s]+@")
+
+
+def key(
+    meaning: str,
+    *,
+    default: Any = "???",
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A key of the schema: its meaning with its unit, and its range: low and high belong to it, above and below do not.
+
+    The model's own keys have no default here, theirs stand in conf/; OmegaConf's "???" refuses a key that is missing.
+    """
+    limits = {"low": low, "high": high, "above": above, "below": below}
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "choices": choices, **limits})
+
+
+@dataclass
+class Model:
+    filters: Any = key("neurons of the first convolution, doubled in each layer; a list gives every layer", low=1, high=4096)
+    depth: int = key("convolution layers, when filters is one number", low=1, high=64)
+    kernel_size: int = key("side of each kernel, pixels", low=1, high=IMAGE_SIZE)
+    padding: str = key("edges of a convolution", choices=("same", "valid"))
+    activation: str = key("after each hidden layer", choices=ACTIVATIONS)
+    dense_units: int = key("neurons of the hidden dense layer; 0 leaves it out", low=0, high=65536)
+    dropout: float = key("share of units dropped before each dense layer", low=0, below=1)
+    batch_norm: bool = key("normalise after each convolution")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Neurons of each convolution, first to last."""
+        if isinstance(self.filters, list):
+            return tuple(self.filters)
+        return tuple(self.filters * 2**layer for layer in range(self.depth))
+
+
+@dataclass
+class Data:
+    source: str = key("where images come from", choices=("auto", "cifar10", "folder", "npz", "synthetic"))
+    path: str | None = key("file or folder of the images; null looks in the Keras cache")
+    train_size: int | None = key("images to train on; null takes all", low=1)
+    validation: Any = key("share of the training images to select by, or test as the article did", above=0, below=1)
+    augment: list[str] = key("random changes of training images", choices=AUGMENTATIONS)
+
+
+@dataclass
+class Adam:
+    KERAS: ClassVar[str] = "Adam"
+    name: str = key("the optimizer", choices=("adam",))
+    learning_rate: float = key("step size", above=0)
+    beta_1: float = key("decay of the first moment", low=0, below=1)
+    beta_2: float = key("decay of the second moment", low=0, below=1)
+    epsilon: float = key("keeps the division stable", above=0)
+    amsgrad: bool = key("keep the largest second moment")
+
+
+@dataclass
+class AdamW(Adam):
+    KERAS: ClassVar[str] = "AdamW"
+    name: str = key("the optimizer", choices=("adamw",))
+    weight_decay: float = key("decay of the weights per step, times the learning rate", low=0)
+
+
+@dataclass
+class SGD:
+    KERAS: ClassVar[str] = "SGD"
+    name: str = key("the optimizer", choices=("sgd",))
+    learning_rate: float = key("step size", above=0)
+    momentum: float = key("share of the last step kept", low=0, below=1)
+    nesterov: bool = key("look ahead along the momentum")
+
+
+@dataclass
+class RMSprop:
+    KERAS: ClassVar[str] = "RMSprop"
+    name: str = key("the optimizer", choices=("rmsprop",))
+    learning_rate: float = key("step size", above=0)
+    rho: float = key("decay of the squared gradient", low=0, below=1)
+    momentum: float = key("share of the last step kept", low=0, below=1)
+    epsilon: float = key("keeps the division stable", above=0)
+    centered: bool = key("divide by the variance")
+
+
+@dataclass
+class Training:
+    epochs: int = key("passes over the training images", low=1)
+    batch_size: int = key("images in a step", low=1)
+    precision: str = key("of the arithmetic", choices=("float32", "mixed_bfloat16"))
+    replicas: int = key("seeds to train: seed, seed + 1, …; the value is their mean", low=1, high=64)
+    seed: int = key("of weights, order and dropout", low=0, high=2**31 - 1)
+    early_stopping: int | None = key("epochs without a better val_loss before a trial stops; null never", low=1)
+    threads: int | None = key("threads of a single run; null takes the launcher's share, else all cores", low=1)
+
+
+@dataclass
+class Mlflow:
+    tracking_uri: str | None = key("MLflow's store; null takes MLFLOW_TRACKING_URI, else mlflow.db here")
+    experiment: str | None = key("name of the experiment; null takes the study's")
+
+
+@dataclass
+class Sampler:
+    name: str = key("how configurations are chosen", default="auto", choices=("auto", "grid", "random"))
+    seed: int | None = key("makes a sequential study repeatable", default=None)
+
+
+@dataclass
+class Sweeper:
+    _target_: str = "hydra_plugins.cifar_hpo.StudySweeper"
+    _recursive_: bool = False
+    defaults: list[Any] = dataclasses.field(default_factory=lambda: [{"sampler": "auto"}])
+    sampler: Sampler = dataclasses.field(default_factory=Sampler)
+    study_name: str | None = key("null names the study after what it varies and a hash of what it means", default=None)
+    storage: str | None = key(f"Optuna's store; null is {GENERATED}/studies.db, memory keeps nothing", default=None)
+    n_trials: int | None = key("finished trials in all, earlier ones counted; null runs the whole grid", default=None, low=1)
+    timeout: float | None = key("seconds after which no trial starts", default=None, above=0)
+    direction: str = key("of the metric", default="maximize", choices=("maximize", "minimize"))
+    metric: str = key("what trials are compared by", default="val_accuracy")
+    params: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"meaning": "the space, as on the command line"})
+    max_failures: int | None = key("failed trials after which the sweep stops; null never", default=10, low=1)
+    retries: int = key("further attempts of a trial whose worker was killed", default=1, low=0)
+    fresh: bool = key("start another study beside an earlier one of this name", default=False)
+    max_batch_size: int | None = key("trials in a batch, where the launcher takes batches", default=None, low=1)
+
+
+@dataclass
+class Launcher:
+    _target_: str = "hydra_plugins.cifar_hpo.WorkersLauncher"
+    n_workers: int | None = key("trials at a time; null is one for each core", default=None, low=1)
+    threads_per_worker: int | None = key("cores of a worker; null is cores / workers", default=None, low=1)
+    trials_per_worker: int | None = key("trials after which a worker is replaced, which bounds its memory", default=50, low=1)
+    trial_timeout: float | None = key("seconds after which a trial is killed", default=None, above=0)
+    memory_limit: float | None = key("GiB of resident memory at which a worker is killed", default=None, above=0)
+
+
+OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
+
+
+@dataclass
+class Config:
+    model: Model = dataclasses.field(default_factory=Model)
+    data: Data = dataclasses.field(default_factory=Data)
+    optimizer: Any = dataclasses.field(default_factory=Adam)
+    training: Training = dataclasses.field(default_factory=Training)
+    mlflow: Mlflow = dataclasses.field(default_factory=Mlflow)
+
+
+def check(config: DictConfig) -> Config:
+    """The typed form of a composed config.
+
+    Raises ConfigError for the first wrong key, type, range or combination.
+    """
+    config = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+    refuse_passwords(config)
+    name = OmegaConf.select(config, "optimizer.name")
+    if name not in OPTIMIZERS:
+        raise ConfigError("optimizer.name", f"{name!r} is none of {', '.join(OPTIMIZERS)}")
+    schema = OmegaConf.structured(Config(optimizer=OPTIMIZERS[name]()))
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(schema, config))
+    except OmegaConfBaseException as error:
+        raise ConfigError(error.full_key or "config", one_line(error).split(" full_key:")[0]) from None
+    assert isinstance(typed, Config)
+    for room in dataclasses.fields(typed):
+        for field in dataclasses.fields(getattr(typed, room.name)):
+            _check_range(f"{room.name}.{field.name}", getattr(getattr(typed, room.name), field.name), field.metadata)
+    _check_sizes(typed.model)
+    return typed
+
+
+def refuse_passwords(config: Any) -> None:
+    """Raise ConfigError where a URI spells out a password: configs are written to logs, runs and artifacts.
+
+    An interpolation such as `${oc.env:NAME}` stays as it is in all of these, so it may hold one.
+    """
+    for path, value in flat(OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config).items():
+        if PASSWORD.search(str(value)):
+            hint = "put the URI in an environment variable and write '${oc.env:NAME}'"
+            raise ConfigError(path, f"carries a password, which would end in logs and runs; {hint}")
+
+
+def flat(node: Any, path: str = "") -> dict[str, Any]:
+    """Nested dicts as one, keys joined with dots; a list is one value."""
+    if not isinstance(node, dict):
+        return {path: node}
+    return {key: value for name, child in node.items() for key, value in flat(child, f"{path}.{name}" if path else str(name)).items()}
+
+
+def _check_range(path: str, value: Any, limits: Any) -> None:
+    meaning = limits["meaning"]
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, list):
+        if not value and path == "model.filters":
+            raise ConfigError(path, f"an empty list; expected {meaning}")
+        for item in value:
+            _check_range(path, item, limits)
+        return
+    if limits["choices"]:
+        if value not in limits["choices"]:
+            raise ConfigError(path, f"{value!r} is none of {', '.join(limits['choices'])} ({meaning})")
+        return
+    if path == "data.validation" and value == "test":
+        return
+    bounds = [(name, limits[name]) for name in ("low", "high", "above", "below") if limits[name] is not None]
+    if not bounds:
+        return
+    whole = path == "model.filters"
+    if isinstance(value, str) or (whole and not isinstance(value, int)):
+        raise ConfigError(path, f"{value!r} is not a{' whole' if whole else ''} number; expected {meaning}")
+    signs = {"low": "≥", "high": "≤", "above": ">", "below": "<"}
+    fits = {"low": lambda x, y: x >= y, "high": lambda x, y: x <= y, "above": lambda x, y: x > y, "below": lambda x, y: x < y}
+    if not all(fits[name](value, limit) for name, limit in bounds):
+        wanted = " and ".join(f"{signs[name]} {limit:g}" for name, limit in bounds)
+        raise ConfigError(path, f"{value!r} is out of range: must be {wanted} ({meaning})")
+
+
+def _check_sizes(model: Model) -> None:
+    """Walk the image through the layers: each valid convolution and each pooling between layers shrinks it."""
+    size = IMAGE_SIZE
+    for layer, _ in enumerate(model.widths, start=1):
+        size -= model.kernel_size - 1 if model.padding == "valid" else 0
+        if size < 1:
+            raise ConfigError("model", f"layer {layer} has no pixels left: lower model.depth or model.kernel_size, or pad same")
+        if layer < len(model.widths):
+            size //= 2
+
+
+def keys_help() -> str:
+    """The keys with their meanings, one on a line, as `--help` prints them."""
+    lines = []
+    schemas = {"model": Model, "data": Data, "training": Training, "mlflow": Mlflow}
+    schemas |= {f"optimizer={name}": schema for name, schema in OPTIMIZERS.items()}
+    schemas |= {"hydra.sweeper": Sweeper, "hydra.sweeper.sampler": Sampler, "hydra.launcher": Launcher}
+    for room, schema in schemas.items():
+        lines.append(f"\n  {room}")
+        for field in dataclasses.fields(schema):
+            if "meaning" in field.metadata:
+                choices = field.metadata.get("choices", ())
+                listed = f" ({', '.join(choices)})" if len(choices) > 1 else ""
+                lines.append(f"    {field.name:<20}{field.metadata['meaning']}{listed}")
+    return "\n".join(lines)

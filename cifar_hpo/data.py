@@ -1,0 +1,334 @@
+"""Images and labels: `prepare` decodes a source once, `load` maps the arrays into memory, shared by all workers.
+
+Sources: CIFAR-10 (archive, unpacked folder, Keras' cache, download), a folder of images, an .npz file, a synthetic set.
+Nothing from outside is trusted: archives are held against their checksum and read in place, pickles may hold arrays only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+import shutil
+import socket
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_hpo.config import GENERATED, IMAGE_SIZE, Data
+from cifar_hpo.errors import ConfigError, DataError, one_line
+
+log = logging.getLogger(__name__)
+
+PREPARED = "CIFAR_HPO_DATA"
+"""The environment variable in which the parent tells its workers where prepared arrays lie, as JSON."""
+
+SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+BATCHES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
+HOW_TO_GET = f"download {CIFAR10_URL} and set data.path to it, or try data=synthetic"
+SYNTHETIC_NOTICE = "CIFAR-10 can't be had: these are SYNTHETIC images, good for trying things out; no accuracy here means anything"
+
+Images = NDArray[np.uint8]
+Split = tuple[Images, Images]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images (n, 32, 32, 3) and labels (n,), all uint8 and memory-mapped, in a fixed random order.
+
+    digest: of the arrays' content, 16 hex digits.
+    fallback: whether these are synthetic images in place of CIFAR-10.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    digest: str
+    folder: Path
+    fallback: bool
+    train: Split
+    test: Split
+
+    def splits(self, config: Data) -> tuple[Split, Split]:
+        """Training and validation images as `config` divides them; the validation split does not depend on train_size.
+
+        Raises ConfigError when there are too few images.
+        """
+        images, labels = self.train
+        if config.validation == "test":
+            held_out, validation = 0, self.test
+        else:
+            held_out = max(1, int(len(images) * float(config.validation)))
+            validation = images[len(images) - held_out :], labels[len(images) - held_out :]
+        available = len(images) - held_out
+        size = available if config.train_size is None else config.train_size
+        if not 0 < size <= available:
+            raise ConfigError("data.train_size", f"{size} images wanted, {self.name} has {available} beside its validation split")
+        return (images[:size], labels[:size]), validation
+
+
+def load(config: Data) -> Dataset:
+    """The dataset, mapped into memory. Raises what `prepare` raises."""
+    folder = prepare(config)
+    about = json.loads((folder / "about.json").read_text())
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("x_train", "y_train", "x_test", "y_test")}
+    return Dataset(
+        name=about["name"],
+        classes=tuple(about["classes"]),
+        digest=about["digest"],
+        folder=folder,
+        fallback=config.source == "auto" and about["name"] == "synthetic",
+        train=(arrays["x_train"], arrays["y_train"]),
+        test=(arrays["x_test"], arrays["y_test"]),
+    )
+
+
+def prepare(config: Data) -> Path:
+    """The folder of the decoded arrays, made on first use.
+
+    A process and those that it starts look at a source once; what `auto` found holds for all of them.
+    Raises DataError when the images can't be had or are not what they should be, ConfigError when data.path is missing.
+    """
+    known: dict[str, str] = json.loads(os.environ.get(PREPARED, "{}"))
+    wanted = f"{config.source}:{config.path}"
+    if wanted not in known:
+        known[wanted] = str(_find(config))
+        os.environ[PREPARED] = json.dumps(known)
+    return Path(known[wanted])
+
+
+def _find(config: Data) -> Path:
+    path = Path(config.path).expanduser() if config.path else None
+    if config.source == "synthetic":
+        return _stored("synthetic", "2", lambda: (*synthetic(), [f"class {n}" for n in range(10)]))
+    if config.source in ("npz", "folder"):
+        if path is None:
+            raise ConfigError("data.path", f"data={config.source} needs the path of its images")
+        if not path.exists():
+            raise DataError(f"data.path: {path} does not exist; expected the images of data={config.source}")
+        if config.source == "npz":
+            return _stored(path.stem, _fingerprint([path]), lambda: read_npz(path))
+        return _stored(path.name, _fingerprint(sorted(path.glob("*/*/*"))), lambda: read_folder(path))
+    try:
+        source = path or _keras_cache() or _download()
+        if not source.exists():
+            raise DataError(f"data.path: {source} does not exist; {HOW_TO_GET}")
+        files = [source / name for name in BATCHES] if source.is_dir() else [source]
+        return _stored("cifar10", _fingerprint(files), lambda: (*read_cifar10(source), CIFAR10_CLASSES))
+    except (OSError, DataError) as error:
+        if config.source == "auto" and path is None:
+            log.warning("%s (%s)", SYNTHETIC_NOTICE, one_line(error))
+            return _find(Data(**{**vars(config), "source": "synthetic"}))
+        raise DataError(one_line(error)) from error
+
+
+def _fingerprint(files: list[Path]) -> str:
+    """Of names, sizes and times, so that a source that did not change is not read again. A missing file is told by DataError."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            stat = file.stat()
+        except FileNotFoundError:
+            raise DataError(f"data.path: {file} does not exist; expected {', '.join(BATCHES)} beside each other") from None
+        digest.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _stored(name: str, fingerprint: str, read: Any) -> Path:
+    """The folder of arrays of a source; `read` gives train, test and class names when they are not there yet."""
+    folder = Path(GENERATED, "data", f"{name}-{fingerprint}").absolute()
+    if folder.is_dir():
+        return folder
+    log.info("decoding %s once, to %s", name, folder.relative_to(Path.cwd()))
+    (x_train, y_train), (x_test, y_test), classes = read()
+    order = np.random.default_rng(0).permutation(len(x_train))
+    arrays = {"x_train": x_train[order], "y_train": y_train[order], "x_test": x_test, "y_test": y_test}
+    digest = hashlib.sha256()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent))
+    for array_name, array in arrays.items():
+        np.save(draft / f"{array_name}.npy", array)
+        digest.update(np.ascontiguousarray(array))
+    (draft / "about.json").write_text(json.dumps({"name": name, "classes": list(classes), "digest": digest.hexdigest()[:16]}))
+    try:
+        draft.rename(folder)
+    except OSError:  # another process was quicker
+        shutil.rmtree(draft)
+    return folder
+
+
+def _keras_cache() -> Path | None:
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), "datasets")
+    places = (home / "cifar-10-batches-py-target" / "cifar-10-batches-py", home / "cifar-10-batches-py", home / "cifar-10-python.tar.gz")
+    return next((place for place in places if place.exists()), None)
+
+
+def _download() -> Path:
+    """The official archive in Keras' cache, its progress shown and its checksum verified by Keras."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from keras.utils import get_file
+
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)
+    try:
+        return Path(get_file("cifar-10-python.tar.gz", CIFAR10_URL, file_hash=CIFAR10_SHA256))
+    except Exception as error:  # Keras raises bare exceptions for network errors and wrong checksums
+        raise DataError(f"CIFAR-10 could not be downloaded ({one_line(error)}); {HOW_TO_GET}") from error
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles dicts, lists, bytes, numbers and NumPy arrays; anything else could run code."""
+
+    ALLOWED = (("_codecs", "encode"), ("numpy", "dtype"), ("numpy", "ndarray"))
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self.ALLOWED:
+            return super().find_class(module, name)
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return super().find_class("numpy._core.multiarray", name)
+        raise DataError(f"refused: a CIFAR-10 batch that wants to call {module}.{name}")
+
+
+def read_cifar10(source: Path) -> tuple[Split, Split]:
+    """Train and test from the official archive, held against its checksum, or from its unpacked folder.
+
+    Raises DataError, with nothing run or written, for a wrong checksum, a pickle that is more than arrays, or a missing batch.
+    """
+    if source.is_dir():
+        batches = {name: _read_batch(name, io.BytesIO((source / name).read_bytes())) for name in BATCHES}
+    else:
+        with source.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        if checksum != CIFAR10_SHA256:
+            raise DataError(f"{source}: sha256 {checksum[:12]}…, expected {CIFAR10_SHA256[:12]}…: not the official archive; {HOW_TO_GET}")
+        batches = {}
+        with tarfile.open(source) as archive:
+            for name in BATCHES:
+                member = archive.extractfile(f"cifar-10-batches-py/{name}")
+                if member is None:
+                    raise DataError(f"{source}: no {name} in it; {HOW_TO_GET}")
+                batches[name] = _read_batch(name, member)
+    train = [batches[name] for name in BATCHES[:-1]]
+    return (np.concatenate([x for x, _ in train]), np.concatenate([y for _, y in train])), batches["test_batch"]
+
+
+def _read_batch(name: str, file: IO[bytes]) -> Split:
+    try:
+        batch = _ArraysOnly(file, encoding="bytes").load()
+        pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{name}: not a CIFAR-10 batch ({one_line(error)})") from error
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3 * IMAGE_SIZE**2:
+        raise DataError(f"{name}: {pixels.dtype} of shape {pixels.shape}, expected uint8 of shape (n, 3072)")
+    images = pixels.reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE).transpose(0, 2, 3, 1)
+    return _checked(name, images, labels, len(CIFAR10_CLASSES))
+
+
+def read_npz(path: Path) -> tuple[Split, Split, list[str]]:
+    """Train, test and class names from x_train, y_train, x_test, y_test; labels (n,) or (n, 1). Raises DataError."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+        expected = "expected an .npz with x_train, y_train, x_test, y_test"
+        raise DataError(f"{path}: {one_line(error)}; {expected}") from error
+    labels = arrays["y_train"]
+    if not np.issubdtype(labels.dtype, np.integer) or not labels.size:
+        raise DataError(f"{path}: y_train is {labels.dtype} of shape {labels.shape}, expected whole numbers from 0")
+    classes = int(labels.max()) + 1
+    train = _checked(f"{path}: train", arrays["x_train"], labels, classes)
+    test = _checked(f"{path}: test", arrays["x_test"], arrays["y_test"], classes)
+    names = list(CIFAR10_CLASSES) if classes == len(CIFAR10_CLASSES) else [f"class {n}" for n in range(classes)]
+    return train, test, names
+
+
+def _checked(where: str, images: NDArray[Any], labels: NDArray[Any], classes: int) -> Split:
+    if images.dtype != np.uint8 or images.shape[1:] != SHAPE or not len(images):
+        raise DataError(f"{where}: images are {images.dtype} of shape {images.shape}, expected uint8 of shape (n, 32, 32, 3)")
+    labels = labels.reshape(-1) if labels.shape == (len(labels), 1) else labels
+    if labels.shape != (len(images),):
+        raise DataError(f"{where}: {len(images)} images but labels of shape {labels.shape}, expected ({len(images)},)")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= min(classes, 256):
+        raise DataError(f"{where}: labels from {labels.min()} to {labels.max()}, expected whole numbers from 0 to {min(classes, 256) - 1}")
+    return images, labels.astype(np.uint8)
+
+
+def read_folder(path: Path) -> tuple[Split, Split, list[str]]:
+    """Train, test and class names from train/<class>/* and test/<class>/*, 32×32 images. Raises DataError."""
+    classes = sorted(folder.name for folder in (path / "train").glob("*") if folder.is_dir())
+    if len(classes) < 2:
+        raise DataError(f"{path / 'train'}: {len(classes)} class folders, expected train/<class>/* with at least 2 classes")
+    if others := {folder.name for folder in (path / "test").glob("*") if folder.is_dir()} ^ set(classes):
+        raise DataError(f"{path}: {', '.join(sorted(others))} not in both train and test")
+    train, test = (_read_images(path / split, classes) for split in ("train", "test"))
+    return train, test, classes
+
+
+def _read_images(split: Path, classes: list[str]) -> Split:
+    from PIL import Image, UnidentifiedImageError
+
+    def decoded(folder: Path) -> Iterator[Images]:
+        for file in sorted(folder.iterdir()):
+            try:
+                with Image.open(file) as image:
+                    pixels = np.asarray(image.convert("RGB"))
+            except (UnidentifiedImageError, OSError) as error:
+                raise DataError(f"{file}: not an image ({one_line(error)})") from error
+            if pixels.shape != SHAPE:
+                raise DataError(f"{file}: {pixels.shape[1]}×{pixels.shape[0]} pixels, expected 32×32")
+            yield pixels
+
+    images, labels = [], []
+    for label, name in enumerate(classes):
+        of_class = list(decoded(split / name))
+        if not of_class:
+            raise DataError(f"{split / name}: no images, expected at least one")
+        images.extend(of_class)
+        labels.extend([label] * len(of_class))
+    return np.stack(images), np.asarray(labels, np.uint8)
+
+
+def synthetic(train: int = 50_000, test: int = 10_000, seed: int = 0) -> tuple[Split, Split]:
+    """Ten classes, told apart by which four of sixteen 7×7 motifs they scatter over a noisy background.
+
+    Each image leaves out some of its own motifs and carries others as distraction, so there is a limit to what any model
+    can reach; motifs differ in shape only, so wider layers and the right kernel and optimizer matter.
+    """
+    rng = np.random.default_rng(seed)
+    motifs = rng.normal(size=(16, 7, 7, 3)).astype(np.float32)
+    motifs = (motifs + np.roll(motifs, 1, 1) + np.roll(motifs, 1, 2)) / 3
+    members = np.stack([rng.choice(16, size=4, replace=False) for _ in range(10)])
+    labels = rng.integers(0, 10, size=train + test).astype(np.uint8)
+    images = np.concatenate([_scatter(motifs, members[part], rng) for part in np.array_split(labels, -(-len(labels) // 5000))])
+    return (images[:train], labels[:train]), (images[train:], labels[train:])
+
+
+def _scatter(motifs: NDArray[np.float32], own: NDArray[np.int64], rng: np.random.Generator) -> Images:
+    """Images (n, 32, 32, 3) with the motifs `own` (n, 4), some of them replaced by any, at random places."""
+    n, slots = own.shape
+    canvas = rng.normal(scale=0.45, size=(n, *SHAPE)).astype(np.float32)
+    canvas += rng.normal(scale=0.5, size=(n, 1, 1, 3)).astype(np.float32)
+    other = rng.integers(0, len(motifs), size=(n, slots + 3))
+    chosen = np.concatenate([np.where(rng.random((n, slots)) < 0.7, own, other[:, :slots]), other[:, slots:]], axis=1)
+    at = rng.integers(0, IMAGE_SIZE - 6, size=(n, slots + 3, 2))
+    strength = rng.uniform(0.6, 1.4, size=(n, slots + 3)).astype(np.float32)
+    image = np.arange(n)[:, None, None]
+    offsets = np.arange(7)
+    for slot in range(slots + 3):
+        rows, columns = at[:, slot, 0, None, None] + offsets[:, None], at[:, slot, 1, None, None] + offsets
+        canvas[image, rows, columns] += strength[:, slot, None, None, None] * motifs[chosen[:, slot]]
+    return np.clip(128 + 48 * canvas, 0, 255).astype(np.uint8)

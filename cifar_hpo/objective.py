@@ -1,0 +1,133 @@
+"""The worker's door: a composed config in, a `TrialResult` out, an MLflow run beside it. Heavy imports stand inside.
+
+`objective` is a Hydra task function, so it runs under any launcher; as a `Task` it also says what to check, prepare and warm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from cifar_hpo import config as schema
+from cifar_hpo import trial
+from cifar_hpo.errors import TrialError, UserError, end
+from cifar_hpo.trial import FINISHED, Context, Progress, TrialResult
+
+log = logging.getLogger(__name__)
+
+
+class Objective:
+    """Trains a configuration and logs it; the value of a trial is the mean over its replicas."""
+
+    def check(self, config: DictConfig) -> None:
+        """Raise ConfigError for a wrong value; imports nothing heavy."""
+        schema.check(config)
+
+    def prepare(self, config: DictConfig) -> str:
+        """Decode the images once, and hold batch and splits against them; returns the dataset's name and digest."""
+        from cifar_hpo import data
+
+        checked = schema.check(config)
+        dataset = data.load(checked.data)
+        (images, _), _ = dataset.splits(checked.data)
+        if checked.training.batch_size > len(images):
+            problem = f"{checked.training.batch_size} is more than the {len(images)} training images"
+            raise schema.ConfigError("training.batch_size", problem)
+        return f"{dataset.name}:{dataset.digest}"
+
+    def warm(self) -> None:
+        """Import what every trial needs."""
+        with _hushed():
+            from cifar_hpo import tracking, training  # noqa: F401
+
+    def __call__(self, config: DictConfig) -> TrialResult:
+        """Train, evaluate and log one configuration.
+
+        Raises ConfigError and DataError for what the user can mend, TrialError when training diverges; outside a study these
+        end the program, because Hydra would print more than one line.
+        """
+        if Context.from_environment().study:
+            return self._try(config)
+        try:
+            self.prepare(config)
+            return self._try(config)
+        except (UserError, TrialError) as error:
+            end(error)
+
+    def _try(self, config: DictConfig) -> TrialResult:
+        checked = schema.check(config)
+        self.warm()
+        from cifar_hpo import data, tracking, training
+
+        started = time.perf_counter()
+        training.set_up(checked.training)
+        dataset = data.load(checked.data)
+        hydra = HydraConfig.get()
+        context = Context.from_environment()
+        number = hydra.job.num if context.study else 0
+        replicas, epochs = checked.training.replicas, checked.training.epochs
+        with tracking.attempt(config, hydra.overrides.task, dataset, context, number) as run:
+            trial.report(Progress(0, replicas * epochs, run_id=run.run_id))
+            trained = []
+            for replica in range(replicas):
+
+                def on_epoch(epoch: int, values: Mapping[str, float], replica: int = replica) -> None:
+                    run.log_epoch(epoch, values, prefix=f"replica_{replica}/" if replicas > 1 else "")
+                    done, value = replica * epochs + epoch + 1, values.get(context.metric)
+                    trial.report(Progress(done, replicas * epochs, value, run.run_id))
+                    if not context.study:
+                        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+                        log.info("epoch %d of %d  %s", done, replicas * epochs, shown)
+
+                trained.append(training.train(checked, dataset, checked.training.seed + replica, on_epoch))
+            metrics = _summary([one.metrics for one in trained])
+            best = max(trained, key=lambda one: one.metrics["val_accuracy"])
+            run.log_outcome(metrics, best.confusion, dataset.classes, epochs)
+            run.log_model(best.model, len(dataset.classes))
+        if not context.study:
+            log.info("val_accuracy %.4f  test_accuracy %.4f  run %s", metrics["val_accuracy"], metrics["test_accuracy"], run.run_id)
+            if dataset.fallback:
+                log.warning(data.SYNTHETIC_NOTICE)
+        return TrialResult(FINISHED, metrics, seconds=time.perf_counter() - started, run_id=run.run_id)
+
+
+def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each metric over replicas and, with several, their sample standard deviation; seconds add up."""
+    from statistics import fmean, stdev
+
+    means = {name: fmean(one[name] for one in metrics) for name in metrics[0]}
+    means["train_seconds"] = sum(one["train_seconds"] for one in metrics)
+    if len(metrics) == 1:
+        return means
+    spread = {f"{name}_std": stdev(one[name] for one in metrics) for name in means if "loss" in name or "accuracy" in name}
+    return means | spread
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """TensorFlow's notices about the machine, some of them written before it can be told not to, say nothing of a trial."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+objective: Any = Objective()
+"""What `hydra.main` runs."""

@@ -1,0 +1,139 @@
+"""The loop of a sweep: specs out of the study, jobs into the launcher, results back into the study, each as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import numbers
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+from cifar_hpo import plan as planning
+from cifar_hpo import watch
+from cifar_hpo.errors import SweepFailed, TrialError, one_line
+from cifar_hpo.plan import Plan
+from cifar_hpo.study import Study
+from cifar_hpo.tracking import StudyRun
+from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult
+from cifar_hpo.workers import Job, LimitPassed, Outcome, Pool, WorkerLost, compose, stream
+
+
+def sweep(plan: Plan, pool: Pool | None) -> list[list[JobReturn]]:
+    """Run a sweep to its end, and return Hydra's view of it: batches of what this call ran, in the order of trial numbers.
+
+    Without a pool the trials go to whatever launcher Hydra was given, batch by batch.
+    Raises StudyError when the study can't be continued, SweepFailed at the end where a trial failed.
+    """
+    size = plan.options["max_batch_size"]
+    with Study(plan.name, plan.space, plan.options, plan.meaning) as study, _terminable():
+        plan.name_folder(study.name)
+        run = _parent_run(plan, study.name)
+        jobs = _jobs(plan, study, run)
+        outcomes = stream(jobs, pool) if pool else _batches(jobs, plan.launcher, size)
+        returned: dict[int, JobReturn] = {}
+        status = KILLED
+        try:
+            with watch.screen(study, pool) as screen:
+                for outcome in outcomes:
+                    result = result_of(outcome, plan.options["metric"])
+                    if isinstance(outcome.returned._return_value, WorkerLost) and run and outcome.run_id:
+                        run.end(outcome.run_id, KILLED)
+                    counted = study.tell(outcome.job.spec, result)
+                    screen.ended(outcome.job.spec, result, counted)
+                    if counted:
+                        returned[outcome.job.spec.number] = outcome.returned
+                        if run:
+                            run.tell(len(study.told()), study.ranking()[0].value)
+            failed = [told for told in study.told() if told.state == FAILED]
+            status = FAILED if failed else FINISHED
+        finally:
+            if pool:
+                pool.close()
+            if run:
+                run.close_abandoned()
+                run.close(status, watch.note(study), plan.best(study.ranking()))
+        watch.summary(study, plan, run, pool)
+    if any(told.number in returned for told in failed) or (failed and not returned):
+        raise SweepFailed(f"{len(failed)} of {len(study.told())} trials failed; the first: {failed[0].error}")
+    ordered = [returned[number] for number in sorted(returned)]
+    return [ordered[at : at + (size or len(ordered))] for at in range(0, len(ordered), size or len(ordered) or 1)]
+
+
+def _parent_run(plan: Plan, study: str) -> StudyRun | None:
+    """The study's own run, where the app has an `mlflow` config."""
+    if OmegaConf.select(plan.base, "mlflow") is None:
+        return None
+    settings = plan.base.mlflow
+    return StudyRun(settings.tracking_uri, settings.experiment or study, study)
+
+
+def _jobs(plan: Plan, study: Study, run: StudyRun | None) -> Iterator[Job | None]:
+    """The study's specs, composed; a config that is wrong after all ends the sweep before it is started."""
+    for spec in study.specs():
+        if spec is None:
+            yield None
+            continue
+        config = compose(plan.launcher, spec.number, spec.overrides)
+        planning.check(plan.task, config)
+        parent, experiment = (run.run_id, run.experiment_id) if run else ("", "")
+        context = Context(study.name, parent, experiment, plan.options["metric"], tuple(spec.params), spec.attempt)
+        yield Job(spec, config, context.to_environment())
+
+
+def _batches(jobs: Iterator[Job | None], launcher: Any, size: int | None) -> Iterator[Outcome]:
+    """The same through any Hydra launcher: as many jobs as there are now, up to `size`, and all of their outcomes.
+
+    Numbers in a batch follow one another, as launchers count on; the environment is the only way in for the context.
+    """
+    exhausted = False
+    while not exhausted:
+        batch: list[Job] = []
+        while not exhausted and len(batch) < (size or math.inf):
+            job = next(jobs, Ellipsis)
+            exhausted = job is Ellipsis
+            if not isinstance(job, Job):
+                break
+            batch.append(job)
+        if not batch:
+            return
+        os.environ.update(batch[0].environment)
+        returned = launcher.launch([job.spec.overrides for job in batch], initial_job_idx=batch[0].spec.number)
+        for job, outcome in zip(batch, returned, strict=True):
+            yield Outcome(job, outcome)
+
+
+def result_of(outcome: Outcome, metric: str) -> TrialResult:
+    """What a job's end means for its trial: a value of our own objective, any other number, or an error."""
+    value = outcome.returned._return_value
+    if outcome.returned.status is JobStatus.COMPLETED:
+        if isinstance(value, TrialResult):
+            return value
+        is_number = isinstance(value, numbers.Real) and math.isfinite(value)
+        metrics = {metric: float(value)} if is_number else {}
+        return TrialResult(FINISHED, metrics, seconds=outcome.seconds, run_id=outcome.run_id)
+    lost = isinstance(value, WorkerLost) and not isinstance(value, LimitPassed)
+    error = one_line(value) if isinstance(value, TrialError | WorkerLost) else f"{type(value).__name__}: {one_line(value)}"
+    return TrialResult(FAILED, error=error, transient=lost, seconds=outcome.seconds, run_id=outcome.run_id)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops the sweep as Ctrl-C does: running trials are KILLED, the study resumes by the same command."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,107 @@
+"""The nouns of a sweep: `TrialSpec` goes into a worker, `TrialResult` comes out, `Progress` is said on the way.
+
+Small frozen dataclasses; beside Hydra's own config and `JobReturn` they are all that crosses a process boundary.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+CONTEXT = "CIFAR_HPO_TRIAL"
+"""The environment variable in which a trial's `Context` travels; an environment reaches the jobs of every launcher."""
+
+FINISHED, FAILED, KILLED, PRUNED = "FINISHED", "FAILED", "KILLED", "PRUNED"
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One configuration to try.
+
+    overrides: exactly what the user would type for this configuration, in the order of the command line.
+    params: the keys that vary and their values, a subset of the overrides in typed form.
+    attempt: 0 for the first try; a retry counts up.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What came of one attempt.
+
+    metrics: final values by name; empty unless the trial finished.
+    error: one line with the cause when the trial did not finish.
+    transient: whether the cause lay outside the trial (a killed worker), so that a retry may help.
+    seconds: wall time of the attempt.
+    """
+
+    state: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+    transient: bool = False
+    seconds: float = 0.0
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A running trial's word from inside: epochs done of all, the value so far, and its MLflow run."""
+
+    epoch: int
+    epochs: int
+    value: float | None = None
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a trial knows of the study around it; empty for a single run."""
+
+    study: str = ""
+    parent_run_id: str = ""
+    experiment_id: str = ""
+    metric: str = "val_accuracy"
+    varied: tuple[str, ...] = ()
+    attempt: int = 0
+
+    def to_environment(self) -> dict[str, str]:
+        return {CONTEXT: json.dumps(asdict(self))}
+
+    @classmethod
+    def from_environment(cls) -> Context:
+        values = json.loads(os.environ.get(CONTEXT, "{}"))
+        return cls(**{**values, "varied": tuple(values.get("varied", ()))})
+
+
+class Task(Protocol):
+    """What a task function may offer beside being called; any Hydra task function does without."""
+
+    def check(self, config: Any) -> None:
+        """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts."""
+
+    def prepare(self, config: Any) -> str:
+        """Do once in the parent what all trials share; returns what identifies it, part of the study's meaning."""
+
+    def warm(self) -> None:
+        """Import what trials need; called in each worker while the parent composes."""
+
+
+def _silent(progress: Progress) -> None:
+    """Nobody listens."""
+
+
+report: Callable[[Progress], None] = _silent
+"""Tells whoever supervises this process how its trial goes; a worker puts its connection here."""
+
+
+def listen(listener: Callable[[Progress], None]) -> None:
+    """Send this process's `Progress` to `listener` from now on."""
+    global report  # noqa: PLW0603  one process runs one trial at a time
+    report = listener

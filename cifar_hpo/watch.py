@@ -1,0 +1,155 @@
+"""What a person sees: a live table on a terminal, plain lines elsewhere, and at the end the ranking and the way on."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cifar_hpo.data import SYNTHETIC_NOTICE
+from cifar_hpo.study import Study, Told
+from cifar_hpo.trial import FINISHED, TrialResult, TrialSpec
+
+SHOWN = 10
+"""Rows of the ranking; MLflow has them all."""
+
+
+class Screen:
+    """Follows a sweep; on a terminal its table is drawn anew twice a second from what the pool knows."""
+
+    def __init__(self, study: Study, pool: Any, console: Console) -> None:
+        self.study, self.pool, self.console = study, pool, console
+        self.started, self.before = time.monotonic(), len(study.told())
+
+    def ended(self, spec: TrialSpec, result: TrialResult, counted: bool) -> None:
+        """A trial ended; without a terminal a line tells."""
+        if self.console.is_terminal and self.pool:
+            return
+        name = self.study.options["metric"]
+        value = result.metrics.get(name)
+        what = f"{name} {value:.4f}" if value is not None else f"{result.state} {result.error}".strip()
+        again = "" if counted else ", will be tried again"
+        done = f"{len(self.study.told())}/{self.study.planned() or '?'}"
+        self.console.print(f"[{done}] trial {spec.number}: {_params(spec.params)}: {what} in {result.seconds:.1f} s{again}", **PLAIN)
+
+    def __rich__(self) -> Group:
+        table = Table(title=self._title(), title_justify="left", box=None, pad_edge=False)
+        for column in ("worker", "trial", "configuration", "epoch", self.study.options["metric"], "time left"):
+            table.add_column(column)
+        for worker in self.pool.busy if self.pool else ():
+            job, progress = worker.job, worker.progress
+            if job is None:
+                continue
+            spent = time.monotonic() - worker.started
+            left = _clock(spent / progress.epoch * (progress.epochs - progress.epoch)) if progress.epoch else "…"
+            value = f"{progress.value:.4f}" if progress.value is not None else "…"
+            epoch = f"{progress.epoch}/{progress.epochs}" if progress.epochs else "starting"
+            table.add_row(str(worker.slot), str(job.spec.number), _params(job.spec.params), epoch, value, left)
+        best = next(iter(self.study.ranking()), None)
+        line = f"best so far: trial {best.number}, {_params(best.params)}: {best.value:.4f}" if best and best.value is not None else ""
+        return Group(table, Text(line))
+
+    def _title(self) -> str:
+        planned, done = self.study.planned(), len(self.study.told())
+        spent = time.monotonic() - self.started
+        left = ""
+        if planned and done > self.before:
+            left = f", ends in about {_clock(spent / (done - self.before) * (planned - done))}"
+        return f"study {self.study.name}: {done} of {planned or '?'} trials done after {_clock(spent)}{left}"
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=160)  # no reason to fold what goes to a file
+
+
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+
+
+@contextlib.contextmanager
+def screen(study: Study, pool: Any) -> Iterator[Screen]:
+    """The screen while the sweep runs."""
+    console = _console()
+    shown = Screen(study, pool, console)
+    planned = study.planned()
+    resumed = f", {shown.before} done before" if shown.before else ""
+    console.print(f"study {study.name}: {planned or 'any number of'} trials{resumed}", **PLAIN)
+    if console.is_terminal and pool:
+        with Live(shown, console=console, refresh_per_second=2, transient=True):
+            yield shown
+    else:
+        yield shown
+
+
+def note(study: Study) -> str:
+    """The ranking as Markdown, for the study's run."""
+    ranking = study.ranking()[:SHOWN]
+    columns, rows = ranking_rows(study, ranking)
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+
+
+def summary(study: Study, plan: Any, run: Any, pool: Any) -> None:
+    """The ranking, where everything is, and what to type next."""
+    console = _console()
+    ranking = study.ranking()
+    if not ranking:
+        return
+    console.print(ranking_table(study, ranking[:SHOWN]))
+    if len(ranking) > SHOWN:
+        console.print(f"… and {len(ranking) - SHOWN} more", **PLAIN)
+    if any("synthetic" in told for told in plan.meaning["data"]) and plan.base.data.source == "auto":
+        console.print(SYNTHETIC_NOTICE, style="bold red", **PLAIN)
+    if run:
+        default = run.uri.startswith("sqlite:///") and run.uri.endswith("/mlflow.db")
+        command = "mlflow ui" if default else f"mlflow ui --backend-store-uri {run.uri}"
+        console.print(f"runs:   experiment {run.experiment_name} in {run.uri.removeprefix('sqlite:///')}", **PLAIN)
+        console.print(f"browse: {command}", **PLAIN)
+    if ranking[0].state == FINISHED and run:
+        threads = [f"training.threads={pool.threads}"] if pool else []
+        console.print(f"again:  python -m cifar_hpo {shlex.join([*plan.again(ranking[0].params), *threads])}", **PLAIN)
+
+
+def ranking_rows(study: Study, ranking: list[Told]) -> tuple[list[str], list[list[str]]]:
+    """Column names, and a row for each trial: rank, what varied, value, test accuracy, parameters, seconds and state."""
+    metric = study.options["metric"]
+    others = [name for name in ("test_accuracy", "parameters") if name != metric and any(name in told.metrics for told in ranking)]
+    rows = []
+    for rank, told in enumerate(ranking, start=1):
+        spread = told.metrics.get(f"{metric}_std")
+        value = "–" if told.value is None else f"{told.value:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+        metrics = [_figure(name, told.metrics.get(name)) for name in others]
+        params = [str(told.params[key]) for key in study.space.dimensions]
+        state = f"{told.state}: {told.error}" if told.error else told.state
+        rows.append([str(rank), str(told.number), *params, value, *metrics, f"{told.seconds:.1f}", state])
+    return ["rank", "trial", *study.space.dimensions, metric, *others, "seconds", "state"], rows
+
+
+def ranking_table(study: Study, ranking: list[Told]) -> Table:
+    """The ranking for a terminal."""
+    columns, rows = ranking_rows(study, ranking)
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if name == "parameters" else f"{value:.4f}"
+
+
+def _params(params: Any) -> str:
+    return ", ".join(f"{key}={value}" for key, value in params.items()) or "base"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,283 @@
+"""Warm local processes: a `Pool` has a slot for each, `stream` feeds them jobs and yields what comes of each.
+
+A worker is spawned, imports once and takes one job after another. The parent supervises: a worker that dies, hangs or grows
+too large costs its own trial only, and a worker whose parent dies ends itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import psutil
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, run_job, setup_globals
+from omegaconf import DictConfig, open_dict
+
+from cifar_hpo import trial
+from cifar_hpo.trial import Progress, TrialSpec
+
+SUPERVISION = 0.5
+"""Seconds between two looks at time and memory limits; a death is noticed at once."""
+
+
+class WorkerLost(Exception):
+    """The worker ended before its trial did; the message says by what."""
+
+
+class LimitPassed(WorkerLost):
+    """The worker was ended because its trial passed a limit; a retry would pass it again."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec with its composed config and the environment variables it runs under."""
+
+    spec: TrialSpec
+    config: DictConfig
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: Hydra's view of it, its MLflow run as far as known, and its wall time in seconds."""
+
+    job: Job
+    returned: JobReturn
+    run_id: str = ""
+    seconds: float = 0.0
+
+
+class Worker:
+    """A slot's process and what it is doing."""
+
+    def __init__(self, slot: int, threads: int, log: Path, task: bytes) -> None:
+        self.slot, self.done = slot, 0
+        self.job: Job | None = None
+        self.started = 0.0
+        self.progress = Progress(0, 0)
+        spawn = get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=_serve, args=(theirs, str(log), task), name=f"worker-{slot}", daemon=True)
+        share = str(threads)
+        threading_variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+        with env_override(dict.fromkeys(threading_variables, share)):
+            self.process.start()
+        theirs.close()
+
+    def start(self, job: Job) -> None:
+        self.job, self.started, self.progress = job, time.monotonic(), Progress(0, 0)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a dead worker is told by its sentinel
+            self.pipe.send(cloudpickle.dumps(job))
+
+    def finish(self, returned: JobReturn | Exception) -> Outcome:
+        assert self.job is not None
+        job, self.job, self.done = self.job, None, self.done + 1
+        if isinstance(returned, Exception):
+            error, returned = returned, JobReturn(status=JobStatus.FAILED)
+            returned.return_value = error
+        return Outcome(job, returned, self.progress.run_id, time.monotonic() - self.started)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class Pool:
+    """The slots of this machine. Use as a context manager: at its end no worker is left.
+
+    options of the launcher, as in `config.Launcher`: one worker for each core that this process may use, and an even
+    share of the cores for each, unless they say otherwise. What a worker prints goes to a file in the sweep's folder.
+    """
+
+    def __init__(self, launcher: Any) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.options: Mapping[str, Any] = launcher.options
+        self.n_workers = self.options.get("n_workers") or cores
+        self.threads = self.options.get("threads_per_worker") or max(1, cores // self.n_workers)
+        self.logs = Path(launcher.config.hydra.sweep.dir)
+        self.task = cloudpickle.dumps((launcher.task_function, launcher.hydra_context, Singleton.get_state()))
+        self.workers: list[Worker] = []
+
+    def __enter__(self) -> Pool:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every worker, whatever it is doing."""
+        while self.workers:
+            self.workers.pop().kill()
+
+    def grow(self, wanted: float) -> None:
+        """Start workers until there are `wanted`, at most one for each slot."""
+        slots = {worker.slot for worker in self.workers}
+        for slot in range(int(min(wanted, self.n_workers))):
+            if slot not in slots:
+                self.workers.append(Worker(slot, self.threads, self.logs / f"worker_{slot}.log", self.task))
+
+    @property
+    def busy(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.job]
+
+    def free(self) -> Worker | None:
+        """A worker without a job, if there is a slot without one."""
+        for worker in [worker for worker in self.workers if not worker.job]:
+            if worker.process.is_alive():
+                return worker
+            self._retire(worker)
+        self.grow(len(self.workers) + 1)
+        return next((worker for worker in self.workers if not worker.job), None)
+
+    def _retire(self, worker: Worker) -> None:
+        worker.kill()
+        self.workers.remove(worker)
+
+    def wait(self) -> Iterator[Outcome]:
+        """Block until something happens; yield the jobs that ended."""
+        sources = {worker.pipe: worker for worker in self.busy} | {worker.process.sentinel: worker for worker in self.busy}
+        happened = connection.wait(list(sources), SUPERVISION)
+        for worker in {id(sources[one]): sources[one] for one in happened}.values():  # type: ignore[index]
+            yield from self._heard(worker)
+        for worker in self.busy:
+            if reason := self._limit_passed(worker):
+                self._retire(worker)
+                yield worker.finish(LimitPassed(reason))
+
+    def _heard(self, worker: Worker) -> Iterator[Outcome]:
+        try:
+            while worker.job and worker.pipe.poll():
+                message = worker.pipe.recv()
+                if isinstance(message, Progress):
+                    worker.progress = message
+                else:
+                    yield worker.finish(cloudpickle.loads(message))
+        except (EOFError, ConnectionResetError):
+            pass
+        limit = self.options.get("trials_per_worker")
+        if not worker.job and limit and worker.done >= limit:
+            self._retire(worker)
+        elif worker.job and not worker.process.is_alive():
+            self._retire(worker)
+            yield worker.finish(WorkerLost(_cause(worker.process.exitcode)))
+
+    def _limit_passed(self, worker: Worker) -> str:
+        timeout, memory = self.options.get("trial_timeout"), self.options.get("memory_limit")
+        if timeout and time.monotonic() - worker.started > timeout:
+            return f"timed out after {timeout:g} s (hydra.launcher.trial_timeout)"
+        if memory:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used = psutil.Process(worker.process.pid).memory_info().rss / 2**30
+                if used > memory:
+                    return f"used {used:.1f} GiB, more than {memory:g} (hydra.launcher.memory_limit)"
+        return ""
+
+
+def stream(jobs: Iterator[Job | None], pool: Pool) -> Iterator[Outcome]:
+    """Feed jobs to free slots and yield the outcome of each as it ends; a job is pulled only when a slot is free.
+
+    `jobs` yields None when there is nothing to start until a running one has ended.
+    """
+    exhausted = False
+    while True:
+        while not exhausted and (worker := pool.free()):
+            try:
+                job = next(jobs)
+            except StopIteration:
+                exhausted = True
+                break
+            if job is None:
+                break
+            worker.start(job)
+        if not pool.busy:
+            return
+        yield from pool.wait()
+
+
+def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    """Hydra's contract: run a batch and return it in order. A sweeper that knows `stream` has no need of it."""
+    configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
+    specs = [TrialSpec(initial_job_idx + place, tuple(overrides)) for place, overrides in enumerate(job_overrides)]
+    with Pool(launcher) as pool:
+        pool.grow(len(specs))
+        jobs = (Job(spec, compose(launcher, spec.number, spec.overrides)) for spec in specs)
+        ended = {outcome.job.spec.number: outcome.returned for outcome in stream(jobs, pool)}
+    return [ended[number] for number in sorted(ended)]
+
+
+def compose(launcher: Any, number: int, overrides: Sequence[str]) -> DictConfig:
+    """The config of a job, as every Hydra launcher makes it."""
+    setup_globals()
+    config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
+    with open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def _cause(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return f"worker killed by {signal.Signals(-exitcode).name}"
+    return f"worker ended with exit code {exitcode}"
+
+
+def _serve(pipe: connection.Connection, log: str, task: bytes) -> None:
+    """A worker's whole life: import, then one job after another until the parent has no more or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    setup_globals()
+    task_function, hydra_context, singletons = cloudpickle.loads(task)
+    Singleton.set_state(singletons)
+    trial.listen(pipe.send)
+    if hasattr(task_function, "warm"):
+        with contextlib.suppress(ImportError):  # the first trial will say it with its traceback
+            task_function.warm()
+    with contextlib.suppress(EOFError):
+        while True:
+            job = cloudpickle.loads(pipe.recv())
+            with env_override(dict(job.environment)):
+                outcome = run_job(
+                    hydra_context=hydra_context,
+                    task_function=task_function,
+                    config=job.config,
+                    job_dir_key="hydra.sweep.dir",
+                    job_subdir_key="hydra.sweep.subdir",
+                )
+            pipe.send(_packed(outcome))
+
+
+def _packed(outcome: JobReturn) -> bytes:
+    """The outcome as bytes; a value or an error that can't cross to the parent goes as its text."""
+    try:
+        packed = cloudpickle.dumps(outcome)
+        if outcome.status is JobStatus.FAILED:
+            cloudpickle.loads(packed)  # an exception may pack and yet not unpack
+    except Exception:
+        value = outcome._return_value
+        outcome.return_value = RuntimeError(f"{type(value).__name__}: {value}")
+        outcome.status = JobStatus.FAILED
+        return cloudpickle.dumps(outcome)
+    return packed
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
