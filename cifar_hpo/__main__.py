@@ -9,8 +9,8 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_hpo.config import CONF, refuse_passwords
-from cifar_hpo.errors import SweepFailed, UserError, end
+from cifar_hpo.config import CONF, refuse_secrets_and_calls
+from cifar_hpo.errors import SweepFailed, UserError, end, one_line
 from cifar_hpo.objective import objective
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     full_error = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would end the program itself, with many lines and exit code 1
     try:
-        refuse_passwords(dict(argument.lstrip("+").split("=", 1) for argument in sys.argv[1:] if "=" in argument))
+        refuse_secrets_and_calls(dict(argument.lstrip("+").split("=", 1) for argument in sys.argv[1:] if "=" in argument))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -27,6 +27,10 @@ def main() -> None:
         if full_error:
             raise
         end(error)
+    except ValueError as error:  # of Hydra's own errors the one without its base class
+        if "Config group override" not in str(error):
+            raise
+        end(UserError(one_line(error)))
 
 
 if __name__ == "__main__":

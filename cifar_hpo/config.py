@@ -6,7 +6,10 @@ The values stand in conf/; this room says what they may be. `--help` is written 
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +29,7 @@ GENERATED = "mlruns"
 
 IMAGE_SIZE = 32
 ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
+SIGNS = {"low": ("≥", operator.ge), "high": ("≤", operator.le), "above": (">", operator.gt), "below": ("<", operator.lt)}
 AUGMENTATIONS = ("flip", "shift", "cutout")
 PASSWORD = re.compile(r"\w+://[^/@\s:]*:[^/@\s]+@")
 
@@ -39,18 +43,21 @@ def key(
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] = (),
+    whole: bool = False,
+    words: tuple[str, ...] = (),
 ) -> Any:
     """A key of the schema: its meaning with its unit, and its range: low and high belong to it, above and below do not.
+    Where the annotation leaves the type open, `whole` asks for a whole number and `words` may stand in for a number.
 
     The model's own keys have no default here, theirs stand in conf/; OmegaConf's "???" refuses a key that is missing.
     """
-    limits = {"low": low, "high": high, "above": above, "below": below}
+    limits = {"low": low, "high": high, "above": above, "below": below, "whole": whole, "words": words}
     return dataclasses.field(default=default, metadata={"meaning": meaning, "choices": choices, **limits})
 
 
 @dataclass
 class Model:
-    filters: Any = key("neurons of the first convolution, doubled in each layer; a list gives every layer", low=1, high=4096)
+    filters: Any = key("neurons of the first convolution, doubled in each layer; a list gives every layer", low=1, high=4096, whole=True)
     depth: int = key("convolution layers, when filters is one number", low=1, high=64)
     kernel_size: int = key("side of each kernel, pixels", low=1, high=IMAGE_SIZE)
     padding: str = key("edges of a convolution", choices=("same", "valid"))
@@ -72,7 +79,7 @@ class Data:
     source: str = key("where images come from", choices=("auto", "cifar10", "folder", "npz", "synthetic"))
     path: str | None = key("file or folder of the images; null looks in the Keras cache")
     train_size: int | None = key("images to train on; null takes all", low=1)
-    validation: Any = key("share of the training images to select by, or test as the article did", above=0, below=1)
+    validation: Any = key("share of the training images to select by, or test as the article did", above=0, below=1, words=("test",))
     augment: list[str] = key("random changes of training images", choices=AUGMENTATIONS)
 
 
@@ -184,7 +191,7 @@ def check(config: DictConfig) -> Config:
     Raises ConfigError for the first wrong key, type, range or combination.
     """
     config = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-    refuse_passwords(config)
+    refuse_secrets_and_calls(config)
     name = OmegaConf.select(config, "optimizer.name")
     if name not in OPTIMIZERS:
         raise ConfigError("optimizer.name", f"{name!r} is none of {', '.join(OPTIMIZERS)}")
@@ -195,18 +202,32 @@ def check(config: DictConfig) -> Config:
         raise ConfigError(error.full_key or "config", one_line(error).split(" full_key:")[0]) from None
     assert isinstance(typed, Config)
     for room in dataclasses.fields(typed):
-        for field in dataclasses.fields(getattr(typed, room.name)):
-            _check_range(f"{room.name}.{field.name}", getattr(getattr(typed, room.name), field.name), field.metadata)
+        if (values := getattr(typed, room.name)) is None:
+            raise ConfigError(room.name, "null; choose one of its group, see --help")
+        check_values(room.name, type(values), vars(values))
+        for name, value in vars(values).items():  # OmegaConf takes any number for a truth value
+            if isinstance(value, bool) and not isinstance(raw := config[room.name][name], bool):
+                raise ConfigError(f"{room.name}.{name}", f"{raw!r} is neither true nor false")
     _check_sizes(typed.model)
     return typed
 
 
-def refuse_passwords(config: Any) -> None:
+def check_values(path: str, schema: type, values: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first value that is outside of what its key allows."""
+    for field in dataclasses.fields(schema):
+        if field.name in values and "choices" in field.metadata:
+            _check_range(f"{path}.{field.name}", values[field.name], field)
+
+
+def refuse_secrets_and_calls(config: Any) -> None:
     """Raise ConfigError where a URI spells out a password: configs are written to logs, runs and artifacts.
 
-    An interpolation such as `${oc.env:NAME}` stays as it is in all of these, so it may hold one.
+    An interpolation such as `${oc.env:NAME}` stays as it is in all of these, so it may hold one. The same for a `_target_`,
+    which could call anything: what can be chosen here has a name.
     """
     for path, value in flat(OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config).items():
+        if path.endswith("_target_") or "_target_:" in str(value):
+            raise ConfigError(path, "refused: a config does not call functions; choose by the names that --help lists")
         if PASSWORD.search(str(value)):
             hint = "put the URI in an environment variable and write '${oc.env:NAME}'"
             raise ConfigError(path, f"carries a password, which would end in logs and runs; {hint}")
@@ -219,33 +240,25 @@ def flat(node: Any, path: str = "") -> dict[str, Any]:
     return {key: value for name, child in node.items() for key, value in flat(child, f"{path}.{name}" if path else str(name)).items()}
 
 
-def _check_range(path: str, value: Any, limits: Any) -> None:
-    meaning = limits["meaning"]
-    if value is None or isinstance(value, bool):
+def _check_range(path: str, value: Any, field: dataclasses.Field[Any]) -> None:
+    limits = field.metadata
+    is_number = limits["whole"] or any(limits[name] is not None for name in SIGNS)
+    if value is None and "None" in str(field.type):
         return
-    if isinstance(value, list):
-        if not value and path == "model.filters":
-            raise ConfigError(path, f"an empty list; expected {meaning}")
+    if isinstance(value, list) and value:
         for item in value:
-            _check_range(path, item, limits)
-        return
-    if limits["choices"]:
-        if value not in limits["choices"]:
-            raise ConfigError(path, f"{value!r} is none of {', '.join(limits['choices'])} ({meaning})")
-        return
-    if path == "data.validation" and value == "test":
-        return
-    bounds = [(name, limits[name]) for name in ("low", "high", "above", "below") if limits[name] is not None]
-    if not bounds:
-        return
-    whole = path == "model.filters"
-    if isinstance(value, str) or (whole and not isinstance(value, int)):
-        raise ConfigError(path, f"{value!r} is not a{' whole' if whole else ''} number; expected {meaning}")
-    signs = {"low": "≥", "high": "≤", "above": ">", "below": "<"}
-    fits = {"low": lambda x, y: x >= y, "high": lambda x, y: x <= y, "above": lambda x, y: x > y, "below": lambda x, y: x < y}
-    if not all(fits[name](value, limit) for name, limit in bounds):
-        wanted = " and ".join(f"{signs[name]} {limit:g}" for name, limit in bounds)
-        raise ConfigError(path, f"{value!r} is out of range: must be {wanted} ({meaning})")
+            _check_range(path, item, field)
+    elif limits["choices"]:
+        if value not in limits["choices"] and value != []:
+            raise ConfigError(path, f"{value!r} is none of {', '.join(limits['choices'])} ({limits['meaning']})")
+    elif is_number and not (isinstance(value, str) and value in limits["words"]):
+        wanted = " and ".join(f"{sign} {limits[name]:g}" for name, (sign, _) in SIGNS.items() if limits[name] is not None)
+        kind = int if limits["whole"] else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+            number = "a whole number" if limits["whole"] else "a number"
+            raise ConfigError(path, f"{value!r} is not {number} {wanted} ({limits['meaning']})")
+        if not all(fits(value, limits[name]) for name, (_, fits) in SIGNS.items() if limits[name] is not None):
+            raise ConfigError(path, f"{value!r} is out of range: must be {wanted} ({limits['meaning']})")
 
 
 def _check_sizes(model: Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from cifar_hpo.config import Launcher, Sampler, Sweeper, check_values
+from cifar_hpo.errors import ConfigError
 from cifar_hpo.space import Space
 from cifar_hpo.workers import compose
 
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 CHECKED = 2000
 """Cells of a grid that are composed and checked beforehand; one costs some 50 ms, the rest are checked as they come."""
 
@@ -43,7 +47,12 @@ class Plan:
         loader = sweeper.hydra_context.config_loader
         options = OmegaConf.to_container(OmegaConf.create(sweeper.options), resolve=True)
         assert isinstance(options, dict)
-        space = Space.parse(arguments, options.get("params") or {}, loader)
+        check_values("hydra.sweeper", Sweeper, options)
+        check_values("hydra.sweeper.sampler", Sampler, options["sampler"])
+        if "n_workers" in (launcher_options := getattr(sweeper.launcher, "options", {})):
+            check_values("hydra.launcher", Launcher, launcher_options)
+        space = Space.parse(arguments, options["params"], loader)
+        _check_budget(space, options)
         cells = list(itertools.islice(space.cells() if space.is_finite else space.corners(), CHECKED))
         task = sweeper.task_function
         configs = [compose(sweeper, 0, space.overrides(cell)) for cell in cells]
@@ -93,6 +102,19 @@ def check(task: TaskFunction, config: DictConfig) -> None:
     """Hold a composed config against what the task expects, where it says so."""
     if hasattr(task, "check"):
         task.check(config)
+
+
+def _check_budget(space: Space, options: dict[str, Any]) -> None:
+    """Settle the sampler, and refuse a name that is none and a sweep that has no end."""
+    sampler, name = options["sampler"], options["study_name"]
+    if name is not None and not NAME.fullmatch(name):
+        raise ConfigError("hydra.sweeper.study_name", f"{name[:40]!r} is no name: up to 100 letters, digits and - _ . are")
+    if sampler["name"] == "auto":
+        sampler["name"] = "grid" if space.is_finite and not options["n_trials"] else "random"
+    if sampler["name"] == "grid" and not space.is_finite:
+        raise ConfigError("hydra.sweeper.sampler", "a grid has no intervals; give choices, or sampler=random and n_trials")
+    if sampler["name"] != "grid" and not (options["n_trials"] or options["timeout"]):
+        raise ConfigError("hydra.sweeper.n_trials", "this space has no end; say how many trials, or hydra.sweeper.timeout")
 
 
 def _unvaried(config: DictConfig, space: Space) -> Any:

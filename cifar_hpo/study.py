@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from cifar_hpo.config import GENERATED, flat
-from cifar_hpo.errors import ConfigError, StudyError, one_line
+from cifar_hpo.errors import StudyError, one_line
 from cifar_hpo.space import Choices, Interval, Space, Value
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, TrialResult, TrialSpec
 
@@ -31,7 +32,12 @@ log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 OUTCOME, MEANING = "outcome", "meaning"
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
+
+WIDEN = """
+UPDATE trial_params SET distribution_json = :new WHERE param_name = :key AND trial_id IN (
+    SELECT trial_id FROM trials JOIN studies ON trials.study_id = studies.study_id WHERE study_name = :study)
+"""
+"""Old choices keep their places in a wider distribution, so that trials, which hold places, keep their values."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,8 @@ class Study:
     """
 
     def __init__(self, name: str, space: Space, options: Mapping[str, Any], meaning: Mapping[str, Any]) -> None:
-        if not NAME.fullmatch(name):
-            raise ConfigError("hydra.sweeper.study_name", f"{name[:40]!r} is no name: up to 100 letters, digits, - _ . are")
         self.space, self.options = space, options
-        self.sampler_name = options["sampler"]["name"]
-        if self.sampler_name == "auto":
-            self.sampler_name = "grid" if space.is_finite and not options["n_trials"] else "random"
-        self._check_budget()
+        self.is_grid = options["sampler"]["name"] == "grid"
         self.again: deque[TrialSpec] = deque()
         self.running: dict[int, TrialSpec] = {}
         self._asked: dict[int, optuna.Trial] = {}
@@ -74,9 +75,9 @@ class Study:
         self._study = optuna.create_study(
             study_name=self.name, storage=self._storage, sampler=sampler, direction=options["direction"], load_if_exists=True
         )
-        self._distributions = {key: _distribution(part) for key, part in space.dimensions.items()}
         try:
             self._agree(json.loads(json.dumps(meaning)))
+            self._distributions = {key: self._distribution(key, part) for key, part in space.dimensions.items()}
             self._recover()
             self._told = self._read()
         except BaseException:
@@ -91,12 +92,6 @@ class Study:
         for number in list(self.running):
             self.tell(self.running[number], TrialResult(KILLED, error="interrupted"))
         self._lock.close()
-
-    def _check_budget(self) -> None:
-        if self.sampler_name == "grid" and not self.space.is_finite:
-            raise ConfigError("hydra.sweeper.sampler", "a grid has no intervals; give choices, or sampler=random and n_trials")
-        if self.sampler_name != "grid" and not (self.options["n_trials"] or self.options["timeout"]):
-            raise ConfigError("hydra.sweeper.n_trials", "this space has no end; say how many trials, or hydra.sweeper.timeout")
 
     def _open_storage(self) -> Any:
         url = self.options["storage"] or f"sqlite:///{GENERATED}/studies.db"
@@ -146,6 +141,23 @@ class Study:
             hint = "choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true"
             raise StudyError(f"study {self.name} means something else ({shown}); {hint}")
 
+    def _distribution(self, key: str, part: Choices | Interval) -> optuna.distributions.BaseDistribution:
+        """Optuna's form of a dimension. Where choices are new it is told, as it takes none by itself once a study has begun."""
+        if isinstance(part, Interval) and part.whole:
+            return optuna.distributions.IntDistribution(int(part.low), int(part.high), log=part.log)
+        if isinstance(part, Interval):
+            return optuna.distributions.FloatDistribution(part.low, part.high, log=part.log)
+        before: list[Value] = []
+        for trial in self._study.get_trials(deepcopy=False):
+            if isinstance(known := trial.distributions.get(key), optuna.distributions.CategoricalDistribution):
+                before = list(known.choices)  # type: ignore[arg-type]
+        distribution = optuna.distributions.CategoricalDistribution([*before, *(value for value in part.texts if value not in before)])
+        if before and len(distribution.choices) > len(before) and isinstance(self._storage, optuna.storages.RDBStorage):
+            changed = {"new": optuna.distributions.distribution_to_json(distribution), "key": key, "study": self.name}
+            with self._storage.engine.begin() as connection:
+                connection.execute(sqlalchemy.text(WIDEN), changed)
+        return distribution
+
     def _recover(self) -> None:
         """Close what a dead parent left open: with its outcome where that was noted, else as no outcome."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
@@ -177,16 +189,17 @@ class Study:
     def planned(self) -> int | None:
         """How many trials there will be in all; None where only time limits them."""
         limit: int | None = self.options["n_trials"]
-        if self.sampler_name != "grid":
+        if not self.is_grid:
             return limit
-        return int(min(self.space.size, limit or math.inf))
+        beyond = {_identity(told.params) for told in self._told} - {_identity(cell) for cell in self.space.cells()}
+        return int(min(self.space.size + len(beyond), limit or math.inf))
 
     def specs(self) -> Iterator[TrialSpec | None]:
         """What is still to be tried; None when that depends on what is running now."""
         told = self.told()
         started, counted = time.monotonic(), len(told)
         done = {_identity(one.params) for one in told}
-        cells = (cell for cell in self.space.cells() if _identity(cell) not in done) if self.sampler_name == "grid" else None
+        cells = (cell for cell in self.space.cells() if _identity(cell) not in done) if self.is_grid else None
         while True:
             if self.options["max_failures"] and self._failures >= self.options["max_failures"]:
                 return
@@ -233,14 +246,6 @@ class Study:
         self._close(spec.number, outcome)
         self._told.append(Told(number=spec.number, params=spec.params, **outcome))
         return True
-
-
-def _distribution(part: Choices | Interval) -> optuna.distributions.BaseDistribution:
-    if isinstance(part, Choices):
-        return optuna.distributions.CategoricalDistribution(list(part.texts))
-    if part.whole:
-        return optuna.distributions.IntDistribution(int(part.low), int(part.high), log=part.log)
-    return optuna.distributions.FloatDistribution(part.low, part.high, log=part.log)
 
 
 def _identity(params: Mapping[str, Value]) -> str:

@@ -1,0 +1,83 @@
+"""Hydra's sweep syntax and what it becomes."""
+
+from __future__ import annotations
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.plugins import Plugins
+
+from cifar_hpo.config import CONF
+from cifar_hpo.errors import ConfigError
+from cifar_hpo.space import Choices, Interval, Space
+
+
+@pytest.fixture(scope="module")
+def loader() -> ConfigLoaderImpl:
+    Plugins.instance()
+    return ConfigLoaderImpl(config_search_path=create_config_search_path(f"file://{CONF}"))
+
+
+CHOICES = {
+    "model.filters=4,8,16": [4, 8, 16],
+    "model.filters=choice(4,8)": [4, 8],
+    "model.filters=range(1,3)": [1, 2],
+    "model.filters=range(4,17,4)": [4, 8, 12, 16],
+    "model.filters=[4,8],[4,8,16]": ["[4,8]", "[4,8,16]"],
+    "model.batch_norm=true,false": [True, False],
+    "optimizer=adam,sgd": ["adam", "sgd"],
+    "optimizer=glob(ada*)": ["adam", "adamw"],
+    "optimizer.learning_rate=1e-3,1e-2": [0.001, 0.01],
+    "model.filters=shuffle(4,4)": [4],
+    "model.filters=4,8,4": [4, 8],
+    "+extra=a,b": ["a", "b"],
+}
+
+
+@pytest.mark.parametrize("override", CHOICES)
+def test_choices(override: str, loader: ConfigLoaderImpl) -> None:
+    (part,) = Space.parse([override], {}, loader).dimensions.values()
+    assert isinstance(part, Choices)
+    assert list(part.texts) == CHOICES[override]
+
+
+INTERVALS = {
+    "x=interval(0.1,1)": (Interval(0.1, 1, log=False), False),
+    "x=interval(1,10)": (Interval(1, 10, log=False), True),
+    "x=tag(log,interval(1e-4,1e-1))": (Interval(1e-4, 1e-1, log=True), False),
+}
+
+
+@pytest.mark.parametrize("override", INTERVALS)
+def test_intervals(override: str, loader: ConfigLoaderImpl) -> None:
+    space = Space.parse([override], {}, loader)
+    expected, whole = INTERVALS[override]
+    assert space.dimensions == {"x": expected}
+    assert expected.whole is whole
+    assert not space.is_finite
+
+
+def test_cells_come_in_the_order_of_nested_loops(loader: ConfigLoaderImpl) -> None:
+    space = Space.parse(["optimizer=adam,sgd", "training.epochs=3", "optimizer.learning_rate=1e-3,1e-2"], {}, loader)
+    assert [space.overrides(cell) for cell in space.cells()] == [
+        ("optimizer=adam", "training.epochs=3", "optimizer.learning_rate=0.001"),
+        ("optimizer=adam", "training.epochs=3", "optimizer.learning_rate=0.01"),
+        ("optimizer=sgd", "training.epochs=3", "optimizer.learning_rate=0.001"),
+        ("optimizer=sgd", "training.epochs=3", "optimizer.learning_rate=0.01"),
+    ]
+
+
+def test_nothing_swept_is_one_cell(loader: ConfigLoaderImpl) -> None:
+    space = Space.parse(["training.epochs=3", "~model.dropout"], {}, loader)
+    assert [space.overrides(cell) for cell in space.cells()] == [("training.epochs=3", "~model.dropout")]
+
+
+def test_the_command_line_wins_over_params_from_a_file(loader: ConfigLoaderImpl) -> None:
+    space = Space.parse(["model.filters=2"], {"model.filters": "4,8", "model.depth": "2,3"}, loader)
+    assert [space.overrides(cell) for cell in space.cells()] == [("model.filters=2", "model.depth=2"), ("model.filters=2", "model.depth=3")]
+
+
+@pytest.mark.parametrize("override", ["x=interval(1,1)", "x=interval(2,1)", "x=tag(log,interval(0,1))", "x=range(3,3)"])
+def test_an_empty_dimension_is_refused(override: str, loader: ConfigLoaderImpl) -> None:
+    with pytest.raises(ConfigError, match="^x: "):
+        Space.parse([override], {}, loader)

@@ -1,0 +1,192 @@
+"""A whole sweep from the command line to MLflow, with TensorFlow, on small data."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import optuna
+import pytest
+from conftest import Run, run_in
+from mlflow.entities import Run as MlflowRun
+
+FINISHED = "FINISHED"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def swept(folder: Path, small: list[str]) -> "subprocess.CompletedProcess[str]":
+    """A grid of two by two, run once for this module."""
+    shown = run_in(folder, "-m", *small, "model.filters=2,4", "optimizer=adam,sgd")
+    assert shown.returncode == 0, shown.stderr
+    return shown
+
+
+def runs(folder: Path) -> list[MlflowRun]:
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")
+
+
+def children(folder: Path) -> list[MlflowRun]:
+    return [run for run in runs(folder) if run.data.tags.get("kind") == "trial"]
+
+
+def test_a_plain_line_for_each_trial_then_the_ranking_and_the_way_on(swept: "subprocess.CompletedProcess[str]") -> None:
+    assert len(re.findall(r"^\[\d/4\] trial \d: model\.filters=\d, optimizer=\w+: val_accuracy 0\.\d{4} in", swept.stdout, re.M)) == 4
+    ranking = re.findall(r"^(\d) +\d +[24] +(?:adam|sgd) +(0\.\d{4}) +0\.\d{4} +[\d,]+ +[\d.]+ +FINISHED", swept.stdout, re.M)
+    values = [float(value) for _, value in ranking]
+    assert len(values) == 4
+    assert values == sorted(values, reverse=True)
+    assert "browse: mlflow ui\n" in swept.stdout
+    assert "again:  python -m cifar_hpo" in swept.stdout
+    assert swept.stderr == ""
+
+
+def test_one_experiment_with_a_parent_run_and_a_child_for_each_trial(swept: object, folder: Path) -> None:
+    parents = [run for run in runs(folder) if run.data.tags.get("kind") == "study"]
+    assert len(parents) == 1
+    assert {run.info.status for run in runs(folder)} == {FINISHED}
+    assert {run.info.experiment_id for run in runs(folder)} == {parents[0].info.experiment_id}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children(folder)} == {parents[0].info.run_id}
+    assert {run.info.run_name for run in children(folder)} == {f"filters={n}, optimizer={name}" for n in (2, 4) for name in ("adam", "sgd")}
+    best = max(run.data.metrics["val_accuracy"] for run in children(folder))
+    assert parents[0].data.metrics["best_value"] == pytest.approx(best)
+    client = mlflow.MlflowClient()
+    curve = client.get_metric_history(parents[0].info.run_id, "best_value")
+    assert [point.step for point in curve] == [1, 2, 3, 4]
+    assert json.loads(Path(client.download_artifacts(parents[0].info.run_id, "best.json")).read_text())["value"] == pytest.approx(best)
+
+
+def test_a_child_holds_its_params_curves_dataset_and_config(swept: object, folder: Path, npz: Path) -> None:
+    client = mlflow.MlflowClient()
+    for run in children(folder):
+        assert run.data.params["training.batch_size"] == "50"
+        assert run.data.params["model.filters"] in "24"
+        assert run.data.params["data.path"] == str(npz)
+        for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+            assert [point.step for point in client.get_metric_history(run.info.run_id, name)][:2] == [1, 2]
+        for name in ("test_accuracy", "test_loss", "parameters", "train_seconds", "test_accuracy/airplane"):
+            assert name in run.data.metrics
+        (dataset,) = run.inputs.dataset_inputs
+        assert dataset.dataset.name == "small"
+        artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+        assert {"config.yaml", "overrides.json", "confusion_matrix.json"} <= artifacts
+        confusion = json.loads(Path(client.download_artifacts(run.info.run_id, "confusion_matrix.json")).read_text())
+        counts = np.array(confusion["rows are true, columns predicted"])
+        assert counts.sum() == 100
+        assert np.trace(counts) / 100 == pytest.approx(run.data.metrics["test_accuracy"])
+
+
+def test_the_model_loads_and_gives_what_was_logged(swept: object, folder: Path, npz: Path) -> None:
+    run = max(children(folder), key=lambda run: run.data.metrics["val_accuracy"])
+    (output,) = run.outputs.model_outputs
+    model = mlflow.keras.load_model(f"models:/{output.model_id}")
+    with np.load(npz) as arrays:
+        predicted = model.predict(arrays["x_test"], verbose=0).argmax(axis=1)
+        assert (predicted == arrays["y_test"]).mean() == pytest.approx(run.data.metrics["test_accuracy"])
+    info = mlflow.models.get_model_info(f"models:/{output.model_id}")
+    assert info.signature.inputs.inputs[0].shape == (-1, 32, 32, 3)
+    assert str(info.signature.inputs.inputs[0].type) == "uint8"
+
+
+def test_the_model_is_served_by_mlflows_own_command(swept: object, folder: Path, npz: Path) -> None:
+    (output,) = children(folder)[0].outputs.model_outputs
+    with np.load(npz) as arrays:
+        (folder / "input.json").write_text(json.dumps({"inputs": arrays["x_test"][:2].tolist()}))
+    command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", f"models:/{output.model_id}", "-i", "input.json"]
+    shown = subprocess.run(
+        [*command, "-t", "json", "--env-manager", "local", "-o", "output.json"], cwd=folder, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    predictions = np.array(json.loads((folder / "output.json").read_text())["predictions"])
+    assert predictions.shape == (2, 10)
+    assert predictions.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_logging_costs_a_trial_little(swept: object, folder: Path) -> None:
+    """Not a timed test: the parts of a run that are logging alone are there and are few."""
+    assert all(run.info.end_time > run.info.start_time for run in children(folder))
+
+
+def test_optuna_opens_the_storage_and_shows_the_same(swept: object, folder: Path) -> None:
+    storage = f"sqlite:///{folder}/mlruns/studies.db"
+    (summary,) = optuna.get_all_study_summaries(storage)
+    study = optuna.load_study(study_name=summary.study_name, storage=storage)
+    logged = {int(run.data.tags["trial"]): run.data.metrics["val_accuracy"] for run in children(folder)}
+    assert {trial.number: trial.value for trial in study.trials} == pytest.approx(logged)
+    folders = {item.name for item in (folder / "mlruns" / "outputs" / summary.study_name).iterdir() if item.is_dir()}
+    assert folders == {"0", "1", "2", "3"}
+
+
+def test_the_same_command_again_does_nothing(swept: object, folder: Path, small: list[str]) -> None:
+    before = len(runs(folder))
+    shown = run_in(folder, "-m", *small, "model.filters=2,4", "optimizer=adam,sgd")
+    assert shown.returncode == 0
+    assert "4 done before" in shown.stdout
+    assert "[" not in shown.stdout.split("rank")[0].splitlines()[-1]
+    assert len(runs(folder)) == before
+
+
+def test_the_command_that_trains_the_best_again_gives_the_same_result(swept: "subprocess.CompletedProcess[str]", folder: Path) -> None:
+    again = re.search(r"again:  python -m cifar_hpo (.*)", swept.stdout)
+    assert again
+    shown = run_in(folder, *again[1].split())
+    assert shown.returncode == 0, shown.stderr
+    best = max(children(folder), key=lambda run: run.data.metrics["val_accuracy"])
+    single = next(run for run in runs(folder) if "kind" not in run.data.tags)
+    assert single.info.status == FINISHED
+    for name in ("val_loss", "test_loss", "loss"):
+        assert single.data.metrics[name] == best.data.metrics[name]
+
+
+def test_a_diverging_trial_is_failed_says_so_and_is_never_best(run: Run, small: list[str], tmp_path: Path) -> None:
+    shown = run("-m", *small, "optimizer=sgd", "optimizer.learning_rate=0.01,1e30", "training.epochs=1")
+    assert shown.returncode == 1
+    assert "diverged: loss" in shown.stdout
+    assert shown.stderr.startswith("1 of 2 trials failed; the first: diverged")
+    status = {run.data.params["optimizer.learning_rate"]: run.info.status for run in children(tmp_path)}
+    assert status == {"0.01": FINISHED, "1e+30": "FAILED"}
+    failed = next(run for run in children(tmp_path) if run.info.status == "FAILED")
+    assert "TrialError" in Path(mlflow.MlflowClient().download_artifacts(failed.info.run_id, "traceback.txt")).read_text()
+
+
+def test_replicas_give_mean_and_spread(run: Run, small: list[str], tmp_path: Path) -> None:
+    shown = run(*small, "training.replicas=3", "training.epochs=1")
+    assert shown.returncode == 0, shown.stderr
+    (found,) = runs(tmp_path)
+    each = [found.data.metrics[f"replica_{n}/val_accuracy"] for n in range(3)]
+    assert len(set(each)) > 1
+    assert found.data.metrics["val_accuracy"] == pytest.approx(np.mean(each))
+    assert found.data.metrics["val_accuracy_std"] == pytest.approx(np.std(each, ddof=1))
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_other_launchers_work_with_our_sweeper(launcher: str, run: Run, small: list[str], tmp_path: Path) -> None:
+    shown = run("-m", *small, "model.filters=2,4", "training.epochs=1", f"hydra/launcher={launcher}")
+    assert shown.returncode == 0, shown.stderr
+    assert {run.info.status for run in runs(tmp_path)} == {FINISHED}
+    assert {run.data.tags["trial"] for run in children(tmp_path)} == {"0", "1"}
+
+
+def test_auto_falls_back_to_synthetic_images_and_says_it_everywhere(run: Run, tmp_path: Path) -> None:
+    offline = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path / "keras")}
+    arguments = ("-m", "data.train_size=100", "training.epochs=1", "model.filters=1,2", "model.kernel_size=3")
+    shown = run(*arguments, **offline)
+    assert shown.returncode == 0, shown.stderr
+    assert (shown.stdout + shown.stderr).count("SYNTHETIC images") >= 2
+    for found in children(tmp_path):
+        assert "SYNTHETIC" in found.info.run_name
+        assert found.data.tags["synthetic"] == "true"
+        assert "SYNTHETIC" in found.inputs.dataset_inputs[0].dataset.name
+    refused = run("data=cifar10", **offline)
+    assert refused.returncode == 2
+    assert "data.path" in refused.stderr.strip().splitlines()[-1]

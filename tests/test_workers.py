@@ -1,0 +1,154 @@
+"""Warm workers, through a tiny Hydra app with stub objectives: no TensorFlow, real processes and real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+APP = '''
+import os, signal, time
+from pathlib import Path
+import hydra
+
+@hydra.main(version_base="1.3", config_path=None)
+def task(config):
+    with Path("seen.txt").open("a") as seen:
+        seen.write(f"{config.x} {os.getpid()} {os.environ['OMP_NUM_THREADS']}\\n")
+    BODY
+    return float(config.x)
+
+if __name__ == "__main__":
+    task()
+'''
+
+
+def app(folder: Path, body: str, *overrides: str) -> subprocess.Popen[str]:
+    """Start the app with a sweep over `x`, its study kept in the folder."""
+    (folder / "app.py").write_text(APP.replace("BODY", body.replace("\n", "\n    ")))
+    plugins = ["-m", "hydra/sweeper=study", "hydra/launcher=workers", "hydra.sweep.dir=out", "hydra.sweeper.study_name=s"]
+    command = [sys.executable, "app.py", *plugins, *overrides]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"HYDRA_FULL_ERROR": "1"})
+
+
+def code_of(process: subprocess.Popen[str]) -> int:
+    """The exit code of a sweep that comes to its end."""
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def seen(folder: Path) -> list[list[str]]:
+    path = folder / "seen.txt"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(condition: object, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_workers_are_warm_share_the_cores_and_take_the_next_spec_at_once(tmp_path: Path) -> None:
+    body = "time.sleep(3 if config.x == 0 else 0.3)"
+    out, _ = (process := app(tmp_path, body, "+x=range(0,6)", "hydra.launcher.n_workers=2", "hydra.launcher.threads_per_worker=1")).communicate(timeout=60)
+    assert process.returncode == 0
+    assert "[6/6]" in out
+    workers = [pid for _, pid, _ in seen(tmp_path)]
+    assert len(set(workers)) == 2
+    assert {threads for *_, threads in seen(tmp_path)} == {"1"}
+    slow = next(pid for x, pid, _ in seen(tmp_path) if x == "0")
+    assert workers.count(slow) <= 2, "the free slot should have taken nearly all other trials"
+
+
+def test_the_same_command_again_runs_nothing_and_a_larger_grid_only_what_is_missing(tmp_path: Path) -> None:
+    assert code_of(app(tmp_path, "", "+x=1,2")) == 0
+    assert code_of(app(tmp_path, "", "+x=1,2")) == 0
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["1", "2"]
+    assert code_of(app(tmp_path, "", "+x=3,2,1")) == 0
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["1", "2", "3"]
+
+
+def test_a_killed_worker_costs_its_own_trial_one_attempt(tmp_path: Path) -> None:
+    body = "mark = Path('died')\nif config.x == 1 and not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), signal.SIGKILL)"
+    out, _ = (process := app(tmp_path, body, "+x=0,1,2,3")).communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert "worker killed by SIGKILL" in out
+    assert "will be tried again" in out
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "1", "2", "3"]
+
+
+def test_a_worker_that_always_dies_is_one_failure(tmp_path: Path) -> None:
+    out, err = (process := app(tmp_path, "if config.x == 1: os._exit(3)", "+x=0,1,2")).communicate(timeout=60)
+    assert process.returncode != 0
+    assert "worker ended with exit code 3" in out + err
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("body", "limit", "label"),
+    [
+        ("time.sleep(60 if config.x == 1 else 0)", "hydra.launcher.trial_timeout=2", "timed out after 2 s"),
+        ("hog = bytearray(2**30) if config.x == 1 else 0; time.sleep(3)", "hydra.launcher.memory_limit=0.7", "GiB, more than 0.7"),
+    ],
+)
+def test_a_trial_beyond_a_limit_is_killed_labelled_and_not_tried_again(tmp_path: Path, body: str, limit: str, label: str) -> None:
+    out, _ = (process := app(tmp_path, body, "+x=0,1,2,3", limit)).communicate(timeout=60)
+    assert process.returncode != 0
+    assert label in out
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2", "3"]
+
+
+def test_a_raising_trial_fails_alone_and_a_sweep_of_them_stops(tmp_path: Path) -> None:
+    _, err = (process := app(tmp_path, "if config.x == 1: raise OSError('no luck')", "+x=0,1,2")).communicate(timeout=60)
+    assert process.returncode != 0
+    assert "1 of 3 trials failed; the first: OSError: no luck" in err
+    assert len(seen(tmp_path)) == 3
+    (tmp_path / "all").mkdir()
+    code_of(app(tmp_path / "all", "raise OSError('no luck')", "+x=range(0,30)", "hydra.sweeper.max_failures=4", "hydra.launcher.n_workers=2"))
+    assert 4 <= len(seen(tmp_path / "all")) <= 6
+
+
+def test_workers_are_replaced_after_some_trials(tmp_path: Path) -> None:
+    overrides = ("+x=range(0,5)", "hydra.launcher.trials_per_worker=2", "hydra.launcher.n_workers=1")
+    assert code_of(app(tmp_path, "", *overrides)) == 0
+    assert len({pid for _, pid, _ in seen(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGKILL, -9)])
+def test_an_interrupted_sweep_leaves_no_process_and_resumes(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    process = app(tmp_path, "time.sleep(0.2 if Path('again').exists() or config.x < 2 else 60)", "+x=0,1,2,3")
+    wait_for(lambda: len(seen(tmp_path)) == 4)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(sent)
+    process.communicate(timeout=10)
+    assert (process.returncode != 0) == (code != 0)
+    psutil.wait_procs(workers, timeout=5)
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    (tmp_path / "again").touch()
+    assert app(tmp_path, "time.sleep(0.2 if Path('again').exists() or config.x < 2 else 60)", "+x=0,1,2,3").wait(60) == 0
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2", "2", "3", "3"]
+
+
+def test_two_commands_on_one_study_at_once(tmp_path: Path) -> None:
+    first = app(tmp_path, "time.sleep(8)", "+x=0,1")
+    wait_for(lambda: len(seen(tmp_path)) == 2)
+    _, err = (second := app(tmp_path, "time.sleep(8)", "+x=0,1")).communicate(timeout=60)
+    assert second.returncode != 0
+    assert f"process {first.pid} is working on it" in err
+    assert code_of(first) == 0
+
+
+def test_another_meaning_under_the_same_name_is_refused_with_its_difference(tmp_path: Path) -> None:
+    assert code_of(app(tmp_path, "", "+x=0,1", "+y=1")) == 0
+    _, err = (process := app(tmp_path, "", "+x=0,1", "+y=2")).communicate(timeout=60)
+    assert process.returncode != 0
+    assert "config.y 1 → 2" in err
+    assert code_of(app(tmp_path, "", "+x=0,1", "+y=2", "hydra.sweeper.fresh=true")) == 0
+    assert len(seen(tmp_path)) == 4
