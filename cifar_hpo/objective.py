@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from cifar_hpo import config as schema
 from cifar_hpo import trial
-from cifar_hpo.errors import TrialError, UserError, end
+from cifar_hpo.errors import ConfigError, TrialError, UserError, end
 from cifar_hpo.trial import FINISHED, Context, Progress, TrialResult
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Objective:
         (images, _), _ = dataset.splits(checked.data)
         if checked.training.batch_size > len(images):
             problem = f"{checked.training.batch_size} is more than the {len(images)} training images"
-            raise schema.ConfigError("training.batch_size", problem)
+            raise ConfigError("training.batch_size", problem)
         return f"{dataset.name}:{dataset.digest}"
 
     def warm(self) -> None:

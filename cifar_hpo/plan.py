@@ -45,8 +45,7 @@ class Plan:
         Raises Hydra's errors for what can't be composed, and what the task's `check` and `prepare` raise.
         """
         loader = sweeper.hydra_context.config_loader
-        options = OmegaConf.to_container(OmegaConf.create(sweeper.options), resolve=True)
-        assert isinstance(options, dict)
+        options: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(sweeper.options), resolve=True)  # type: ignore[assignment]
         check_values("hydra.sweeper", Sweeper, options)
         check_values("hydra.sweeper.sampler", Sampler, options["sampler"])
         if "n_workers" in (launcher_options := getattr(sweeper.launcher, "options", {})):

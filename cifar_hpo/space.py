@@ -111,7 +111,8 @@ def _part(override: Override) -> Choices | Interval | str:
         return Choices(texts)
     sweep = override.value()
     assert isinstance(sweep, IntervalSweep)
-    assert sweep.start is not None and sweep.end is not None
+    assert sweep.start is not None
+    assert sweep.end is not None
     is_log = "log" in sweep.tags
     if not sweep.start < sweep.end or (is_log and sweep.start <= 0):
         raise ConfigError(key, f"{override.input_line}: the ends must rise{', from above 0' if is_log else ''}")

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import optuna
 import sqlalchemy
@@ -84,7 +84,7 @@ class Study:
             self._lock.close()
             raise
 
-    def __enter__(self) -> Study:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,12 +100,12 @@ class Study:
         if url.startswith("sqlite:///"):
             file = Path(url.removeprefix("sqlite:///"))
             file.parent.mkdir(parents=True, exist_ok=True)
-            options = {"connect_args": {"timeout": 60}}
+            options: dict[str, Any] = {"connect_args": {"timeout": 60}}
         else:
             file, options = None, {"pool_pre_ping": True}
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
-        except Exception as error:  # SQLAlchemy's and the drivers' errors share no base
+        except Exception as error:  # noqa: BLE001  SQLAlchemy's and the drivers' errors share no base
             where = file or re.sub(r"//.*@", "//***@", url)
             raise StudyError(f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: {one_line(error)[:120]})") from None
 
@@ -240,7 +240,7 @@ class Study:
             return False
         self._failures += result.state in (FAILED, KILLED)
         value = result.metrics.get(self.options["metric"]) if result.state == FINISHED else None
-        outcome = {"state": result.state, "value": value, "metrics": dict(result.metrics), "error": result.error}
+        outcome: dict[str, Any] = {"state": result.state, "value": value, "metrics": dict(result.metrics), "error": result.error}
         outcome |= {"seconds": round(result.seconds, 3), "run_id": result.run_id}
         asked.set_user_attr(OUTCOME, outcome)  # first, so that a death between the two lines loses nothing
         self._close(spec.number, outcome)
@@ -251,4 +251,3 @@ class Study:
 def _identity(params: Mapping[str, Value]) -> str:
     """The same for the same configuration, whatever the order of its keys."""
     return json.dumps(dict(params), sort_keys=True)
-

@@ -20,7 +20,7 @@ from cifar_hpo.plan import Plan
 from cifar_hpo.study import Study
 from cifar_hpo.tracking import StudyRun
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult
-from cifar_hpo.workers import Job, LimitPassed, Outcome, Pool, WorkerLost, compose, stream
+from cifar_hpo.workers import Job, LimitPassed, Outcome, Pool, WorkerLost, compose, stream, value_of
 
 
 def sweep(plan: Plan, pool: Pool | None) -> list[list[JobReturn]]:
@@ -41,7 +41,7 @@ def sweep(plan: Plan, pool: Pool | None) -> list[list[JobReturn]]:
             with watch.screen(study, pool) as screen:
                 for outcome in outcomes:
                     result = result_of(outcome, plan.options["metric"])
-                    if isinstance(outcome.returned._return_value, WorkerLost) and run and outcome.run_id:
+                    if isinstance(value_of(outcome.returned), WorkerLost) and run and outcome.run_id:
                         run.end(outcome.run_id, KILLED)
                     counted = study.tell(outcome.job.spec, result)
                     screen.ended(outcome.job.spec, result, counted)
@@ -109,7 +109,7 @@ def _batches(jobs: Iterator[Job | None], launcher: Any, size: int | None) -> Ite
 
 def result_of(outcome: Outcome, metric: str) -> TrialResult:
     """What a job's end means for its trial: a value of our own objective, any other number, or an error."""
-    value = outcome.returned._return_value
+    value = value_of(outcome.returned)
     if outcome.returned.status is JobStatus.COMPLETED:
         if isinstance(value, TrialResult):
             return value

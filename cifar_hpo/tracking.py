@@ -52,7 +52,7 @@ def is_alive(owner: str) -> bool:
     if host != socket.gethostname():
         return True
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 0.1
+        return bool(abs(psutil.Process(int(pid)).create_time() - float(started)) < 0.1)
     except psutil.NoSuchProcess:
         return False
 
@@ -199,4 +199,3 @@ def _describe(opened: Attempt, config: DictConfig, overrides: Sequence[str], dat
     name = f"{dataset.name} SYNTHETIC FALLBACK" if dataset.fallback else dataset.name
     images, labels = dataset.train
     mlflow.log_input(from_numpy(images[:1], targets=labels[:1], name=name, digest=dataset.digest), context="training")
-

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cloudpickle
 import psutil
@@ -109,7 +109,7 @@ class Pool:
         self.task = cloudpickle.dumps((launcher.task_function, launcher.hydra_context, Singleton.get_state()))
         self.workers: list[Worker] = []
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         self.logs.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -227,6 +227,11 @@ def compose(launcher: Any, number: int, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
+def value_of(returned: JobReturn) -> Any:
+    """What a job returned or raised; Hydra's own property prints and raises the latter."""
+    return returned._return_value  # noqa: SLF001
+
+
 def _cause(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         return f"worker killed by {signal.Signals(-exitcode).name}"
@@ -268,12 +273,12 @@ def _packed(outcome: JobReturn) -> bytes:
         packed = cloudpickle.dumps(outcome)
         if outcome.status is JobStatus.FAILED:
             cloudpickle.loads(packed)  # an exception may pack and yet not unpack
-    except Exception:
-        value = outcome._return_value
+    except Exception:  # noqa: BLE001  pickling runs the value's own code
+        value = value_of(outcome)
         outcome.return_value = RuntimeError(f"{type(value).__name__}: {value}")
         outcome.status = JobStatus.FAILED
-        return cloudpickle.dumps(outcome)
-    return packed
+        packed = cloudpickle.dumps(outcome)
+    return bytes(packed)
 
 
 def _end_with_parent() -> None:

@@ -43,7 +43,7 @@ def run_in(folder: Path, *arguments: str, **environment: str) -> subprocess.Comp
     return subprocess.run(
         [sys.executable, "-m", "cifar_hpo", *arguments],
         cwd=folder,
-        env={**os.environ, **environment},
+        env={name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | environment,
         capture_output=True,
         text=True,
         timeout=240,

@@ -79,5 +79,5 @@ def test_the_command_line_wins_over_params_from_a_file(loader: ConfigLoaderImpl)
 
 @pytest.mark.parametrize("override", ["x=interval(1,1)", "x=interval(2,1)", "x=tag(log,interval(0,1))", "x=range(3,3)"])
 def test_an_empty_dimension_is_refused(override: str, loader: ConfigLoaderImpl) -> None:
-    with pytest.raises(ConfigError, match="^x: "):
+    with pytest.raises(ConfigError, match=r"^x: "):
         Space.parse([override], {}, loader)

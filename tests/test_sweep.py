@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def swept(folder: Path, small: list[str]) -> "subprocess.CompletedProcess[str]":
+def swept(folder: Path, small: list[str]) -> subprocess.CompletedProcess[str]:
     """A grid of two by two, run once for this module."""
     shown = run_in(folder, "-m", *small, "model.filters=2,4", "optimizer=adam,sgd")
     assert shown.returncode == 0, shown.stderr
@@ -40,9 +40,9 @@ def children(folder: Path) -> list[MlflowRun]:
     return [run for run in runs(folder) if run.data.tags.get("kind") == "trial"]
 
 
-def test_a_plain_line_for_each_trial_then_the_ranking_and_the_way_on(swept: "subprocess.CompletedProcess[str]") -> None:
-    assert len(re.findall(r"^\[\d/4\] trial \d: model\.filters=\d, optimizer=\w+: val_accuracy 0\.\d{4} in", swept.stdout, re.M)) == 4
-    ranking = re.findall(r"^(\d) +\d +[24] +(?:adam|sgd) +(0\.\d{4}) +0\.\d{4} +[\d,]+ +[\d.]+ +FINISHED", swept.stdout, re.M)
+def test_a_plain_line_for_each_trial_then_the_ranking_and_the_way_on(swept: subprocess.CompletedProcess[str]) -> None:
+    assert len(re.findall(r"^\[\d/4\] trial \d: model\.filters=\d, optimizer=\w+: val_accuracy 0\.\d{4} in", swept.stdout, re.MULTILINE)) == 4
+    ranking = re.findall(r"^(\d) +\d +[24] +(?:adam|sgd) +(0\.\d{4}) +0\.\d{4} +[\d,]+ +[\d.]+ +FINISHED", swept.stdout, re.MULTILINE)
     values = [float(value) for _, value in ranking]
     assert len(values) == 4
     assert values == sorted(values, reverse=True)
@@ -112,11 +112,6 @@ def test_the_model_is_served_by_mlflows_own_command(swept: object, folder: Path,
     assert predictions.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
 
 
-def test_logging_costs_a_trial_little(swept: object, folder: Path) -> None:
-    """Not a timed test: the parts of a run that are logging alone are there and are few."""
-    assert all(run.info.end_time > run.info.start_time for run in children(folder))
-
-
 def test_optuna_opens_the_storage_and_shows_the_same(swept: object, folder: Path) -> None:
     storage = f"sqlite:///{folder}/mlruns/studies.db"
     (summary,) = optuna.get_all_study_summaries(storage)
@@ -136,7 +131,7 @@ def test_the_same_command_again_does_nothing(swept: object, folder: Path, small:
     assert len(runs(folder)) == before
 
 
-def test_the_command_that_trains_the_best_again_gives_the_same_result(swept: "subprocess.CompletedProcess[str]", folder: Path) -> None:
+def test_the_command_that_trains_the_best_again_gives_the_same_result(swept: subprocess.CompletedProcess[str], folder: Path) -> None:
     again = re.search(r"again:  python -m cifar_hpo (.*)", swept.stdout)
     assert again
     shown = run_in(folder, *again[1].split())
@@ -183,6 +178,7 @@ def test_auto_falls_back_to_synthetic_images_and_says_it_everywhere(run: Run, tm
     shown = run(*arguments, **offline)
     assert shown.returncode == 0, shown.stderr
     assert (shown.stdout + shown.stderr).count("SYNTHETIC images") >= 2
+    assert len(children(tmp_path)) == 2
     for found in children(tmp_path):
         assert "SYNTHETIC" in found.info.run_name
         assert found.data.tags["synthetic"] == "true"

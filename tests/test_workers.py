@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-APP = '''
+APP = """
 import os, signal, time
 from pathlib import Path
 import hydra
@@ -26,7 +26,7 @@ def task(config):
 
 if __name__ == "__main__":
     task()
-'''
+"""
 
 
 def app(folder: Path, body: str, *overrides: str) -> subprocess.Popen[str]:
@@ -34,7 +34,9 @@ def app(folder: Path, body: str, *overrides: str) -> subprocess.Popen[str]:
     (folder / "app.py").write_text(APP.replace("BODY", body.replace("\n", "\n    ")))
     plugins = ["-m", "hydra/sweeper=study", "hydra/launcher=workers", "hydra.sweep.dir=out", "hydra.sweeper.study_name=s"]
     command = [sys.executable, "app.py", *plugins, *overrides]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"HYDRA_FULL_ERROR": "1"})
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"HYDRA_FULL_ERROR": "1"}
+    )
 
 
 def code_of(process: subprocess.Popen[str]) -> int:
@@ -57,7 +59,9 @@ def wait_for(condition: object, seconds: float = 30) -> None:
 
 def test_workers_are_warm_share_the_cores_and_take_the_next_spec_at_once(tmp_path: Path) -> None:
     body = "time.sleep(3 if config.x == 0 else 0.3)"
-    out, _ = (process := app(tmp_path, body, "+x=range(0,6)", "hydra.launcher.n_workers=2", "hydra.launcher.threads_per_worker=1")).communicate(timeout=60)
+    out, _ = (process := app(tmp_path, body, "+x=range(0,6)", "hydra.launcher.n_workers=2", "hydra.launcher.threads_per_worker=1")).communicate(
+        timeout=60
+    )
     assert process.returncode == 0
     assert "[6/6]" in out
     workers = [pid for _, pid, _ in seen(tmp_path)]
@@ -123,7 +127,8 @@ def test_workers_are_replaced_after_some_trials(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGKILL, -9)])
 def test_an_interrupted_sweep_leaves_no_process_and_resumes(tmp_path: Path, sent: signal.Signals, code: int) -> None:
-    process = app(tmp_path, "time.sleep(0.2 if Path('again').exists() or config.x < 2 else 60)", "+x=0,1,2,3")
+    body = "time.sleep(0.2 if Path('again').exists() or config.x < 2 else 60)"
+    process = app(tmp_path, body, "+x=0,1,2,3")
     wait_for(lambda: len(seen(tmp_path)) == 4)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(sent)
@@ -132,7 +137,7 @@ def test_an_interrupted_sweep_leaves_no_process_and_resumes(tmp_path: Path, sent
     psutil.wait_procs(workers, timeout=5)
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
     (tmp_path / "again").touch()
-    assert app(tmp_path, "time.sleep(0.2 if Path('again').exists() or config.x < 2 else 60)", "+x=0,1,2,3").wait(60) == 0
+    assert code_of(app(tmp_path, body, "+x=0,1,2,3")) == 0
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2", "2", "3", "3"]
 
 

@@ -41,9 +41,7 @@ class StudySweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
         from contextlib import nullcontext
