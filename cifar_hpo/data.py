@@ -242,7 +242,7 @@ def _read_batch(name: str, file: IO[bytes]) -> Split:
 def read_npz(path: Path) -> tuple[Split, Split, list[str]]:
     """Train, test and class names from x_train, y_train, x_test, y_test; labels (n,) or (n, 1). Raises DataError."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("x_train", "y_train", "x_test", "y_test")}
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
         expected = "expected an .npz with x_train, y_train, x_test, y_test"
