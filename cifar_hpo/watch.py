@@ -40,7 +40,7 @@ class Screen:
         self.console.print(f"[{done}] trial {spec.number}: {_params(spec.params)}: {what} in {result.seconds:.1f} s{again}", **PLAIN)
 
     def __rich__(self) -> Group:
-        table = Table(title=self._title(), title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for column in ("worker", "trial", "configuration", "epoch", self.study.options["metric"], "time left"):
             table.add_column(column)
         for worker in self.pool.busy if self.pool else ():
@@ -54,14 +54,14 @@ class Screen:
             table.add_row(str(worker.slot), str(job.spec.number), _params(job.spec.params), epoch, value, left)
         best = next(iter(self.study.ranking()), None)
         line = f"best so far: trial {best.number}, {_params(best.params)}: {best.value:.4f}" if best and best.value is not None else ""
-        return Group(table, Text(line))
+        return Group(Text(self._title(), style="bold"), table, Text(line))
 
     def _title(self) -> str:
         planned, done = self.study.planned(), len(self.study.told())
         spent = time.monotonic() - self.started
-        left = ""
-        if planned and done > self.before:
-            left = f", ends in about {_clock(spent / (done - self.before) * (planned - done))}"
+        running = [worker.progress for worker in self.pool.busy] if self.pool else []
+        share = done + sum(progress.epoch / progress.epochs for progress in running if progress.epochs)
+        left = f", ends in about {_clock(spent / (share - self.before) * (planned - share))}" if planned and share > self.before else ""
         return f"study {self.study.name}: {done} of {planned or '?'} trials done after {_clock(spent)}{left}"
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import json
 import os
 import pickle
+import re
 import shutil
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,10 +109,27 @@ def test_cifar10_from_an_archive_with_the_right_checksum(tmp_path: Path, monkeyp
     with pytest.raises(DataError, match="not the official archive"):
         data.load(config("cifar10", archive))
     assert not Path("mlruns/data").exists()
-    import hashlib
-
     monkeypatch.setattr(data, "CIFAR10_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     assert len(data.load(config("cifar10", archive)).train[0]) == 50
+
+
+def test_a_download_shows_its_progress_and_is_held_against_its_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    batches(tmp_path / "served" / "cifar-10-batches-py", per_batch=200)
+    archive = tmp_path / "served" / "cifar.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "served" / "cifar-10-batches-py", "cifar-10-batches-py")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "served")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(data, "CIFAR10_URL", f"http://127.0.0.1:{server.server_port}/cifar.tar.gz")
+        with pytest.raises(DataError, match="could not be downloaded"):
+            data.load(config("cifar10"))
+        monkeypatch.setattr(data, "CIFAR10_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+        assert len(data.load(config("cifar10")).train[0]) == 1000
+        server.shutdown()
+    assert re.search(r"\d+/\d+.*━", capfd.readouterr().out)
 
 
 class Bomb:
@@ -118,7 +140,7 @@ class Bomb:
 def test_a_batch_that_runs_code_is_refused(tmp_path: Path) -> None:
     root = batches(tmp_path / "batches")
     (root / "data_batch_3").write_bytes(pickle.dumps({b"labels": Bomb(), b"data": 1}))
-    with pytest.raises(DataError, match="refused: a CIFAR-10 batch that wants to call posix.mkdir"):
+    with pytest.raises(DataError, match=r"refused: a CIFAR-10 batch that wants to call posix\.mkdir"):
         data.load(config("cifar10", root))
     assert not Path("bombed").exists()
 
@@ -174,7 +196,11 @@ BROKEN = {
     "objects": ("npz", broken_npz(lambda a: a.update(y_train=np.array([Bomb()] * 20, object))), "Object arrays cannot be loaded"),
     "empty class": ("folder", broken_folder(emptied), "owl: no images"),
     "class in one split only": ("folder", broken_folder(lambda root: (root / "train" / "yak").mkdir()), "yak not in both"),
-    "large image": ("folder", broken_folder(lambda root: Image.new("RGB", (64, 40)).save(root / "test" / "cat" / "0.png")), "64×40 pixels, expected 32×32"),
+    "large image": (
+        "folder",
+        broken_folder(lambda root: Image.new("RGB", (64, 40)).save(root / "test" / "cat" / "0.png")),
+        "64×40 pixels, expected 32×32",
+    ),
     "no image": ("folder", broken_folder(lambda root: (root / "test" / "cat" / "0.png").write_text("x")), "0.png: not an image"),
     "no classes": ("folder", lambda root: root, "expected train/<class>"),
     "missing batch": ("cifar10", broken_folder(lambda root: None), "data_batch_1 does not exist"),

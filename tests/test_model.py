@@ -53,7 +53,9 @@ def test_the_base_model_has_the_articles_74706_parameters() -> None:
     assert model().count_params() == 74_706
 
 
-@pytest.mark.parametrize("options", [["model.padding=valid", "model.kernel_size=3"], ["model.dense_units=0"], ["model.dropout=0.5"], ["model.batch_norm=true"]])
+@pytest.mark.parametrize(
+    "options", [["model.padding=valid", "model.kernel_size=3"], ["model.dense_units=0"], ["model.dropout=0.5"], ["model.batch_norm=true"]]
+)
 def test_every_option_takes_raw_images_and_gives_probabilities(options: list[str]) -> None:
     built = model(*options)
     given = built(np.full((2, 32, 32, 3), 200, np.uint8))
