@@ -28,6 +28,7 @@ GENERATED = "mlruns"
 """The folder under the current one that takes everything that is generated."""
 
 IMAGE_SIZE = 32
+SYNTHETIC_NOTICE = "CIFAR-10 can't be had: these are SYNTHETIC images, good for trying things out; no accuracy here means anything"
 ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
 SIGNS = {"low": ("≥", operator.ge), "high": ("≤", operator.le), "above": (">", operator.gt), "below": ("<", operator.lt)}
 AUGMENTATIONS = ("flip", "shift", "cutout")

@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpo.config import GENERATED, IMAGE_SIZE, Data
+from cifar_hpo.config import GENERATED, IMAGE_SIZE, SYNTHETIC_NOTICE, Data
 from cifar_hpo.errors import ConfigError, DataError, one_line
 from cifar_hpo.synthetic import synthetic
 
@@ -40,7 +40,6 @@ CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
 HOW_TO_GET = f"download {CIFAR10_URL} and set data.path to it, or try data=synthetic"
-SYNTHETIC_NOTICE = "CIFAR-10 can't be had: these are SYNTHETIC images, good for trying things out; no accuracy here means anything"
 
 Images = NDArray[np.uint8]
 Split = tuple[Images, Images]

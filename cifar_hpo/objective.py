@@ -95,7 +95,7 @@ class Objective:
         if not context.study:
             log.info("val_accuracy %.4f  test_accuracy %.4f  run %s", metrics["val_accuracy"], metrics["test_accuracy"], run.run_id)
             if dataset.fallback:
-                log.warning(data.SYNTHETIC_NOTICE)
+                log.warning(schema.SYNTHETIC_NOTICE)
         return TrialResult(FINISHED, metrics, seconds=time.perf_counter() - started, run_id=run.run_id)
 
 

@@ -5,34 +5,32 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import OmegaConf
+from hydra.core.utils import JobReturn, JobStatus, env_override
 
 from cifar_hpo import plan as planning
 from cifar_hpo import watch
 from cifar_hpo.errors import SweepFailed, TrialError, one_line
 from cifar_hpo.plan import Plan
 from cifar_hpo.study import Study
-from cifar_hpo.tracking import StudyRun
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult
 from cifar_hpo.workers import Job, LimitPassed, Outcome, Pool, WorkerLost, compose, stream, value_of
 
 
-def sweep(plan: Plan, pool: Pool | None) -> list[list[JobReturn]]:
+def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, str], Any]) -> list[list[JobReturn]]:
     """Run a sweep to its end, and return Hydra's view of it: batches of what this call ran, in the order of trial numbers.
 
+    open_run: gives the MLflow run of the study, or None where the app does not track.
     Without a pool the trials go to whatever launcher Hydra was given, batch by batch.
     Raises StudyError when the study can't be continued, SweepFailed at the end where a trial failed.
     """
     size = plan.options["max_batch_size"]
     with Study(plan.name, plan.space, plan.options, plan.meaning) as study, _terminable():
         plan.name_folder(study.name)
-        run = _parent_run(plan, study.name)
+        run = open_run(plan, study.name)
         jobs = _jobs(plan, study, run)
         outcomes = stream(jobs, pool) if pool else _batches(jobs, plan.launcher, size)
         returned: dict[int, JobReturn] = {}
@@ -56,7 +54,10 @@ def sweep(plan: Plan, pool: Pool | None) -> list[list[JobReturn]]:
                 pool.close()
             if run:
                 run.close_abandoned()
-                run.close(status, watch.note(study), plan.best(study.ranking()))
+                ranking = study.ranking()
+                if ranking and ranking[0].value is not None and ranking[0].run_id:
+                    run.crown(ranking[0].run_id, plan.options["metric"], ranking[0].value, plan.options["direction"])
+                run.close(status, watch.note(study), plan.best(ranking))
         watch.summary(study, plan, run, pool)
     if any(told.number in returned for told in failed) or (failed and not returned):
         raise SweepFailed(f"{len(failed)} of {len(study.told())} trials failed; the first: {failed[0].error}")
@@ -64,15 +65,7 @@ def sweep(plan: Plan, pool: Pool | None) -> list[list[JobReturn]]:
     return [ordered[at : at + (size or len(ordered))] for at in range(0, len(ordered), size or len(ordered) or 1)]
 
 
-def _parent_run(plan: Plan, study: str) -> StudyRun | None:
-    """The study's own run, where the app has an `mlflow` config."""
-    if OmegaConf.select(plan.base, "mlflow") is None:
-        return None
-    settings = plan.base.mlflow
-    return StudyRun(settings.tracking_uri, settings.experiment or study, study)
-
-
-def _jobs(plan: Plan, study: Study, run: StudyRun | None) -> Iterator[Job | None]:
+def _jobs(plan: Plan, study: Study, run: Any) -> Iterator[Job | None]:
     """The study's specs, composed; a config that is wrong after all ends the sweep before it is started."""
     for spec in study.specs():
         if spec is None:
@@ -101,8 +94,8 @@ def _batches(jobs: Iterator[Job | None], launcher: Any, size: int | None) -> Ite
             batch.append(job)
         if not batch:
             return
-        os.environ.update(batch[0].environment)
-        returned = launcher.launch([job.spec.overrides for job in batch], initial_job_idx=batch[0].spec.number)
+        with env_override(dict(batch[0].environment)):
+            returned = launcher.launch([job.spec.overrides for job in batch], initial_job_idx=batch[0].spec.number)
         for job, outcome in zip(batch, returned, strict=True):
             yield Outcome(job, outcome)
 

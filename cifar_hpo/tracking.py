@@ -30,8 +30,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_hpo.config import GENERATED, IMAGE_SIZE, flat
-from cifar_hpo.data import SYNTHETIC_NOTICE, Dataset
+from cifar_hpo.config import GENERATED, IMAGE_SIZE, SYNTHETIC_NOTICE, flat
+from cifar_hpo.data import Dataset
 from cifar_hpo.trial import Context
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -39,6 +39,9 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy")]
 OWNER = "cifar_hpo.owner"
+CHAMPION = "champion"
+KIND = "mlflow.experimentKind"
+"""Lets MLflow's UI open an experiment on its runs rather than on its traces."""
 
 
 def owner() -> str:
@@ -69,7 +72,10 @@ def experiment(name: str) -> str:
     """The id of the experiment, made on first use. Two processes at once make one database and one experiment."""
     Path(GENERATED).mkdir(exist_ok=True)
     with FileLock(Path(GENERATED, ".mlflow.lock")):
-        return str(mlflow.set_experiment(name).experiment_id)
+        found = mlflow.set_experiment(name)
+    if KIND not in found.tags:
+        mlflow.set_experiment_tag(KIND, "custom_model_development")
+    return str(found.experiment_id)
 
 
 class StudyRun:
@@ -113,6 +119,26 @@ class StudyRun:
         if best:
             self.client.log_dict(self.run_id, dict(best), "best.json")
         self.end(self.run_id, status)
+
+    def crown(self, run_id: str, metric: str, value: float, direction: str) -> None:
+        """Register the model of a run as the champion of its dataset, unless the present one is as good in the same metric."""
+        run = self.client.get_run(run_id)
+        if not run.outputs or not run.outputs.model_outputs:
+            return
+        name = f"cifar_hpo-{run.data.tags['data']}"
+        with contextlib.suppress(mlflow.MlflowException):  # it is there already
+            self.client.create_registered_model(name)
+        try:
+            present = self.client.get_model_version_by_alias(name, CHAMPION).tags
+        except mlflow.MlflowException:
+            present = {}
+        sign = 1 if direction == "maximize" else -1
+        if present.get("metric") == metric and sign * float(present["value"]) >= sign * value:
+            return
+        tags = {"metric": metric, "value": str(value), "study": run.data.tags.get("study", "")}
+        source = f"models:/{run.outputs.model_outputs[0].model_id}"
+        version = self.client.create_model_version(name, source, run_id, tags=tags)
+        self.client.set_registered_model_alias(name, CHAMPION, version.version)
 
 
 class Attempt:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cifar_hpo.data import SYNTHETIC_NOTICE
+from cifar_hpo.config import SYNTHETIC_NOTICE
 from cifar_hpo.study import Study, Told
 from cifar_hpo.trial import FINISHED, TrialResult, TrialSpec
 

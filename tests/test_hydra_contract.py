@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hydra import version
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -18,6 +19,7 @@ STUDY = ["hydra/sweeper=study", "hydra.sweeper.storage=memory"]
 def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra's apps write to the current folder; it is not the suites' own, which they delete under joblib's processes."""
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    monkeypatch.setattr(version.VersionBase.instance(), "version_base", version.__compat_version__)  # as in a process of their own
 
 
 def test_both_plugins_are_discovered() -> None:
@@ -26,7 +28,7 @@ def test_both_plugins_are_discovered() -> None:
     assert "StudySweeper" in [one.__name__ for one in Plugins.instance().discover(Sweeper)]
 
 
-@pytest.mark.parametrize(("launcher_name", "overrides"), [("workers", []), ("workers", STUDY), ("basic", STUDY), ("joblib", STUDY)])
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("workers", []), ("workers", STUDY), ("basic", STUDY)])
 class TestLaunchers(LauncherTestSuite):
     """Launching jobs in the parent's process."""
 
@@ -38,7 +40,7 @@ class TestBatches(BatchedSweeperTestSuite):
 
 @pytest.mark.parametrize(
     ("task_launcher_cfg", "extra_flags"),
-    [({}, ["-m", "hydra/launcher=workers"]), ({}, ["-m", "hydra/launcher=workers", *STUDY])],
+    [({}, ["-m", "hydra/launcher=workers", *STUDY])],
 )
 class TestApps(IntegrationTestSuite):
     """Small apps in processes of their own."""

@@ -56,7 +56,16 @@ class StudySweeper(Sweeper):
                 pool.grow(plan.space.size)  # they import while the parent does
             from cifar_hpo.sweep import sweep
 
-            return sweep(plan, pool)
+            return sweep(plan, pool, _study_run)
+
+
+def _study_run(plan: Any, study: str) -> Any:
+    """The study's own MLflow run, where the app has an `mlflow` config."""
+    if plan.base.get("mlflow") is None:
+        return None
+    from cifar_hpo.tracking import StudyRun
+
+    return StudyRun(plan.base.mlflow.tracking_uri, plan.base.mlflow.experiment or study, study)
 
 
 class WorkersLauncher(Launcher):
