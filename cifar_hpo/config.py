@@ -1,15 +1,12 @@
 """The schema: every key with its type, range, unit and meaning; `check` holds a composed config against it.
 
-The values stand in conf/; this room says what they may be. `--help` is written from it. Nothing heavy is imported.
+The values stand in conf/; this room says what they may be. Nothing heavy is imported.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import operator
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo.errors import ConfigError, one_line
+from cifar_hpo.schema import check_values, flat, key
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
@@ -30,30 +28,8 @@ GENERATED = "mlruns"
 IMAGE_SIZE = 32
 SYNTHETIC_NOTICE = "CIFAR-10 can't be had: these are SYNTHETIC images, good for trying things out; no accuracy here means anything"
 ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
-SIGNS = {"low": ("≥", operator.ge), "high": ("≤", operator.le), "above": (">", operator.gt), "below": ("<", operator.lt)}
 AUGMENTATIONS = ("flip", "shift", "cutout")
 PASSWORD = re.compile(r"\w+://[^/@\s:]*:[^/@\s]+@")
-
-
-def key(
-    meaning: str,
-    *,
-    default: Any = "???",
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    choices: tuple[str, ...] = (),
-    whole: bool = False,
-    words: tuple[str, ...] = (),
-) -> Any:
-    """A key of the schema: its meaning with its unit, and its range: low and high belong to it, above and below do not.
-    Where the annotation leaves the type open, `whole` asks for a whole number and `words` may stand in for a number.
-
-    The model's own keys have no default here, theirs stand in conf/; OmegaConf's "???" refuses a key that is missing.
-    """
-    limits = {"low": low, "high": high, "above": above, "below": below, "whole": whole, "words": words}
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "choices": choices, **limits})
 
 
 @dataclass
@@ -73,6 +49,17 @@ class Model:
         if isinstance(self.filters, list):
             return tuple(self.filters)
         return tuple(self.filters * 2**layer for layer in range(self.depth))
+
+    def parameters(self, classes: int = 10) -> int:
+        """Weights and biases, and with batch norm its four numbers a channel; counted without building the network."""
+        total, channels, size = 0, 3, IMAGE_SIZE
+        for layer, width in enumerate(self.widths, start=1):
+            total += self.kernel_size**2 * channels * width + (4 * width if self.batch_norm else width)
+            channels, size = width, size - (self.kernel_size - 1 if self.padding == "valid" else 0)
+            size //= 2 if layer < len(self.widths) else 1
+        for units in (self.dense_units, classes) if self.dense_units else (classes,):
+            channels, size, total = units, 1, total + channels * size**2 * units + units
+        return total
 
 
 @dataclass
@@ -139,41 +126,6 @@ class Mlflow:
     experiment: str | None = key("name of the experiment; null takes the study's")
 
 
-@dataclass
-class Sampler:
-    name: str = key("how configurations are chosen", default="auto", choices=("auto", "grid", "random"))
-    seed: int | None = key("makes a sequential study repeatable", default=None)
-
-
-@dataclass
-class Sweeper:
-    _target_: str = "hydra_plugins.cifar_hpo.StudySweeper"
-    _recursive_: bool = False
-    defaults: list[Any] = dataclasses.field(default_factory=lambda: [{"sampler": "auto"}])
-    sampler: Sampler = dataclasses.field(default_factory=Sampler)
-    study_name: str | None = key("null names the study after what it varies and a hash of what it means", default=None)
-    storage: str | None = key(f"Optuna's store; null is {GENERATED}/studies.db, memory keeps nothing", default=None)
-    n_trials: int | None = key("finished trials in all, earlier ones counted; null runs the whole grid", default=None, low=1)
-    timeout: float | None = key("seconds after which no trial starts", default=None, above=0)
-    direction: str = key("of the metric", default="maximize", choices=("maximize", "minimize"))
-    metric: str = key("what trials are compared by", default="val_accuracy")
-    params: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"meaning": "the space, as on the command line"})
-    max_failures: int | None = key("failed trials after which the sweep stops; null never", default=10, low=1)
-    retries: int = key("further attempts of a trial whose worker was killed", default=1, low=0)
-    fresh: bool = key("start another study beside an earlier one of this name", default=False)
-    max_batch_size: int | None = key("trials in a batch, where the launcher takes batches", default=None, low=1)
-
-
-@dataclass
-class Launcher:
-    _target_: str = "hydra_plugins.cifar_hpo.WorkersLauncher"
-    n_workers: int | None = key("trials at a time; null is one for each core", default=None, low=1)
-    threads_per_worker: int | None = key("cores of a worker; null is cores / workers", default=None, low=1)
-    trials_per_worker: int | None = key("trials after which a worker is replaced, which bounds its memory", default=50, low=1)
-    trial_timeout: float | None = key("seconds after which a trial is killed", default=None, above=0)
-    memory_limit: float | None = key("GiB of resident memory at which a worker is killed", default=None, above=0)
-
-
 OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
 
 
@@ -213,13 +165,6 @@ def check(config: DictConfig) -> Config:
     return typed
 
 
-def check_values(path: str, schema: type, values: Mapping[str, Any]) -> None:
-    """Raise ConfigError for the first value that is outside of what its key allows."""
-    for field in dataclasses.fields(schema):
-        if field.name in values and "choices" in field.metadata:
-            _check_range(f"{path}.{field.name}", values[field.name], field)
-
-
 def refuse_secrets_and_calls(config: Any) -> None:
     """Raise ConfigError where a URI spells out a password: configs are written to logs, runs and artifacts.
 
@@ -234,34 +179,6 @@ def refuse_secrets_and_calls(config: Any) -> None:
             raise ConfigError(path, f"carries a password, which would end in logs and runs; {hint}")
 
 
-def flat(node: Any, path: str = "") -> dict[str, Any]:
-    """Nested dicts as one, keys joined with dots; a list is one value."""
-    if not isinstance(node, dict):
-        return {path: node}
-    return {key: value for name, child in node.items() for key, value in flat(child, f"{path}.{name}" if path else str(name)).items()}
-
-
-def _check_range(path: str, value: Any, field: dataclasses.Field[Any]) -> None:
-    limits = field.metadata
-    is_number = limits["whole"] or any(limits[name] is not None for name in SIGNS)
-    if value is None and "None" in str(field.type):
-        return
-    if isinstance(value, list) and value:
-        for item in value:
-            _check_range(path, item, field)
-    elif limits["choices"]:
-        if value not in limits["choices"] and value != []:
-            raise ConfigError(path, f"{value!r} is none of {', '.join(limits['choices'])} ({limits['meaning']})")
-    elif is_number and not (isinstance(value, str) and value in limits["words"]):
-        wanted = " and ".join(f"{sign} {limits[name]:g}" for name, (sign, _) in SIGNS.items() if limits[name] is not None)
-        kind = int if limits["whole"] else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
-            number = "a whole number" if limits["whole"] else "a number"
-            raise ConfigError(path, f"{value!r} is not {number} {wanted} ({limits['meaning']})")
-        if not all(fits(value, limits[name]) for name, (_, fits) in SIGNS.items() if limits[name] is not None):
-            raise ConfigError(path, f"{value!r} is out of range: must be {wanted} ({limits['meaning']})")
-
-
 def _check_sizes(model: Model) -> None:
     """Walk the image through the layers: each valid convolution and each pooling between layers shrinks it."""
     size = IMAGE_SIZE
@@ -271,19 +188,3 @@ def _check_sizes(model: Model) -> None:
             raise ConfigError("model", f"layer {layer} has no pixels left: lower model.depth or model.kernel_size, or pad same")
         if layer < len(model.widths):
             size //= 2
-
-
-def keys_help() -> str:
-    """The keys with their meanings, one on a line, as `--help` prints them."""
-    lines = []
-    schemas = {"model": Model, "data": Data, "training": Training, "mlflow": Mlflow}
-    schemas |= {f"optimizer={name}": schema for name, schema in OPTIMIZERS.items()}
-    schemas |= {"hydra.sweeper": Sweeper, "hydra.sweeper.sampler": Sampler, "hydra.launcher": Launcher}
-    for room, schema in schemas.items():
-        lines.append(f"\n  {room}")
-        for field in dataclasses.fields(schema):
-            if "meaning" in field.metadata:
-                choices = field.metadata.get("choices", ())
-                listed = f" ({', '.join(choices)})" if len(choices) > 1 else ""
-                lines.append(f"    {field.name:<20}{field.metadata['meaning']}{listed}")
-    return "\n".join(lines)

@@ -43,6 +43,13 @@ class Objective:
             raise ConfigError("training.batch_size", problem)
         return f"{dataset.name}:{dataset.digest}"
 
+    def measure(self, config: DictConfig) -> dict[str, float]:
+        """What is known of a configuration before it is trained, for constraints."""
+        from cifar_hpo import data
+
+        checked = schema.check(config)
+        return {"parameters": float(checked.model.parameters(len(data.load(checked.data).classes)))}
+
     def warm(self) -> None:
         """Import what every trial needs."""
         with _hushed():

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
+import importlib.util
 import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from cifar_hpo.config import Launcher, Sampler, Sweeper, check_values
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.space import Space
+from cifar_hpo.options import EXTRAS, PRUNER_SCHEMAS, SAMPLER_SCHEMAS, Launcher, Pruner, Sampler, Sweeper
+from cifar_hpo.schema import check_values
+from cifar_hpo.space import Choices, Space, Value
 from cifar_hpo.workers import compose
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+CONSTRAINT = re.compile(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([\d.eE+_-]+)\s*")
 CHECKED = 2000
-"""Cells of a grid that are composed and checked beforehand; one costs some 50 ms, the rest are checked as they come."""
+"""Cells of a grid that are composed and checked beforehand; the rest are checked as they come."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """A search space with all that its trials share.
 
-    base: the composed config of one cell. meaning: what the study's identity rests on, beside its space.
+    base: the composed config of one cell. meaning: what the study's identity rests on.
     """
 
     space: Space
@@ -37,6 +43,7 @@ class Plan:
     task: TaskFunction
     base: DictConfig
     meaning: Mapping[str, Any]
+    _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sweeper: Any, arguments: Sequence[str]) -> Plan:
@@ -44,24 +51,24 @@ class Plan:
 
         Raises Hydra's errors for what can't be composed, and what the task's `check` and `prepare` raise.
         """
-        loader = sweeper.hydra_context.config_loader
         options: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(sweeper.options), resolve=True)  # type: ignore[assignment]
-        check_values("hydra.sweeper", Sweeper, options)
-        check_values("hydra.sweeper.sampler", Sampler, options["sampler"])
-        if "n_workers" in (launcher_options := getattr(sweeper.launcher, "options", {})):
-            check_values("hydra.launcher", Launcher, launcher_options)
-        space = Space.parse(arguments, options["params"], loader)
-        _check_budget(space, options)
+        space = Space.parse(arguments, options["params"], sweeper.hydra_context.config_loader, options["conditions"])
+        _check_options(space, options, getattr(sweeper.launcher, "options", {}))
+        space = dataclasses.replace(space, absent=_absent(space, sweeper))
+        plan = cls(space, options, sweeper.launcher, sweeper.task_function, OmegaConf.create(), {})
         cells = list(itertools.islice(space.cells() if space.is_finite else space.corners(), CHECKED))
-        task = sweeper.task_function
-        configs = [compose(sweeper, 0, space.overrides(cell)) for cell in cells]
+        configs = [plan.compose(0, cell) for cell in cells]
         for config in configs:
-            check(task, config)
+            plan.check(config)
         by_data = {repr(config.get("data")): config for config in configs}
+        task: Any = plan.task
         prepared = sorted(str(task.prepare(config)) for config in by_data.values()) if hasattr(task, "prepare") else []
         meaning = {"config": _unvaried(configs[0], space), "data": prepared, "keys": sorted(space.dimensions)}
-        meaning |= {name: options[name] for name in ("metric", "direction")}
-        return cls(space, options, sweeper.launcher, task, configs[0], meaning)
+        meaning |= {name: options[name] for name in ("metric", "direction", "constraints", "conditions")}
+        meaning |= {"sampler": options["sampler"], "pruner": options["pruner"]}
+        if options["sampler"]["name"] != "grid":  # a grid may gain cells
+            meaning["space"] = {key: repr(part) for key, part in space.dimensions.items()}
+        return dataclasses.replace(plan, base=configs[0], meaning=meaning)
 
     @property
     def name(self) -> str:
@@ -72,6 +79,54 @@ class Plan:
         everything = [self.meaning, {key: repr(part) for key, part in sorted(self.space.dimensions.items())}]
         digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
         return f"{varied[:60]}-{digest[:6]}"
+
+    @property
+    def prunes(self) -> bool:
+        return bool(self.options["pruner"]["name"] != "none")
+
+    def compose(self, number: int, params: Mapping[str, Value]) -> DictConfig:
+        """The config of a trial, as Hydra composes it.
+
+        Composing takes Hydra some 50 ms; where only plain values differ from a config that it has composed, a copy takes them.
+        """
+        overrides = self.space.overrides(params)
+        values = {key: f"{key}={self.space.dimensions[key].text(value)}" for key, value in params.items() if self._is_plain(key)}
+        rest = tuple(override for override in overrides if override not in values.values())
+        if rest not in self._composed:
+            self._composed[rest] = compose(self.launcher, number, overrides)
+            return copy.deepcopy(self._composed[rest])
+        config = copy.deepcopy(self._composed[rest])
+        with read_write(config), open_dict(config):
+            for override in OverridesParser.create().parse_overrides(list(values.values())):
+                OmegaConf.update(config, override.key_or_group, override.value())
+            config.hydra.overrides.task = list(overrides)
+            config.hydra.job.id = config.hydra.job.num = number
+            settings = config.hydra.job.config.override_dirname
+            named = sorted(override for override in overrides if override.split("=")[0].lstrip("+~") not in settings.exclude_keys)
+            config.hydra.job.override_dirname = settings.item_sep.join(named).replace("=", settings.kv_sep)
+        return config
+
+    def _is_plain(self, key: str) -> bool:
+        return key not in self.space.groups and key[0] not in "+~" and "@" not in key
+
+    def check(self, config: DictConfig) -> None:
+        """Hold a composed config against what the task expects, where it says so."""
+        if hasattr(self.task, "check"):
+            self.task.check(config)
+
+    def broken_constraint(self, config: DictConfig) -> str:
+        """The first constraint that a configuration does not fulfil, before it is trained; empty where it fulfils all."""
+        for text in self.options["constraints"]:
+            name, sign, limit = CONSTRAINT.fullmatch(text).groups()  # type: ignore[union-attr]
+            task: Any = self.task
+            measures = task.measure(config) if hasattr(task, "measure") else {}
+            value = measures.get(name, OmegaConf.select(config, name))
+            if not isinstance(value, int | float):
+                raise ConfigError("hydra.sweeper.constraints", f"{text!r}: {name} is no number of this configuration")
+            fulfilled = {"<=": value <= float(limit), ">=": value >= float(limit), "<": value < float(limit), ">": value > float(limit)}
+            if not fulfilled[sign]:
+                return f"{name} is {value:g}, against {text!r}"
+        return ""
 
     def again(self, params: Mapping[str, Any]) -> list[str]:
         """The arguments that train one configuration as a single run."""
@@ -92,28 +147,66 @@ class Plan:
             with open_dict(config):
                 config.hydra.sweeper.study_name = study
             config.hydra.overrides.hydra.append(f"hydra.sweeper.study_name={study}")
+            self._composed.clear()
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, folder / "multirun.yaml")
 
 
-def check(task: TaskFunction, config: DictConfig) -> None:
-    """Hold a composed config against what the task expects, where it says so."""
-    if hasattr(task, "check"):
-        task.check(config)
-
-
-def _check_budget(space: Space, options: dict[str, Any]) -> None:
-    """Settle the sampler, and refuse a name that is none and a sweep that has no end."""
-    sampler, name = options["sampler"], options["study_name"]
+def _check_options(space: Space, options: dict[str, Any], launcher: Mapping[str, Any]) -> None:
+    """Settle the sampler, and refuse what is out of range, missing or without end."""
+    sampler, pruner, name = options["sampler"], options["pruner"], options["study_name"]
+    check_values("hydra.sweeper", Sweeper, options)
+    check_values("hydra.sweeper.sampler", SAMPLER_SCHEMAS.get(sampler["name"], Sampler), sampler)
+    check_values("hydra.sweeper.pruner", PRUNER_SCHEMAS.get(pruner["name"], Pruner), pruner)
+    if "n_workers" in launcher:
+        check_values("hydra.launcher", Launcher, launcher)
     if name is not None and not NAME.fullmatch(name):
         raise ConfigError("hydra.sweeper.study_name", f"{name[:40]!r} is no name: up to 100 letters, digits and - _ . are")
     if sampler["name"] == "auto":
-        sampler["name"] = "grid" if space.is_finite and not options["n_trials"] else "random"
+        sampler["name"] = "grid" if space.is_finite and not options["n_trials"] else "tpe"
+    if missing := [package for package in EXTRAS.get(sampler["name"], ()) if not importlib.util.find_spec(package)]:
+        hint = f"pip install 'cifar_hpo[{sampler['name']}]'"
+        raise ConfigError("hydra.sweeper.sampler", f"{sampler['name']} needs {' and '.join(missing)}, which is not installed; {hint}")
     if sampler["name"] == "grid" and not space.is_finite:
-        raise ConfigError("hydra.sweeper.sampler", "a grid has no intervals; give choices, or sampler=random and n_trials")
-    if sampler["name"] != "grid" and not (options["n_trials"] or options["timeout"]):
-        raise ConfigError("hydra.sweeper.n_trials", "this space has no end; say how many trials, or hydra.sweeper.timeout")
+        raise ConfigError("hydra.sweeper.sampler", "a grid has no intervals; give choices, or another sampler and hydra.sweeper.n_trials")
+    _check_objective(options)
+
+
+def _check_objective(options: Mapping[str, Any]) -> None:
+    """A sweep needs an end, a direction for each metric, one metric to prune by, and constraints that can be read."""
+    limits = ("n_trials", "timeout", "target", "patience")
+    if options["sampler"]["name"] != "grid" and not any(options[limit] for limit in limits):
+        raise ConfigError("hydra.sweeper.n_trials", f"this space has no end; say how many trials, or one of {', '.join(limits[1:])}")
+    metrics, directions = (options[key] if isinstance(options[key], list) else [options[key]] for key in ("metric", "direction"))
+    if len(metrics) != len(directions):
+        raise ConfigError("hydra.sweeper.direction", f"{len(directions)} directions for {len(metrics)} metrics")
+    if len(metrics) > 1 and options["pruner"]["name"] != "none":
+        raise ConfigError("hydra.sweeper.pruner", "a trial can't be pruned by several metrics; pruner=none")
+    for text in options["constraints"]:
+        if not CONSTRAINT.fullmatch(text):
+            raise ConfigError("hydra.sweeper.constraints", f"{text!r} is not like 'parameters <= 2000000'")
+
+
+def _absent(space: Space, sweeper: Any) -> dict[tuple[Value, ...], frozenset[str]]:
+    """Which parameters have no key for which choices of the swept groups; one that never has its key is left for Hydra to refuse."""
+    plain = [key for key in space.dimensions if key not in space.groups and key[0] not in "+~"]
+    choices = [part.texts for key in space.groups if isinstance(part := space.dimensions[key], Choices)]
+    if not choices or not plain:
+        return {}
+    absent = {}
+    for values in itertools.product(*choices):
+        chosen = dict(zip(space.groups, values, strict=True))
+        config = compose(sweeper.launcher, 0, space.overrides(chosen))
+        absent[values] = frozenset(key for key in plain if not _exists(config, key))
+    never = frozenset.intersection(*absent.values())
+    return {values: keys - never for values, keys in absent.items()}
+
+
+def _exists(config: DictConfig, key: str) -> bool:
+    folder, _, last = key.rpartition(".")
+    node = OmegaConf.select(config, folder) if folder else config
+    return isinstance(node, DictConfig) and last in node
 
 
 def _unvaried(config: DictConfig, space: Space) -> Any:

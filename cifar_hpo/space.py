@@ -1,6 +1,7 @@
 """A search space from Hydra's overrides: each `Choices` or `Interval` is a dimension, everything else is fixed.
 
 Hydra's meaning of its syntax holds: `range(1,3)` is 1, 2. An `interval` with two whole ends gives whole numbers, both ends included.
+A parameter may exist for some choices only: `optimizer.momentum` where the optimizer has one, or as `hydra.sweeper.conditions` say.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from cifar_hpo.errors import ConfigError
 
@@ -24,12 +25,16 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Choices:
-    """Finitely many values, and how each was written."""
+    """Finitely many values, and how each was written; step is the distance of the whole numbers of a `range`, else 0."""
 
     texts: Mapping[Value, str]
+    step: int = 0
 
     def text(self, value: Value) -> str:
         return self.texts[value]
+
+    def has(self, value: Value) -> bool:
+        return value in self.texts
 
 
 @dataclass(frozen=True)
@@ -47,53 +52,99 @@ class Interval:
     def text(self, value: Value) -> str:
         return repr(value)
 
+    def has(self, value: Value) -> bool:
+        return not isinstance(value, str) and self.low <= value <= self.high
+
 
 @dataclass(frozen=True)
 class Space:
-    """Overrides in the order in which they were given: by key, either a dimension or the text of a fixed override."""
+    """Overrides in the order in which they were given: by key, either a dimension or the text of a fixed override.
+
+    groups: the dimensions that choose among a config group's options.
+    absent: for each combination of their choices, the parameters whose key does not exist then.
+    conditions: for a parameter, the dimension on which it depends and the choices for which it exists.
+    """
 
     parts: Mapping[str, Choices | Interval | str]
+    groups: tuple[str, ...] = ()
+    absent: Mapping[tuple[Value, ...], frozenset[str]] = field(default_factory=dict)
+    conditions: Mapping[str, tuple[str, frozenset[Value]]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, overrides: Sequence[str], params: Mapping[str, Any], config_loader: Any) -> Space:
+    def parse(cls, overrides: Sequence[str], params: Mapping[str, Any], config_loader: Any, conditions: Mapping[str, str] | None = None) -> Space:
         """From `hydra.sweeper.params` and the command line, which wins where both name a key.
 
-        Raises Hydra's own errors for what can't be parsed, ConfigError for an interval that is none.
+        Raises Hydra's own errors for what can't be parsed, ConfigError for an interval that is none or a condition on nothing.
         """
         texts = [f"{key}={value}" for key, value in params.items()] + list(overrides)
         parts: dict[str, Choices | Interval | str] = {}
         for override in OverridesParser.create(config_loader=config_loader).parse_overrides(texts):
             parts[override.get_key_element()] = _part(override)
-        return cls(parts)
+        groups = tuple(key for key, part in parts.items() if not isinstance(part, str) and config_loader.get_group_options(key))
+        depends = {}
+        for key, condition in (conditions or {}).items():
+            other, _, values = condition.partition("=")
+            if key not in parts or isinstance(parts.get(other, ""), str):
+                raise ConfigError(f"hydra.sweeper.conditions.{key}", f"{condition!r}: both {key} and {other} must vary")
+            depends[key] = (other, frozenset(typed(value) for value in values.split(",")))
+        return cls(parts, groups, conditions=depends)
 
     @property
     def dimensions(self) -> dict[str, Choices | Interval]:
         return {key: part for key, part in self.parts.items() if not isinstance(part, str)}
 
     @property
+    def order(self) -> list[str]:
+        """Dimensions so that each comes after those on which it depends."""
+        return sorted(self.dimensions, key=lambda key: (key not in self.groups, key in self.conditions))
+
+    @property
     def size(self) -> float:
-        """How many cells there are."""
+        """How many cells there are, conditions not considered."""
         return math.prod(len(part.texts) if isinstance(part, Choices) else math.inf for part in self.dimensions.values())
 
     @property
     def is_finite(self) -> bool:
         return self.size < math.inf
 
+    def is_active(self, key: str, params: Mapping[str, Value]) -> bool:
+        """Whether a parameter exists for the values of those before it."""
+        if key in self.conditions:
+            other, values = self.conditions[key]
+            if params.get(other) not in values:
+                return False
+        return key in self.groups or key not in self.absent.get(tuple(params[group] for group in self.groups if group in params), ())
+
+    def holds(self, params: Mapping[str, Any]) -> bool:
+        """Whether these are a configuration of this space."""
+        active = [key for key in self.order if self.is_active(key, params)]
+        return set(active) == set(params) and all(self.dimensions[key].has(params[key]) for key in active)
+
     def cells(self) -> Iterator[dict[str, Value]]:
-        """Every combination, the last dimension fastest; one empty cell where nothing varies."""
+        """Every combination once, the last dimension fastest; one empty cell where nothing varies."""
         choices = [part.texts for part in self.dimensions.values() if isinstance(part, Choices)]
+        conditional = bool(self.conditions or any(self.absent.values()))
+        seen = set()
         for values in itertools.product(*choices):
-            yield dict(zip(self.dimensions, values, strict=True))
+            cell = dict(zip(self.dimensions, values, strict=True))
+            if conditional:
+                cell = {key: value for key, value in cell.items() if self.is_active(key, cell)}
+                if (identity := tuple(cell.items())) in seen:
+                    continue
+                seen.add(identity)
+            yield cell
 
     def corners(self) -> Iterator[dict[str, Value]]:
         """Cells that together hold each choice and each end of each interval once."""
-        ends = [list(part.texts) if isinstance(part, Choices) else [part.low, part.high] for part in self.dimensions.values()]
-        for place in range(max(map(len, ends), default=1)):
-            yield {key: values[min(place, len(values) - 1)] for key, values in zip(self.dimensions, ends, strict=True)}
+        ends = {key: list(part.texts) if isinstance(part, Choices) else [part.low, part.high] for key, part in self.dimensions.items()}
+        for place in range(max(map(len, ends.values()), default=1)):
+            cell = {key: values[min(place, len(values) - 1)] for key, values in ends.items()}
+            yield {key: value for key, value in cell.items() if self.is_active(key, cell)}
 
     def overrides(self, params: Mapping[str, Value]) -> tuple[str, ...]:
         """What the user would type for one configuration."""
-        return tuple(part if isinstance(part, str) else f"{key}={part.text(params[key])}" for key, part in self.parts.items())
+        chosen = ((key, part) for key, part in self.parts.items() if isinstance(part, str) or key in params)
+        return tuple(part if isinstance(part, str) else f"{key}={part.text(params[key])}" for key, part in chosen)
 
 
 def _part(override: Override) -> Choices | Interval | str:
@@ -108,7 +159,9 @@ def _part(override: Override) -> Choices | Interval | str:
             texts.setdefault(typed(text), text)
         if not texts:
             raise ConfigError(key, f"{override.input_line} has no values")
-        return Choices(texts)
+        value = override.value()
+        is_whole = isinstance(value, RangeSweep) and all(isinstance(number, int) for number in texts) and len(texts) > 1
+        return Choices(texts, abs(int(value.step)) if is_whole else 0)  # type: ignore[union-attr]
     sweep = override.value()
     assert isinstance(sweep, IntervalSweep)
     assert sweep.start is not None

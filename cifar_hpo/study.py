@@ -1,7 +1,7 @@
 """The only room that knows Optuna's storage: a `Study` gives the specs that are still to be tried and takes their results.
 
 Its accounting: every planned configuration has one counted outcome, FINISHED, FAILED or PRUNED. An attempt that was
-interrupted or whose parent died is no outcome; its configuration is tried again.
+interrupted or whose parent died is no outcome: its trial waits, under its number, and goes on when the study is opened again.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
+import os
+import random
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,15 +24,19 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
-from cifar_hpo.config import GENERATED, flat
-from cifar_hpo.errors import StudyError, one_line
+from cifar_hpo import samplers
+from cifar_hpo.config import GENERATED
+from cifar_hpo.errors import ConfigError, StudyError, one_line
+from cifar_hpo.schema import flat
 from cifar_hpo.space import Choices, Interval, Space, Value
-from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, TrialResult, TrialSpec
+from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Progress, TrialResult, TrialSpec
 
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-OUTCOME, MEANING = "outcome", "meaning"
+OUTCOME, MEANING, ATTEMPT = "outcome", "meaning", "attempt"
+REPEATS = 10
+"""Proposals of a sampler that were tried before, after which an untried cell is drawn instead."""
 
 WIDEN = """
 UPDATE trial_params SET distribution_json = :new WHERE param_name = :key AND trial_id IN (
@@ -42,16 +47,62 @@ UPDATE trial_params SET distribution_json = :new WHERE param_name = :key AND tri
 
 @dataclass(frozen=True)
 class Told:
-    """A counted trial, as rankings show it."""
+    """A counted trial, as rankings show it; values in the order of the study's metrics, None where it did not finish."""
 
     number: int
     params: Mapping[str, Value]
     state: str
-    value: float | None
+    values: Sequence[float] | None
     metrics: Mapping[str, float]
     error: str
     seconds: float
     run_id: str
+
+    @property
+    def value(self) -> float | None:
+        return self.values[0] if self.values else None
+
+
+def storage_of(url: str | None) -> Any:
+    """Optuna's storage; None is studies.db among what is generated, `memory` keeps nothing.
+
+    Raises StudyError when it can't be opened, with no password in the message.
+    """
+    url = url or f"sqlite:///{GENERATED}/studies.db"
+    if url == "memory":
+        return optuna.storages.InMemoryStorage()
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        options = {"connect_args": {"timeout": 60}}
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    except Exception as error:  # noqa: BLE001  SQLAlchemy's and the drivers' errors share no base
+        where = re.sub(r"//.*@", "//***@", url)
+        raise StudyError(f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: {one_line(error)[:120]})") from None
+
+
+def counted(trials: Sequence[optuna.trial.FrozenTrial]) -> list[Told]:
+    """The outcomes among Optuna's trials; of one configuration tried again after a failure, the last."""
+    told: dict[str, Told] = {}
+    for trial in trials:
+        if outcome := trial.user_attrs.get(OUTCOME):
+            told.pop(_identity(trial.params), None)
+            told[_identity(trial.params)] = Told(number=trial.number, params=trial.params, **outcome)
+    return list(told.values())
+
+
+def ranked(told: Sequence[Told], directions: Sequence[str]) -> list[Told]:
+    """Finished trials, the best first, then the others. For several metrics the Pareto front comes first."""
+    signs = [-1 if direction == "maximize" else 1 for direction in directions]
+    costs = {one.number: [sign * value for sign, value in zip(signs, one.values, strict=True)] for one in told if one.values}
+
+    def dominated(one: Told) -> bool:
+        mine = costs[one.number]
+        return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in costs.values())
+
+    several = len(signs) > 1
+    return sorted(told, key=lambda one: (one.values is None, several and bool(one.values) and dominated(one), costs.get(one.number, []), one.number))
 
 
 class Study:
@@ -62,24 +113,35 @@ class Study:
 
     def __init__(self, name: str, space: Space, options: Mapping[str, Any], meaning: Mapping[str, Any]) -> None:
         self.space, self.options = space, options
+        self.metrics, self.directions = _listed(options["metric"]), _listed(options["direction"])
         self.is_grid = options["sampler"]["name"] == "grid"
-        self.again: deque[TrialSpec] = deque()
         self.running: dict[int, TrialSpec] = {}
+        self._again: deque[TrialSpec] = deque()
         self._asked: dict[int, optuna.Trial] = {}
         self._failures = 0
         self._lock = contextlib.ExitStack()
-        self._storage = self._open_storage()
-        self.name = self._free_name(name) if options["fresh"] else name
+        self._storage = storage_of(options["storage"])
+        taken = {study.study_name for study in self._storage.get_all_studies()}
+        fresh = (one for n in range(1, len(taken) + 2) if (one := f"{name}-{n}" if n > 1 else name) not in taken)
+        self.name = next(fresh) if options["fresh"] else name
         self._hold()
-        sampler = optuna.samplers.RandomSampler(seed=options["sampler"].get("seed"))
-        self._study = optuna.create_study(
-            study_name=self.name, storage=self._storage, sampler=sampler, direction=options["direction"], load_if_exists=True
-        )
         try:
+            self._study = optuna.create_study(
+                study_name=self.name,
+                storage=self._storage,
+                sampler=samplers.sampler(options["sampler"]),
+                pruner=samplers.pruner(options["pruner"]),
+                directions=self.directions,  # type: ignore[arg-type]
+                load_if_exists=True,
+            )
+            self._id = self._storage.get_study_id_from_name(self.name)
             self._agree(json.loads(json.dumps(meaning)))
-            self._distributions = {key: self._distribution(key, part) for key, part in space.dimensions.items()}
+            self._choices = {key: self._widened(key, part) for key, part in space.dimensions.items() if isinstance(part, Choices)}
+            self._warm_start()
             self._recover()
-            self._told = self._read()
+            self._told = counted(self._study.get_trials(deepcopy=False))
+            for params in options["enqueue"]:
+                self._enqueue(params)
         except BaseException:
             self._lock.close()
             raise
@@ -88,37 +150,18 @@ class Study:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the configurations of unfinished trials back, and the study to others."""
-        for number in list(self.running):
-            self.tell(self.running[number], TrialResult(KILLED, error="interrupted"))
+        """Let unfinished trials wait for the next command, and the study for others."""
+        for number in [*self.running, *(spec.number for spec in self._again)]:
+            self._storage.set_trial_state_values(self._trial_id(number), TrialState.WAITING)
         self._lock.close()
 
-    def _open_storage(self) -> Any:
-        url = self.options["storage"] or f"sqlite:///{GENERATED}/studies.db"
-        if url == "memory":
-            return optuna.storages.InMemoryStorage()
-        if url.startswith("sqlite:///"):
-            file = Path(url.removeprefix("sqlite:///"))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            options: dict[str, Any] = {"connect_args": {"timeout": 60}}
-        else:
-            file, options = None, {"pool_pre_ping": True}
-        try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=options)
-        except Exception as error:  # noqa: BLE001  SQLAlchemy's and the drivers' errors share no base
-            where = file or re.sub(r"//.*@", "//***@", url)
-            raise StudyError(f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: {one_line(error)[:120]})") from None
-
-    def _free_name(self, name: str) -> str:
-        taken = {study.study_name for study in self._storage.get_all_studies()}
-        return next(one for n in range(1, len(taken) + 2) if (one := f"{name}-{n}" if n > 1 else name) not in taken)
+    def _trial_id(self, number: int) -> int:
+        return int(self._storage.get_trial_id_from_study_id_trial_number(self._id, number))
 
     def _hold(self) -> None:
         """One asker for a study on SQLite, where two would be given the same trial."""
         if isinstance(self._storage, optuna.storages.InMemoryStorage) or "sqlite" not in str(self._storage.url):
             return
-        import os
-
         path = Path(GENERATED, f".{self.name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         holder = path.with_suffix(".holder")
@@ -130,7 +173,7 @@ class Study:
         holder.write_text(f"process {os.getpid()}")
 
     def _agree(self, meaning: dict[str, Any]) -> None:
-        """Continue only what means the same. A grid may gain cells."""
+        """Continue only what means the same."""
         before = self._study.user_attrs.get(MEANING)
         if before is None:
             self._study.set_user_attr(MEANING, meaning)
@@ -141,31 +184,55 @@ class Study:
             hint = "choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true"
             raise StudyError(f"study {self.name} means something else ({shown}); {hint}")
 
-    def _distribution(self, key: str, part: Choices | Interval) -> optuna.distributions.BaseDistribution:
-        """Optuna's form of a dimension. Where choices are new it is told, as it takes none by itself once a study has begun."""
-        if isinstance(part, Interval) and part.whole:
-            return optuna.distributions.IntDistribution(int(part.low), int(part.high), log=part.log)
-        if isinstance(part, Interval):
-            return optuna.distributions.FloatDistribution(part.low, part.high, log=part.log)
-        before: list[Value] = []
+    def _widened(self, key: str, part: Choices) -> list[Value]:
+        """The choices, after those of earlier trials; Optuna, which takes no new ones once a study has begun, is told."""
+        before: list[Any] = []
         for trial in self._study.get_trials(deepcopy=False):
             if isinstance(known := trial.distributions.get(key), optuna.distributions.CategoricalDistribution):
-                before = list(known.choices)  # type: ignore[arg-type]
-        distribution = optuna.distributions.CategoricalDistribution([*before, *(value for value in part.texts if value not in before)])
-        if before and len(distribution.choices) > len(before) and isinstance(self._storage, optuna.storages.RDBStorage):
-            changed = {"new": optuna.distributions.distribution_to_json(distribution), "key": key, "study": self.name}
+                before = list(known.choices)
+        choices = [*before, *(value for value in part.texts if value not in before)]
+        if before and len(choices) > len(before) and isinstance(self._storage, optuna.storages.RDBStorage):
+            wider = optuna.distributions.distribution_to_json(optuna.distributions.CategoricalDistribution(choices))
             with self._storage.engine.begin() as connection:
-                connection.execute(sqlalchemy.text(WIDEN), changed)
-        return distribution
+                connection.execute(sqlalchemy.text(WIDEN), {"new": wider, "key": key, "study": self.name})
+        return choices
+
+    def _warm_start(self) -> None:
+        """Let the sampler know the finished trials of an earlier study that lie in this space; they count for nothing else."""
+        if not (earlier := self.options["warm_start"]) or self._study.get_trials(deepcopy=False):
+            return
+        try:
+            known = optuna.load_study(study_name=earlier, storage=self._storage).get_trials(states=(TrialState.COMPLETE,))
+        except KeyError:
+            raise StudyError(f"hydra.sweeper.warm_start: there is no study {earlier}") from None
+        usable = [trial for trial in known if self.space.holds(trial.params) and len(trial.values) == len(self.metrics)]
+        for trial in usable:
+            trial.user_attrs = {"warm_start": f"{earlier} {trial.number}"}
+            for key in trial.params:
+                part = self.space.dimensions[key]
+                if isinstance(part, Choices) and not part.step:
+                    trial.distributions[key] = optuna.distributions.CategoricalDistribution(self._choices[key])
+            self._study.add_trial(trial)
+        log.warning("%d of %d trials of study %s known beforehand", len(usable), len(known), earlier)
 
     def _recover(self) -> None:
-        """Close what a dead parent left open: with its outcome where that was noted, else as no outcome."""
+        """Take up what an interrupted or dead parent left: close what had its outcome noted, go on with the rest."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-            self._close(trial.number, trial.user_attrs.get(OUTCOME))
+            if outcome := trial.user_attrs.get(OUTCOME):
+                self._close(trial.number, outcome)
+            elif self.space.holds(trial.params) and ("fixed_params" not in trial.system_attrs or trial.params):
+                trial_id = self._trial_id(trial.number)
+                self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+                attempt = trial.user_attrs.get(ATTEMPT, 0) + 1
+                self._asked[trial.number] = asked = optuna.Trial(self._study, trial_id)
+                asked.set_user_attr(ATTEMPT, attempt)
+                self._again.append(TrialSpec(trial.number, self.space.overrides(trial.params), trial.params, attempt))
+            elif trial.state is TrialState.RUNNING or self.is_grid:
+                self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _close(self, number: int, outcome: Mapping[str, Any] | None) -> None:
-        if outcome and outcome["value"] is not None:
-            self._study.tell(number, outcome["value"])
+        if outcome and outcome["values"] is not None:
+            self._study.tell(number, outcome["values"])
         else:
             pruned = outcome is not None and outcome["state"] == PRUNED
             self._study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
@@ -174,80 +241,156 @@ class Study:
         """Counted trials in the order in which they ended."""
         return list(self._told)
 
-    def _read(self) -> list[Told]:
-        return [
-            Told(number=trial.number, params=trial.params, **trial.user_attrs[OUTCOME])
-            for trial in self._study.get_trials(deepcopy=False)
-            if OUTCOME in trial.user_attrs
-        ]
-
     def ranking(self) -> list[Told]:
-        """Finished trials, the best first, then the others."""
-        sign = -1 if self.options["direction"] == "maximize" else 1
-        return sorted(self.told(), key=lambda one: (one.value is None, sign * (one.value or 0), one.number))
+        return ranked(self._told, self.directions)
 
     def planned(self) -> int | None:
-        """How many trials there will be in all; None where only time limits them."""
+        """How many trials there will be in all; None where only time or success limits them."""
         limit: int | None = self.options["n_trials"]
-        if not self.is_grid:
+        if not self.space.is_finite or (limit and not self.is_grid):
             return limit
-        beyond = {_identity(told.params) for told in self._told} - {_identity(cell) for cell in self.space.cells()}
-        return int(min(self.space.size + len(beyond), limit or math.inf))
+        cells = {_identity(cell) for cell in self.space.cells()} | {_identity(one.params) for one in self._told}
+        return min(len(cells), limit or len(cells))
 
     def specs(self) -> Iterator[TrialSpec | None]:
         """What is still to be tried; None when that depends on what is running now."""
-        told = self.told()
-        started, counted = time.monotonic(), len(told)
-        done = {_identity(one.params) for one in told}
-        cells = (cell for cell in self.space.cells() if _identity(cell) not in done) if self.is_grid else None
-        while True:
-            if self.options["max_failures"] and self._failures >= self.options["max_failures"]:
-                return
-            if self.options["timeout"] and time.monotonic() - started > self.options["timeout"]:
-                return
-            if self.again:
-                spec = self.again.popleft()
-            elif self.options["n_trials"] and counted >= self.options["n_trials"]:
-                spec = None
-            else:
+        started, self._count = time.monotonic(), len(self._told)
+        self._tried = {_identity(one.params) for one in self._told} | {_identity(spec.params) for spec in self._again}
+        self._count += len(self._again)
+        cells = self._cells()
+        while not self._is_over(started):
+            spec = self._again.popleft() if self._again else None
+            if not spec and not (self.options["n_trials"] and self._count >= self.options["n_trials"] and not self.options["retry_failed"]):
                 spec = self._ask(cells)
-                counted += spec is not None
+                self._count += spec is not None
             if spec:
                 self.running[spec.number] = spec
             elif not self.running:
                 return
             yield spec
 
-    def _ask(self, cells: Iterator[dict[str, Value]] | None) -> TrialSpec | None:
-        if cells is not None:
-            if (cell := next(cells, None)) is None:
-                return None
-            self._study.enqueue_trial(cell)
-        trial = self._study.ask(self._distributions)
-        self._asked[trial.number] = trial
-        return TrialSpec(trial.number, self.space.overrides(trial.params), trial.params)
+    def _cells(self) -> Iterator[Mapping[str, Value]] | None:
+        """The cells to try in order, where it is not a sampler who says."""
+        if self.options["retry_failed"]:
+            return iter([one.params for one in self._told if one.state in (FAILED, KILLED)])
+        if not self.is_grid:
+            return None
+        first = [cell for wish in self.options["enqueue"] for cell in self.space.cells() if wish.items() <= cell.items()]
+        cells = {_identity(cell): cell for cell in [*first, *self.space.cells()]}
+        return iter([cell for identity, cell in cells.items() if identity not in self._tried])
+
+    def _is_over(self, started: float) -> bool:
+        """Whether a limit other than the number of trials is reached."""
+        options = self.options
+        if options["max_failures"] and self._failures >= options["max_failures"]:
+            return True
+        if options["timeout"] and time.monotonic() - started > options["timeout"]:
+            return True
+        sign = 1 if self.directions[0] == "maximize" else -1
+        values = [-float("inf") if one.value is None else sign * one.value for one in self._told]
+        if options["target"] is not None and values and max(values) >= sign * options["target"]:
+            return True
+        return bool(options["patience"] and values and len(values) - 1 - values.index(max(values)) >= options["patience"])
+
+    def _ask(self, cells: Iterator[Mapping[str, Value]] | None) -> TrialSpec | None:
+        for repeat in range(10 * REPEATS):
+            if cells is not None:
+                if (cell := next(cells, None)) is None:
+                    return None
+                self._study.enqueue_trial(dict(cell))
+            elif repeat >= REPEATS and self.space.is_finite:
+                untried = [cell for cell in self.space.cells() if _identity(cell) not in self._tried]
+                if not untried:
+                    return None
+                self._study.enqueue_trial(random.choice(untried))  # noqa: S311  no secret
+            trial = self._study.ask()
+            params = self._suggested(trial)
+            if _identity(params) not in self._tried or self.options["retry_failed"]:
+                self._tried.add(_identity(params))
+                self._asked[trial.number] = trial
+                return TrialSpec(trial.number, self.space.overrides(params), params)
+            trial.set_user_attr("skipped", "tried before")
+            self._study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _suggested(self, trial: optuna.Trial) -> dict[str, Value]:
+        """A value for each parameter that exists for those before it."""
+        params: dict[str, Value] = {}
+        for key in self.space.order:
+            part = self.space.dimensions[key]
+            if not self.space.is_active(key, params):
+                continue
+            if isinstance(part, Interval) and not part.whole:
+                params[key] = trial.suggest_float(key, part.low, part.high, log=part.log)
+            elif isinstance(part, Interval):
+                params[key] = trial.suggest_int(key, int(part.low), int(part.high), log=part.log)
+            elif part.step:
+                params[key] = trial.suggest_int(key, int(min(part.texts)), int(max(part.texts)), step=part.step)
+            else:
+                params[key] = trial.suggest_categorical(key, self._choices[key])  # type: ignore[assignment]
+        return params
+
+    def _enqueue(self, wish: Mapping[str, Any]) -> None:
+        """Try a known-good configuration first; what it leaves open the sampler fills in. A grid reorders its cells instead."""
+        for key, value in wish.items():
+            part = self.space.dimensions.get(key)
+            if part is None or not part.has(value):
+                raise ConfigError("hydra.sweeper.enqueue", f"{key}={value} is not in the space")
+        if not self.is_grid:
+            self._study.enqueue_trial(dict(wish), skip_if_exists=True)
+
+    def should_stop(self, spec: TrialSpec, progress: Progress) -> bool:
+        """Note a running trial's value after an epoch, and ask the pruner."""
+        asked = self._asked[spec.number]
+        if progress.value is not None:
+            asked.report(progress.value, progress.epoch)
+        return progress.epoch < progress.epochs and asked.should_prune()
+
+    def discard(self, spec: TrialSpec, reason: str) -> None:
+        """Give up a trial before it starts; it does not count."""
+        del self.running[spec.number]
+        self._count -= 1
+        self._asked.pop(spec.number).set_user_attr("skipped", reason)
+        self._close(spec.number, None)
 
     def tell(self, spec: TrialSpec, result: TrialResult) -> bool:
         """Count a result; returns False where the trial gets another attempt instead, or a result came late."""
         if self.running.pop(spec.number, None) is None:
             return False
         if result.transient and spec.attempt < self.options["retries"]:
-            self.again.append(TrialSpec(spec.number, spec.overrides, spec.params, spec.attempt + 1))
-            return False
-        asked = self._asked.pop(spec.number)
-        if result.state == KILLED and not result.transient:
-            self._close(spec.number, None)
+            self._again.append(TrialSpec(spec.number, spec.overrides, spec.params, spec.attempt + 1))
             return False
         self._failures += result.state in (FAILED, KILLED)
-        value = result.metrics.get(self.options["metric"]) if result.state == FINISHED else None
-        outcome: dict[str, Any] = {"state": result.state, "value": value, "metrics": dict(result.metrics), "error": result.error}
+        finished = result.state == FINISHED and all(name in result.metrics for name in self.metrics)
+        values = [result.metrics[name] for name in self.metrics] if finished else None
+        outcome: dict[str, Any] = {"state": result.state, "values": values, "metrics": dict(result.metrics), "error": result.error}
         outcome |= {"seconds": round(result.seconds, 3), "run_id": result.run_id}
-        asked.set_user_attr(OUTCOME, outcome)  # first, so that a death between the two lines loses nothing
+        self._asked.pop(spec.number).set_user_attr(OUTCOME, outcome)  # first, so that a death between the two lines loses nothing
         self._close(spec.number, outcome)
+        self._told = [one for one in self._told if _identity(one.params) != _identity(spec.params)]
         self._told.append(Told(number=spec.number, params=spec.params, **outcome))
         return True
+
+
+def judge(url: str, study: str, number: int, pruner: Mapping[str, Any]) -> Any:
+    """For a trial outside of our workers: says to the storage itself how it goes, and asks the pruner."""
+    storage = storage_of(url)
+    known = optuna.load_study(study_name=study, storage=storage, pruner=samplers.pruner(pruner))
+    asked = optuna.Trial(known, storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study), number))
+
+    def should_stop(progress: Progress) -> bool:
+        if progress.value is None:
+            return False
+        asked.report(progress.value, progress.epoch)
+        return progress.epoch < progress.epochs and asked.should_prune()
+
+    return should_stop
 
 
 def _identity(params: Mapping[str, Value]) -> str:
     """The same for the same configuration, whatever the order of its keys."""
     return json.dumps(dict(params), sort_keys=True)
+
+
+def _listed(one_or_several: Any) -> list[str]:
+    return list(one_or_several) if isinstance(one_or_several, list) else [one_or_several]

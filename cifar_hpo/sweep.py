@@ -6,18 +6,17 @@ import contextlib
 import math
 import numbers
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, env_override
 
-from cifar_hpo import plan as planning
 from cifar_hpo import watch
 from cifar_hpo.errors import SweepFailed, TrialError, one_line
 from cifar_hpo.plan import Plan
 from cifar_hpo.study import Study
-from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult
-from cifar_hpo.workers import Job, LimitPassed, Outcome, Pool, WorkerLost, compose, stream, value_of
+from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Context, Pruned, TrialResult
+from cifar_hpo.workers import Job, LimitPassed, Outcome, Pool, Report, WorkerLost, stream, value_of
 
 
 def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, str], Any]) -> list[list[JobReturn]]:
@@ -38,7 +37,10 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, str], Any]) -
         try:
             with watch.screen(study, pool) as screen:
                 for outcome in outcomes:
-                    result = result_of(outcome, plan.options["metric"])
+                    if isinstance(outcome, Report):
+                        outcome.answer(study.should_stop(outcome.job.spec, outcome.progress))
+                        continue
+                    result = result_of(outcome, study.metrics)
                     if isinstance(value_of(outcome.returned), WorkerLost) and run and outcome.run_id:
                         run.end(outcome.run_id, KILLED)
                     counted = study.tell(outcome.job.spec, result)
@@ -56,7 +58,7 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, str], Any]) -
                 run.close_abandoned()
                 ranking = study.ranking()
                 if ranking and ranking[0].value is not None and ranking[0].run_id:
-                    run.crown(ranking[0].run_id, plan.options["metric"], ranking[0].value, plan.options["direction"])
+                    run.crown(ranking[0].run_id, study.metrics[0], ranking[0].value, study.directions[0])
                 run.close(status, watch.note(study), plan.best(ranking))
         watch.summary(study, plan, run, pool)
     if any(told.number in returned for told in failed) or (failed and not returned):
@@ -71,11 +73,15 @@ def _jobs(plan: Plan, study: Study, run: Any) -> Iterator[Job | None]:
         if spec is None:
             yield None
             continue
-        config = compose(plan.launcher, spec.number, spec.overrides)
-        planning.check(plan.task, config)
+        config = plan.compose(spec.number, spec.params)
+        plan.check(config)
+        if reason := plan.broken_constraint(config):
+            study.discard(spec, reason)
+            continue
         parent, experiment = (run.run_id, run.experiment_id) if run else ("", "")
-        context = Context(study.name, parent, experiment, plan.options["metric"], tuple(spec.params), spec.attempt)
-        yield Job(spec, config, context.to_environment())
+        pruner, storage = (plan.options["pruner"], plan.options["storage"] or "") if plan.prunes else (None, "")
+        context = Context(study.name, parent, experiment, study.metrics[0], tuple(spec.params), spec.attempt, pruner, storage)
+        yield Job(spec, config, context.to_environment(), plan.prunes)
 
 
 def _batches(jobs: Iterator[Job | None], launcher: Any, size: int | None) -> Iterator[Outcome]:
@@ -100,15 +106,18 @@ def _batches(jobs: Iterator[Job | None], launcher: Any, size: int | None) -> Ite
             yield Outcome(job, outcome)
 
 
-def result_of(outcome: Outcome, metric: str) -> TrialResult:
+def result_of(outcome: Outcome, names: Sequence[str]) -> TrialResult:
     """What a job's end means for its trial: a value of our own objective, any other number, or an error."""
     value = value_of(outcome.returned)
     if outcome.returned.status is JobStatus.COMPLETED:
         if isinstance(value, TrialResult):
             return value
-        is_number = isinstance(value, numbers.Real) and math.isfinite(value)
-        metrics = {metric: float(value)} if is_number else {}
+        values = value if isinstance(value, list | tuple) else [value]
+        are_numbers = len(values) == len(names) and all(isinstance(one, numbers.Real) and math.isfinite(one) for one in values)
+        metrics = {name: float(one) for name, one in zip(names, values, strict=True)} if are_numbers else {}
         return TrialResult(FINISHED, metrics, seconds=outcome.seconds, run_id=outcome.run_id)
+    if isinstance(value, Pruned):
+        return TrialResult(PRUNED, error=one_line(value), seconds=outcome.seconds, run_id=outcome.run_id)
     lost = isinstance(value, WorkerLost) and not isinstance(value, LimitPassed)
     error = one_line(value) if isinstance(value, TrialError | WorkerLost) else f"{type(value).__name__}: {one_line(value)}"
     return TrialResult(FAILED, error=error, transient=lost, seconds=outcome.seconds, run_id=outcome.run_id)

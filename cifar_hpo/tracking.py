@@ -30,8 +30,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_hpo.config import GENERATED, IMAGE_SIZE, SYNTHETIC_NOTICE, flat
+from cifar_hpo.config import GENERATED, IMAGE_SIZE, SYNTHETIC_NOTICE
 from cifar_hpo.data import Dataset
+from cifar_hpo.schema import flat
 from cifar_hpo.trial import Context
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -70,12 +71,17 @@ def connect(tracking_uri: str | None) -> str:
 
 def experiment(name: str) -> str:
     """The id of the experiment, made on first use. Two processes at once make one database and one experiment."""
-    Path(GENERATED).mkdir(exist_ok=True)
-    with FileLock(Path(GENERATED, ".mlflow.lock")):
+    with _alone():
         found = mlflow.set_experiment(name)
     if KIND not in found.tags:
         mlflow.set_experiment_tag(KIND, "custom_model_development")
     return str(found.experiment_id)
+
+
+def _alone() -> FileLock:
+    """Held while MLflow looks for something and makes it if it is missing, which goes wrong for two processes at once."""
+    Path(GENERATED).mkdir(exist_ok=True)
+    return FileLock(Path(GENERATED, ".mlflow.lock"))
 
 
 class StudyRun:
@@ -224,4 +230,5 @@ def _describe(opened: Attempt, config: DictConfig, overrides: Sequence[str], dat
     opened.client.log_text(opened.run_id, json.dumps(list(overrides)), "overrides.json")
     name = f"{dataset.name} SYNTHETIC FALLBACK" if dataset.fallback else dataset.name
     images, labels = dataset.train
-    mlflow.log_input(from_numpy(images[:1], targets=labels[:1], name=name, digest=dataset.digest), context="training")
+    with _alone():
+        mlflow.log_input(from_numpy(images[:1], targets=labels[:1], name=name, digest=dataset.digest), context="training")

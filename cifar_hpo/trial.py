@@ -70,6 +70,8 @@ class Context:
     metric: str = "val_accuracy"
     varied: tuple[str, ...] = ()
     attempt: int = 0
+    pruner: Mapping[str, Any] | None = None
+    storage: str = ""
 
     def to_environment(self) -> dict[str, str]:
         return {CONTEXT: json.dumps(asdict(self))}
@@ -93,15 +95,29 @@ class Task(Protocol):
         """Import what trials need; called in each worker while the parent composes."""
 
 
-def _silent(progress: Progress) -> None:
-    """Nobody listens."""
+class Pruned(Exception):
+    """Raised inside a trial that was told to stop; the message says after which epoch and by what."""
 
 
-report: Callable[[Progress], None] = _silent
-"""Tells whoever supervises this process how its trial goes; a worker puts its connection here."""
+_listener: Callable[[Progress], bool] | None = None
 
 
-def listen(listener: Callable[[Progress], None]) -> None:
-    """Send this process's `Progress` to `listener` from now on."""
-    global report  # noqa: PLW0603  one process runs one trial at a time
-    report = listener
+def report(progress: Progress) -> None:
+    """Tell whoever supervises this process how its trial goes.
+
+    Raises Pruned when the answer is to stop; a trial lets it pass.
+    """
+    if _listener and _listener(progress):
+        pruner = Context.from_environment().pruner or {}
+        raise Pruned(f"pruned after epoch {progress.epoch} of {progress.epochs} by {pruner.get('name')}: {progress.value}")
+
+
+def is_heard() -> bool:
+    """Whether somebody listens in this process."""
+    return _listener is not None
+
+
+def listen(listener: Callable[[Progress], bool] | None) -> None:
+    """Send this process's `Progress` to `listener` from now on; it returns whether the trial should stop."""
+    global _listener  # noqa: PLW0603  one process runs one trial at a time
+    _listener = listener

@@ -32,7 +32,7 @@ class Screen:
         """A trial ended; without a terminal a line tells."""
         if self.console.is_terminal and self.pool:
             return
-        name = self.study.options["metric"]
+        name = self.study.metrics[0]
         value = result.metrics.get(name)
         what = f"{name} {value:.4f}" if value is not None else f"{result.state} {result.error}".strip()
         again = "" if counted else ", will be tried again"
@@ -41,7 +41,7 @@ class Screen:
 
     def __rich__(self) -> Group:
         table = Table(box=None, pad_edge=False)
-        for column in ("worker", "trial", "configuration", "epoch", self.study.options["metric"], "time left"):
+        for column in ("worker", "trial", "configuration", "epoch", self.study.metrics[0], "time left"):
             table.add_column(column)
         for worker in self.pool.busy if self.pool else ():
             job, progress = worker.job, worker.progress
@@ -119,7 +119,7 @@ def summary(study: Study, plan: Any, run: Any, pool: Any) -> None:
 
 def ranking_rows(study: Study, ranking: list[Told]) -> tuple[list[str], list[list[str]]]:
     """Column names, and a row for each trial: rank, what varied, value, test accuracy, parameters, seconds and state."""
-    metric = study.options["metric"]
+    metric = study.metrics[0]
     others = [name for name in ("test_accuracy", "parameters") if name != metric and any(name in told.metrics for told in ranking)]
     rows = []
     for rank, told in enumerate(ranking, start=1):
@@ -127,7 +127,7 @@ def ranking_rows(study: Study, ranking: list[Told]) -> tuple[list[str], list[lis
         value = "–" if told.value is None else f"{told.value:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
         metrics = [_figure(name, told.metrics.get(name)) for name in others]
         params = [str(told.params[key]) for key in study.space.dimensions]
-        state = f"{told.state}: {told.error}" if told.error else told.state
+        state = f"{told.state}: {told.error[:100]}" if told.error else told.state
         rows.append([str(rank), str(told.number), *params, value, *metrics, f"{told.seconds:.1f}", state])
     return ["rank", "trial", *study.space.dimensions, metric, *others, "seconds", "state"], rows
 

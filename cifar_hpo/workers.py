@@ -45,6 +45,21 @@ class Job:
     spec: TrialSpec
     config: DictConfig
     environment: Mapping[str, str] = field(default_factory=dict)
+    judged: bool = False
+    """Whether the trial waits after each `Progress` with a value for an answer whether to stop."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A judged job's progress, which waits for its `answer`."""
+
+    job: Job
+    progress: Progress
+    pipe: connection.Connection
+
+    def answer(self, stop: bool) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send(stop)
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,7 @@ class Pool:
         worker.kill()
         self.workers.remove(worker)
 
-    def wait(self) -> Iterator[Outcome]:
+    def wait(self) -> Iterator[Outcome | Report]:
         """Block until something happens; yield the jobs that ended."""
         sources = {worker.pipe: worker for worker in self.busy} | {worker.process.sentinel: worker for worker in self.busy}
         happened = connection.wait(list(sources), SUPERVISION)
@@ -156,12 +171,14 @@ class Pool:
                 self._retire(worker)
                 yield worker.finish(LimitPassed(reason))
 
-    def _heard(self, worker: Worker) -> Iterator[Outcome]:
+    def _heard(self, worker: Worker) -> Iterator[Outcome | Report]:
         try:
             while worker.job and worker.pipe.poll():
                 message = worker.pipe.recv()
                 if isinstance(message, Progress):
                     worker.progress = message
+                    if worker.job.judged and message.value is not None:
+                        yield Report(worker.job, message, worker.pipe)
                 else:
                     yield worker.finish(cloudpickle.loads(message))
         except (EOFError, ConnectionResetError):
@@ -185,8 +202,8 @@ class Pool:
         return ""
 
 
-def stream(jobs: Iterator[Job | None], pool: Pool) -> Iterator[Outcome]:
-    """Feed jobs to free slots and yield the outcome of each as it ends; a job is pulled only when a slot is free.
+def stream(jobs: Iterator[Job | None], pool: Pool) -> Iterator[Outcome | Report]:
+    """Feed jobs to free slots and yield the outcome of each as it ends, and reports of judged ones on the way; a job is pulled only when a slot is free.
 
     `jobs` yields None when there is nothing to start until a running one has ended.
     """
@@ -213,7 +230,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
     with Pool(launcher) as pool:
         pool.grow(len(specs))
         jobs = (Job(spec, compose(launcher, spec.number, spec.overrides)) for spec in specs)
-        ended = {outcome.job.spec.number: outcome.returned for outcome in stream(jobs, pool)}
+        ended = {one.job.spec.number: one.returned for one in stream(jobs, pool) if isinstance(one, Outcome)}
     return [ended[number] for number in sorted(ended)]
 
 
@@ -249,13 +266,20 @@ def _serve(pipe: connection.Connection, log: str, task: bytes) -> None:
     setup_globals()
     task_function, hydra_context, singletons = cloudpickle.loads(task)
     Singleton.set_state(singletons)
-    trial.listen(pipe.send)
+    judged = False
+
+    def tell(progress: Progress) -> bool:
+        pipe.send(progress)
+        return bool(judged and progress.value is not None and pipe.recv())
+
+    trial.listen(tell)
     if hasattr(task_function, "warm"):
         with contextlib.suppress(ImportError):  # the first trial will say it with its traceback
             task_function.warm()
     with contextlib.suppress(EOFError):
         while True:
             job = cloudpickle.loads(pipe.recv())
+            judged = job.judged
             with env_override(dict(job.environment)):
                 outcome = run_job(
                     hydra_context=hydra_context,

@@ -12,7 +12,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 
-from cifar_hpo import config
+from cifar_hpo import config, options
 from cifar_hpo.errors import ConfigError
 
 GROUPS = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in config.CONF.iterdir() if folder.is_dir()}
@@ -52,7 +52,7 @@ def test_every_key_of_the_schema_stands_in_conf_and_has_a_meaning() -> None:
         composed = compose("config")[name]
         assert set(composed) == {field.name for field in dataclasses.fields(room)}
         assert all(field.metadata["meaning"] for field in dataclasses.fields(room))
-        assert all(field.name in config.keys_help() for field in dataclasses.fields(room))
+        assert all(field.name in options.keys_help() for field in dataclasses.fields(room))
 
 
 def test_optimizers_have_keras_own_defaults() -> None:

@@ -14,7 +14,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from cifar_hpo import config as schema
+from cifar_hpo import options
+from cifar_hpo.config import CONF, SWEEPS
 
 HELP = """== cifar_hpo: sweeps of CNNs ==
 
@@ -32,10 +33,10 @@ $APP_CONFIG_GROUPS
 
 
 class StudySweeper(Sweeper):
-    """A sweep as an Optuna study that resumes when the command is repeated; options as in `config.Sweeper`."""
+    """A sweep as an Optuna study that resumes when the command is repeated; options as in `options.Sweeper`."""
 
-    def __init__(self, **options: Any) -> None:
-        self.options = options
+    def __init__(self, **given: Any) -> None:
+        self.options = given
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
@@ -69,10 +70,10 @@ def _study_run(plan: Any, study: str) -> Any:
 
 
 class WorkersLauncher(Launcher):
-    """Trials in warm local processes, each with its share of the cores; options as in `config.Launcher`."""
+    """Trials in warm local processes, each with its share of the cores; options as in `options.Launcher`."""
 
-    def __init__(self, **options: Any) -> None:
-        self.options = options
+    def __init__(self, **given: Any) -> None:
+        self.options = given
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -87,14 +88,18 @@ class SweepsSearchPath(SearchPathPlugin):
     """Lets `-cn NAME` find the named studies of sweeps/, in this project's own app alone."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if any(str(schema.CONF) in element.path for element in search_path.get_path() if element.path):
-            search_path.append("cifar_hpo", f"file://{schema.SWEEPS}")
+        if any(str(CONF) in element.path for element in search_path.get_path() if element.path):
+            search_path.append("cifar_hpo", f"file://{SWEEPS}")
 
 
 _store = ConfigStore.instance()
-_store.store(group="hydra/sweeper", name="study", node=schema.Sweeper, provider="cifar_hpo")
-for _name in ("auto", "grid", "random"):
-    _store.store(group="hydra/sweeper/sampler", name=_name, node=schema.Sampler(name=_name), provider="cifar_hpo")
-_store.store(group="hydra/launcher", name="workers", node=schema.Launcher, provider="cifar_hpo")
-_help = {"app_name": "cifar_hpo", "template": HELP + schema.keys_help()}
+_store.store(group="hydra/sweeper", name="study", node=options.Sweeper, provider="cifar_hpo")
+for _name in options.SAMPLERS:
+    _sampler = options.SAMPLER_SCHEMAS.get(_name, options.Sampler)(name=_name)
+    _store.store(group="hydra/sweeper/sampler", name=_name, node=_sampler, provider="cifar_hpo")
+for _name in options.PRUNERS:
+    _pruner = options.PRUNER_SCHEMAS.get(_name, options.Pruner)(name=_name)
+    _store.store(group="hydra/sweeper/pruner", name=_name, node=_pruner, provider="cifar_hpo")
+_store.store(group="hydra/launcher", name="workers", node=options.Launcher, provider="cifar_hpo")
+_help = {"app_name": "cifar_hpo", "template": HELP + options.keys_help()}
 _store.store(group="hydra/help", name="cifar_hpo", node=_help, provider="cifar_hpo")
