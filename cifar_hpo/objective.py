@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -72,7 +73,7 @@ class Objective:
     def _try(self, config: DictConfig) -> TrialResult:
         checked = schema.check(config)
         self.warm()
-        from cifar_hpo import data, tracking, training
+        from cifar_hpo import checkpoint, data, tracking, training
 
         started = time.perf_counter()
         training.set_up(checked.training)
@@ -81,29 +82,48 @@ class Objective:
         context = Context.from_environment()
         number = hydra.job.num if context.study else 0
         replicas, epochs = checked.training.replicas, checked.training.epochs
-        with tracking.attempt(config, hydra.overrides.task, dataset, context, number) as run:
+        folder = Path(hydra.runtime.output_dir)
+        with _judged(context, number), tracking.attempt(config, hydra.overrides.task, dataset, context, number) as run:
             trial.report(Progress(0, replicas * epochs, run_id=run.run_id))
             trained = []
             for replica in range(replicas):
 
-                def on_epoch(epoch: int, values: Mapping[str, float], replica: int = replica) -> None:
+                def on_epoch(epoch: int, values: Mapping[str, float], *, restored: bool, replica: int = replica) -> None:
                     run.log_epoch(epoch, values, prefix=f"replica_{replica}/" if replicas > 1 else "")
                     done, value = replica * epochs + epoch + 1, values.get(context.metric)
-                    trial.report(Progress(done, replicas * epochs, value, run.run_id))
+                    if not restored:
+                        trial.report(Progress(done, replicas * epochs, value, run.run_id))
                     if not context.study:
                         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
                         log.info("epoch %d of %d  %s", done, replicas * epochs, shown)
 
-                trained.append(training.train(checked, dataset, checked.training.seed + replica, on_epoch))
+                saved = folder / f"replica_{replica}.checkpoint"
+                trained.append(training.train(checked, dataset, checked.training.seed + replica, on_epoch, saved))
             metrics = _summary([one.metrics for one in trained])
             best = max(trained, key=lambda one: one.metrics["val_accuracy"])
             run.log_outcome(metrics, best.confusion, dataset.classes, epochs)
             run.log_model(best.model, len(dataset.classes))
+        checkpoint.clear(folder)
         if not context.study:
             log.info("val_accuracy %.4f  test_accuracy %.4f  run %s", metrics["val_accuracy"], metrics["test_accuracy"], run.run_id)
             if dataset.fallback:
                 log.warning(schema.SYNTHETIC_NOTICE)
         return TrialResult(FINISHED, metrics, seconds=time.perf_counter() - started, run_id=run.run_id)
+
+
+@contextlib.contextmanager
+def _judged(context: Context, number: int) -> Iterator[None]:
+    """Under a launcher that is not ours a trial asks the pruner itself, through the study's storage."""
+    if not context.pruner or trial.is_heard():
+        yield
+        return
+    from cifar_hpo.study import judge
+
+    trial.listen(judge(context.storage, context.study, number, context.pruner))
+    try:
+        yield
+    finally:
+        trial.listen(None)
 
 
 def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:

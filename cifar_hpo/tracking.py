@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_hpo.config import GENERATED, IMAGE_SIZE, SYNTHETIC_NOTICE
 from cifar_hpo.data import Dataset
 from cifar_hpo.schema import flat
-from cifar_hpo.trial import Context
+from cifar_hpo.trial import Context, Pruned
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -198,6 +198,10 @@ def attempt(config: DictConfig, overrides: Sequence[str], dataset: Dataset, cont
         try:
             _describe(opened, config, overrides, dataset)
             yield opened
+        except Pruned as pruned:
+            opened.client.set_tag(opened.run_id, "pruned", str(pruned))
+            mlflow.end_run("FINISHED")
+            raise
         except Exception:
             opened.client.log_text(opened.run_id, traceback.format_exc(), "traceback.txt")
             mlflow.end_run("FAILED")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hydra import compose, initialize_config_dir
 
 from cifar_hpo import data, training
@@ -29,11 +30,11 @@ def config(small: list[str]) -> Any:
     return composed
 
 
-def train(config: Config, seed: int = 0) -> tuple[training.Trained, list[dict[str, float]]]:
+def train(config: Config, seed: int = 0, saved: Path | None = None) -> tuple[training.Trained, list[dict[str, float]]]:
     epochs: list[dict[str, float]] = []
     training.set_up(config.training)
     dataset = data.load(config.data)
-    return training.train(config, dataset, seed, lambda epoch, values: epochs.append(dict(values))), epochs
+    return training.train(config, dataset, seed, lambda epoch, values, *, restored: epochs.append(dict(values)), saved), epochs
 
 
 def weights(trained: training.Trained) -> np.ndarray:
@@ -65,7 +66,7 @@ def test_every_optimizer_learns_in_either_precision(config: Any, optimizer: str,
 
 def test_a_diverging_loss_ends_the_trial(config: Any) -> None:
     with pytest.raises(TrialError, match="diverged: loss"):
-        train(config("optimizer=sgd", "optimizer.learning_rate=1e30"))
+        train(config("optimizer=sgd", "optimizer.learning_rate=1e38"))
 
 
 def test_early_stopping_keeps_the_best_epoch(config: Any) -> None:
@@ -82,7 +83,7 @@ def test_a_batch_larger_than_the_data_is_refused(config: Any) -> None:
 @pytest.mark.parametrize("change", ["flip", "shift", "cutout"])
 def test_augmentation_changes_some_pixels_and_only_as_named(change: str) -> None:
     given = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
-    changed = training.augment(given, [change]).numpy()
+    changed = training.augment(given, [change], tf.constant((0, 1))).numpy()
     assert changed.shape == given.shape
     assert changed.dtype == np.uint8
     different = (changed != given).any(axis=(1, 2, 3))
@@ -95,3 +96,62 @@ def test_augmentation_changes_some_pixels_and_only_as_named(change: str) -> None
         assert (changed != given).mean() < 0.06
     if change == "shift":
         assert all((one[:, :, 0].mean() - other[:, :, 0].mean()) < 30 for one, other in zip(changed, given, strict=True))
+
+
+class Died(BaseException):
+    """Stands in for a kill: nothing in training may catch it."""
+
+
+OPTIONS: dict[str, list[str]] = {
+    "plain": [],
+    "dropout, augmented, normalised": ["model.dropout=0.3", "data.augment=[flip,shift,cutout]", "model.batch_norm=true"],
+    "stopping early": ["training.early_stopping=2", "optimizer=sgd", "optimizer.learning_rate=1.5"],
+    "bf16, momentum": ["training.precision=mixed_bfloat16", "optimizer=sgd", "optimizer.momentum=0.9"],
+}
+
+
+CASES = [*((name, "none") for name in OPTIONS), ("plain", "cut short"), ("plain", "garbled")]
+
+
+@pytest.mark.parametrize(("name", "damage"), CASES)
+def test_a_training_that_died_goes_on_and_ends_bit_for_bit_as_if_it_had_not(config: Any, name: str, damage: str, tmp_path: Path) -> None:
+    options = OPTIONS[name]
+    wanted, epochs = train(config("training.epochs=6", *options))
+    checked, saved = config("training.epochs=6", *options), tmp_path / "replica_0.checkpoint"
+    dataset, trained = data.load(checked.data), []
+
+    def dies(epoch: int, values: Any, *, restored: bool) -> None:
+        if epoch == 3:
+            raise Died
+
+    with pytest.raises(Died):
+        training.train(checked, dataset, 0, dies, saved)
+    if damage == "cut short":
+        saved.write_bytes(saved.read_bytes()[:-500])
+    if damage == "garbled":
+        garbled = bytearray(saved.read_bytes())
+        garbled[len(garbled) // 2 : len(garbled) // 2 + 50] = bytes(50)
+        saved.write_bytes(garbled)
+
+    def counts(epoch: int, values: Any, *, restored: bool) -> None:
+        trained.append(restored)
+
+    again = training.train(checked, dataset, 0, counts, saved)
+    assert np.array_equal(weights(again), weights(wanted))
+    assert trained.count(True) == (4 if damage == "none" else 3)
+    assert len(trained) == len(epochs)
+    for name in ("loss", "val_loss", "test_loss", "val_accuracy"):
+        assert again.metrics[name] == wanted.metrics[name]
+
+
+def test_an_epoch_in_one_graph_agrees_with_keras_fit(config: Any) -> None:
+    checked = config("training.epochs=1", "training.batch_size=60", "optimizer=sgd", "optimizer.momentum=0.9")
+    dataset = data.load(checked.data)
+    (x, y), _ = dataset.splits(checked.data)
+    ours, theirs = training.compiled(checked, 10, 0), training.compiled(checked, 10, 0)
+    order = tf.random.experimental.stateless_shuffle(tf.range(len(x)), (0, 0)).numpy()
+    training.epoch_graph(ours, checked, 0)(tf.constant(x), tf.constant(y), tf.constant(0))
+    loss = theirs.fit(x[order], y[order], batch_size=60, shuffle=False, verbose=0).history["loss"][0]
+    assert float(ours.get_metrics_result()["loss"]) == pytest.approx(loss, rel=1e-5)
+    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        assert mine == pytest.approx(other, abs=1e-5)
