@@ -107,8 +107,8 @@ class Sweeper:
     _target_: str = "hydra_plugins.cifar_hpo.StudySweeper"
     _recursive_: bool = False
     defaults: list[Any] = dataclasses.field(default_factory=lambda: [{"sampler": "auto"}, {"pruner": "none"}])
-    sampler: Sampler = dataclasses.field(default_factory=Sampler)
-    pruner: Pruner = dataclasses.field(default_factory=Pruner)
+    sampler: Any = "???"
+    pruner: Any = "???"
     study_name: str | None = key("null names the study after what it varies and a hash of what it means", default=None)
     storage: str | None = key(f"Optuna's store; null is {GENERATED}/studies.db, memory keeps nothing", default=None)
     n_trials: int | None = key("finished trials in all, earlier ones counted; null runs the whole grid", default=None, low=1)

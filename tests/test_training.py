@@ -113,9 +113,9 @@ OPTIONS: dict[str, list[str]] = {
 CASES = [*((name, "none") for name in OPTIONS), ("plain", "cut short"), ("plain", "garbled")]
 
 
-@pytest.mark.parametrize(("name", "damage"), CASES)
-def test_a_training_that_died_goes_on_and_ends_bit_for_bit_as_if_it_had_not(config: Any, name: str, damage: str, tmp_path: Path) -> None:
-    options = OPTIONS[name]
+@pytest.mark.parametrize(("case", "damage"), CASES)
+def test_a_training_that_died_goes_on_and_ends_bit_for_bit_as_if_it_had_not(config: Any, case: str, damage: str, tmp_path: Path) -> None:
+    options = OPTIONS[case]
     wanted, epochs = train(config("training.epochs=6", *options))
     checked, saved = config("training.epochs=6", *options), tmp_path / "replica_0.checkpoint"
     dataset, trained = data.load(checked.data), []
