@@ -95,8 +95,8 @@ class Hyperband(Pruner):
 
 @dataclass
 class Patient(Pruner):
-    patience: int = key("epochs without a better value", default=3, low=0)
-    min_delta: float | None = key("what counts as better", default=None, low=0)
+    patience: int = key("epochs that are all worse than one before, after which a trial stops", default=3, low=0)
+    min_delta: float | None = key("what counts as worse", default=None, low=0)
 
 
 PRUNER_SCHEMAS: dict[str, type[Pruner]] = {"median": Median, "asha": Asha, "hyperband": Hyperband, "patient": Patient}

@@ -14,8 +14,13 @@ PRUNERS = {"none": "NopPruner", "median": "MedianPruner", "asha": "SuccessiveHal
 PRUNERS |= {"patient": "PatientPruner"}
 
 
-def sampler(options: Mapping[str, Any]) -> optuna.samplers.BaseSampler:
-    """The sampler of that name. A grid is laid out by the study; its sampler is never asked."""
+def sampler(options: Mapping[str, Any], trials: int = 0) -> optuna.samplers.BaseSampler:
+    """The sampler of that name, for a study that has so many trials; with the same seed again it would propose them again.
+
+    A grid is laid out by the study; its sampler is never asked.
+    """
+    if options.get("seed") is not None:
+        options = {**options, "seed": options["seed"] + trials}
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         return getattr(optuna.samplers, SAMPLERS[options["name"]])(**_given(options))  # type: ignore[no-any-return]
 

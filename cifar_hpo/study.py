@@ -126,10 +126,11 @@ class Study:
         self.name = next(fresh) if options["fresh"] else name
         self._hold()
         try:
+            known = self._storage.get_study_id_from_name(self.name) if self.name in taken else None
             self._study = optuna.create_study(
                 study_name=self.name,
                 storage=self._storage,
-                sampler=samplers.sampler(options["sampler"]),
+                sampler=samplers.sampler(options["sampler"], 0 if known is None else self._storage.get_n_trials(known)),
                 pruner=samplers.pruner(options["pruner"]),
                 directions=self.directions,  # type: ignore[arg-type]
                 load_if_exists=True,

@@ -1,0 +1,112 @@
+"""Pruning and resuming through the command line: every launcher, real kills, results equal to an uninterrupted study's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import psutil
+import pytest
+from conftest import run_in
+
+
+@pytest.mark.parametrize("launcher", ["workers", "basic", "joblib"])
+def test_a_pruner_stops_trials_under_every_launcher(launcher: str, tmp_path: Path, small: list[str]) -> None:
+    pruner = ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.min_resource=1", "hydra.sweeper.pruner.reduction_factor=2"]
+    rates = "optimizer.learning_rate=0.01,1e-8,1e-9,1e-10"
+    one_by_one = {"workers": ["hydra.launcher.n_workers=1"], "joblib": ["hydra.launcher.n_jobs=1"], "basic": []}[launcher]
+    shown = run_in(tmp_path, "-m", *small, "training.epochs=4", rates, *pruner, f"hydra/launcher={launcher}", *one_by_one)
+    assert shown.returncode == 0, shown.stderr
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = [run for run in mlflow.search_runs(search_all_experiments=True, output_format="list") if run.data.tags.get("kind") == "trial"]
+    pruned = [run for run in runs if "pruned" in run.data.tags]
+    assert len(runs) == 4
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert 1 <= len(pruned) <= 3
+    for run in pruned:
+        assert run.data.tags["pruned"].startswith("after epoch ")
+        epochs = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_accuracy")
+        assert 1 <= len(epochs) < 4, "its learning curve stays"
+    (summary,) = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/mlruns/studies.db")
+    study = optuna.load_study(study_name=summary.study_name, storage=f"sqlite:///{tmp_path}/mlruns/studies.db")
+    assert [trial.state.name for trial in study.trials].count("PRUNED") == len(pruned)
+    assert study.trials[0].state.name == "COMPLETE"
+
+
+def outcomes(folder: Path) -> dict[str, Any]:
+    """What each configuration came to, by its parameters."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "cifar_hpo.studies", "export", "s", "--format", "json"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return {json.dumps(one["params"], sort_keys=True): one for one in json.loads(shown.stdout)}
+
+
+def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(tmp_path: Path, small: list[str]) -> None:
+    """The parent is killed while trials run, then a worker; the figures are those of a study that nothing happened to."""
+    sweep = ["-m", *small, "model.filters=4,8", "model.dropout=0.0,0.2", "training.epochs=40", "hydra.sweeper.study_name=s"]
+    calm, troubled = tmp_path / "calm", tmp_path / "troubled"
+    calm.mkdir()
+    troubled.mkdir()
+    assert run_in(calm, *sweep).returncode == 0
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    for victim in ("parent", "worker"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cifar_hpo", *sweep], cwd=troubled, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        )
+        checkpoints = {file: file.stat().st_mtime for file in troubled.rglob("*.checkpoint")}
+        deadline = time.monotonic() + 60
+        while not any(file.stat().st_mtime != checkpoints.get(file) for file in troubled.rglob("*.checkpoint")):
+            assert time.monotonic() < deadline, "no trial got under way"
+            time.sleep(0.05)
+        workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        (process if victim == "parent" else workers[0]).send_signal(signal.SIGKILL)
+        assert process.wait(120) == (-signal.SIGKILL if victim == "parent" else 0)
+        psutil.wait_procs(workers, timeout=5)
+        assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    wanted, found = outcomes(calm), outcomes(troubled)
+    assert wanted.keys() == found.keys()
+    assert len(found) == 4
+    for params, one in wanted.items():
+        for name in ("loss", "val_loss", "test_loss", "val_accuracy"):
+            assert found[params]["metrics"][name] == one["metrics"][name]
+    mlflow.set_tracking_uri(f"sqlite:///{troubled}/mlflow.db")
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert "RUNNING" not in {run.info.status for run in runs}
+    trials = [run for run in runs if run.data.tags.get("kind") == "trial"]
+    assert sorted(run.data.tags["trial"] for run in trials if run.info.status == "FINISHED") == ["0", "1", "2", "3"]
+    assert {run.info.status for run in trials if run.data.tags["attempt"] == "0"} >= {"KILLED"}
+    assert not list(troubled.rglob("*.checkpoint*")), "nothing is left to go on from"
+
+
+def test_studies_as_things(tmp_path: Path, small: list[str]) -> None:
+    assert run_in(tmp_path, "-m", *small, "optimizer=adam,sgd", "hydra.sweeper.study_name=s").returncode == 0
+
+    def studies(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "cifar_hpo.studies", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert "s      2         0" in studies("list").stdout
+    shown = studies("show", "s").stdout.splitlines()
+    assert shown[0].split() == ["rank", "trial", "optimizer", "val_accuracy", "seconds", "state"]
+    assert len(shown) == 3
+    exported = studies("export", "s").stdout.splitlines()
+    assert exported[0].startswith("trial,state,optimizer,")
+    assert len(exported) == 3
+    best = max(outcomes(tmp_path).values(), key=lambda one: one["values"][0])
+    command = studies("best", "s").stdout
+    assert f"optimizer={best['params']['optimizer']}" in command
+    assert studies("best", "s", "--config", "winner.yaml").returncode == 0
+    again = run_in(tmp_path, "-cd", ".", "-cn", "winner", "training.threads=1")
+    assert again.returncode == 0, again.stderr
+    assert f"val_accuracy {best['values'][0]:.4f}" in again.stdout
+    nope = studies("show", "nope")
+    assert (nope.returncode, nope.stderr) == (2, "error: there is no study nope; there are: s\n")
+    assert studies("delete", "s", "--yes").returncode == 0
+    assert "s " not in studies("list").stdout.splitlines()[-1]
