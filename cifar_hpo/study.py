@@ -15,7 +15,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -358,8 +358,8 @@ class Study:
         """Count a result; returns False where the trial gets another attempt instead, or a result came late."""
         if self.running.pop(spec.number, None) is None:
             return False
-        if result.transient and spec.attempt < self.options["retries"]:
-            self._again.append(TrialSpec(spec.number, spec.overrides, spec.params, spec.attempt + 1))
+        if result.transient and spec.retries < self.options["retries"]:
+            self._again.append(replace(spec, attempt=spec.attempt + 1, retries=spec.retries + 1))
             return False
         self._failures += result.state in (FAILED, KILLED)
         finished = result.state == FINISHED and all(name in result.metrics for name in self.metrics)

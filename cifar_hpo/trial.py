@@ -23,13 +23,14 @@ class TrialSpec:
 
     overrides: exactly what the user would type for this configuration, in the order of the command line.
     params: the keys that vary and their values, a subset of the overrides in typed form.
-    attempt: 0 for the first try; a retry counts up.
+    attempt: 0 for the first try; each further one counts up. retries: how many of them a killed worker was the reason for.
     """
 
     number: int
     overrides: tuple[str, ...]
     params: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0
+    retries: int = 0
 
 
 @dataclass(frozen=True)
