@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import importlib.util
 import itertools
 import json
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Plan:
     task: TaskFunction
     base: DictConfig
     meaning: Mapping[str, Any]
-    _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
+    _composed: dict[tuple[str, ...], tuple[bytes, bytes]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sweeper: Any, arguments: Sequence[str]) -> Plan:
@@ -57,7 +57,7 @@ class Plan:
         space = dataclasses.replace(space, absent=_absent(space, sweeper))
         plan = cls(space, options, sweeper.launcher, sweeper.task_function, OmegaConf.create(), {})
         cells = list(itertools.islice(space.cells() if space.is_finite else space.corners(), CHECKED))
-        configs = [plan.compose(0, cell) for cell in cells]
+        configs = [plan.compose(0, cell, task_only=True) for cell in cells]
         for config in configs:
             plan.check(config)
         by_data = {repr(config.get("data")): config for config in configs}
@@ -68,7 +68,7 @@ class Plan:
         meaning |= {"sampler": options["sampler"], "pruner": options["pruner"]}
         if options["sampler"]["name"] != "grid":  # a grid may gain cells
             meaning["space"] = {key: repr(part) for key, part in space.dimensions.items()}
-        return dataclasses.replace(plan, base=configs[0], meaning=meaning)
+        return dataclasses.replace(plan, base=plan.compose(0, cells[0]), meaning=meaning)
 
     @property
     def name(self) -> str:
@@ -84,30 +84,32 @@ class Plan:
     def prunes(self) -> bool:
         return bool(self.options["pruner"]["name"] != "none")
 
-    def compose(self, number: int, params: Mapping[str, Value]) -> DictConfig:
-        """The config of a trial, as Hydra composes it.
+    def compose(self, number: int, params: Mapping[str, Value], *, task_only: bool = False) -> DictConfig:
+        """The config of a trial, as Hydra composes it; without its `hydra` part where that is not wanted.
 
         Composing takes Hydra some 50 ms; where only plain values differ from a config that it has composed, a copy takes them.
         """
         overrides = self.space.overrides(params)
-        values = {key: f"{key}={self.space.dimensions[key].text(value)}" for key, value in params.items() if self._is_plain(key)}
-        rest = tuple(override for override in overrides if override not in values.values())
+        values = {key: self.space.dimensions[key].text(value) for key, value in params.items() if self._is_plain(key)}
+        rest = tuple(override for override in overrides if override.split("=", 1)[0] not in values)
         if rest not in self._composed:
-            self._composed[rest] = compose(self.launcher, number, overrides)
-            return copy.deepcopy(self._composed[rest])
-        config = copy.deepcopy(self._composed[rest])
+            whole = compose(self.launcher, number, overrides)
+            task = OmegaConf.masked_copy(whole, [str(name) for name in whole if name != "hydra"])
+            self._composed[rest] = (pickle.dumps(whole), pickle.dumps(task))
+        config: DictConfig = pickle.loads(self._composed[rest][task_only])  # noqa: S301  our own, three lines above
         with read_write(config), open_dict(config):
-            for override in OverridesParser.create().parse_overrides(list(values.values())):
-                OmegaConf.update(config, override.key_or_group, override.value())
-            config.hydra.overrides.task = list(overrides)
-            config.hydra.job.id = config.hydra.job.num = number
-            settings = config.hydra.job.config.override_dirname
-            named = sorted(override for override in overrides if override.split("=")[0].lstrip("+~") not in settings.exclude_keys)
-            config.hydra.job.override_dirname = settings.item_sep.join(named).replace("=", settings.kv_sep)
+            for override in OverridesParser.create().parse_overrides([f"{key}={text}" for key, text in values.items()]):
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
+            if not task_only:
+                config.hydra.overrides.task = list(overrides)
+                config.hydra.job.id = config.hydra.job.num = number
+                settings = config.hydra.job.config.override_dirname
+                named = sorted(override for override in overrides if override.split("=")[0].lstrip("+~") not in settings.exclude_keys)
+                config.hydra.job.override_dirname = settings.item_sep.join(named).replace("=", settings.kv_sep)
         return config
 
     def _is_plain(self, key: str) -> bool:
-        return key not in self.space.groups and key[0] not in "+~" and "@" not in key
+        return key not in self.space.groups and key[0] != "~" and "@" not in key
 
     def check(self, config: DictConfig) -> None:
         """Hold a composed config against what the task expects, where it says so."""

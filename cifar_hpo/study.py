@@ -233,10 +233,10 @@ class Study:
 
     def _close(self, number: int, outcome: Mapping[str, Any] | None) -> None:
         if outcome and outcome["values"] is not None:
-            self._study.tell(number, outcome["values"])
+            self._storage.set_trial_state_values(self._trial_id(number), TrialState.COMPLETE, outcome["values"])
         else:
             pruned = outcome is not None and outcome["state"] == PRUNED
-            self._study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+            self._storage.set_trial_state_values(self._trial_id(number), TrialState.PRUNED if pruned else TrialState.FAIL)
 
     def told(self) -> list[Told]:
         """Counted trials in the order in which they ended."""
@@ -298,37 +298,48 @@ class Study:
             if cells is not None:
                 if (cell := next(cells, None)) is None:
                     return None
-                self._study.enqueue_trial(dict(cell))
-            elif repeat >= REPEATS and self.space.is_finite:
+                return self._laid_out(cell)
+            if repeat >= REPEATS and self.space.is_finite:
                 untried = [cell for cell in self.space.cells() if _identity(cell) not in self._tried]
                 if not untried:
                     return None
-                self._study.enqueue_trial(random.choice(untried))  # noqa: S311  no secret
+                return self._laid_out(random.choice(untried))  # noqa: S311  no secret
             trial = self._study.ask()
             params = self._suggested(trial)
-            if _identity(params) not in self._tried or self.options["retry_failed"]:
-                self._tried.add(_identity(params))
-                self._asked[trial.number] = trial
-                return TrialSpec(trial.number, self.space.overrides(params), params)
+            if _identity(params) not in self._tried:
+                return self._started(trial, params)
             trial.set_user_attr("skipped", "tried before")
             self._study.tell(trial, state=TrialState.FAIL)
         return None
+
+    def _laid_out(self, cell: Mapping[str, Value]) -> TrialSpec:
+        """A trial of this configuration, in one transaction and past the sampler."""
+        forms = {key: self._form(key) for key in cell}
+        running = optuna.trial.create_trial(state=TrialState.RUNNING, params=dict(cell), distributions=forms)
+        return self._started(optuna.Trial(self._study, self._storage.create_new_trial(self._id, running)), cell)
+
+    def _started(self, trial: optuna.Trial, params: Mapping[str, Value]) -> TrialSpec:
+        self._tried.add(_identity(params))
+        self._asked[trial.number] = trial
+        return TrialSpec(trial.number, self.space.overrides(params), dict(params))
+
+    def _form(self, key: str) -> optuna.distributions.BaseDistribution:
+        """A dimension as Optuna has it."""
+        part = self.space.dimensions[key]
+        if isinstance(part, Interval) and not part.whole:
+            return optuna.distributions.FloatDistribution(part.low, part.high, log=part.log)
+        if isinstance(part, Interval):
+            return optuna.distributions.IntDistribution(int(part.low), int(part.high), log=part.log)
+        if part.step:
+            return optuna.distributions.IntDistribution(int(min(part.texts)), int(max(part.texts)), step=part.step)
+        return optuna.distributions.CategoricalDistribution(self._choices[key])
 
     def _suggested(self, trial: optuna.Trial) -> dict[str, Value]:
         """A value for each parameter that exists for those before it."""
         params: dict[str, Value] = {}
         for key in self.space.order:
-            part = self.space.dimensions[key]
-            if not self.space.is_active(key, params):
-                continue
-            if isinstance(part, Interval) and not part.whole:
-                params[key] = trial.suggest_float(key, part.low, part.high, log=part.log)
-            elif isinstance(part, Interval):
-                params[key] = trial.suggest_int(key, int(part.low), int(part.high), log=part.log)
-            elif part.step:
-                params[key] = trial.suggest_int(key, int(min(part.texts)), int(max(part.texts)), step=part.step)
-            else:
-                params[key] = trial.suggest_categorical(key, self._choices[key])  # type: ignore[assignment]
+            if self.space.is_active(key, params):
+                params[key] = _suggest(trial, key, self._form(key))
         return params
 
     def _enqueue(self, wish: Mapping[str, Any]) -> None:
@@ -386,6 +397,14 @@ def judge(url: str, study: str, number: int, pruner: Mapping[str, Any]) -> Any:
         return progress.epoch < progress.epochs and asked.should_prune()
 
     return should_stop
+
+
+def _suggest(trial: optuna.Trial, key: str, form: Any) -> Any:
+    if isinstance(form, optuna.distributions.CategoricalDistribution):
+        return trial.suggest_categorical(key, form.choices)
+    if isinstance(form, optuna.distributions.FloatDistribution):
+        return trial.suggest_float(key, form.low, form.high, log=form.log)
+    return trial.suggest_int(key, form.low, form.high, log=form.log, step=form.step)
 
 
 def _identity(params: Mapping[str, Value]) -> str:
