@@ -92,17 +92,27 @@ def counted(trials: Sequence[optuna.trial.FrozenTrial]) -> list[Told]:
     return list(told.values())
 
 
-def ranked(told: Sequence[Told], directions: Sequence[str]) -> list[Told]:
-    """Finished trials, the best first, then the others. For several metrics the Pareto front comes first."""
-    signs = [-1 if direction == "maximize" else 1 for direction in directions]
-    costs = {one.number: [sign * value for sign, value in zip(signs, one.values, strict=True)] for one in told if one.values}
+def front(told: Sequence[Told], directions: Sequence[str]) -> set[int]:
+    """Numbers of the finished trials of which no other is as good in every metric and better in one: the Pareto front."""
+    costs = _costs(told, directions)
 
-    def dominated(one: Told) -> bool:
-        mine = costs[one.number]
+    def dominated(mine: list[float]) -> bool:
         return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in costs.values())
 
-    several = len(signs) > 1
-    return sorted(told, key=lambda one: (one.values is None, several and bool(one.values) and dominated(one), costs.get(one.number, []), one.number))
+    return {number for number, mine in costs.items() if not dominated(mine)}
+
+
+def ranked(told: Sequence[Told], directions: Sequence[str]) -> list[Told]:
+    """Finished trials, the best first, then the others. For several metrics the Pareto front comes first."""
+    costs = _costs(told, directions)
+    first = front(told, directions) if len(directions) > 1 else set(costs)
+    return sorted(told, key=lambda one: (one.number not in costs, one.number not in first, costs.get(one.number, []), one.number))
+
+
+def _costs(told: Sequence[Told], directions: Sequence[str]) -> dict[int, list[float]]:
+    """The values of finished trials by number, signed so that less is better."""
+    signs = [-1 if direction == "maximize" else 1 for direction in directions]
+    return {one.number: [sign * value for sign, value in zip(signs, one.values, strict=True)] for one in told if one.values}
 
 
 class Study:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_hpo.config import SYNTHETIC_NOTICE
-from cifar_hpo.study import Study, Told
+from cifar_hpo.study import Study, Told, front
 from cifar_hpo.trial import FINISHED, TrialResult, TrialSpec
 
 SHOWN = 10
@@ -119,17 +119,15 @@ def summary(study: Study, plan: Any, run: Any, pool: Any) -> None:
 
 def ranking_rows(study: Study, ranking: list[Told]) -> tuple[list[str], list[list[str]]]:
     """Column names, and a row for each trial: rank, what varied, value, test accuracy, parameters, seconds and state."""
-    metric = study.metrics[0]
-    others = [name for name in ("test_accuracy", "parameters") if name != metric and any(name in told.metrics for told in ranking)]
+    shown = [name for name in ("test_accuracy", "parameters") if name not in study.metrics and any(name in told.metrics for told in ranking)]
+    best = front(ranking, study.directions) if len(study.metrics) > 1 else set()
     rows = []
     for rank, told in enumerate(ranking, start=1):
-        spread = told.metrics.get(f"{metric}_std")
-        value = "–" if told.value is None else f"{told.value:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
-        metrics = [_figure(name, told.metrics.get(name)) for name in others]
-        params = [str(told.params[key]) for key in study.space.dimensions]
-        state = f"{told.state}: {told.error[:100]}" if told.error else told.state
-        rows.append([str(rank), str(told.number), *params, value, *metrics, f"{told.seconds:.1f}", state])
-    return ["rank", "trial", *study.space.dimensions, metric, *others, "seconds", "state"], rows
+        metrics = [_figure(name, told.metrics) for name in (*study.metrics, *shown)]
+        params = [str(told.params.get(key, "")) for key in study.space.dimensions]
+        state = "FINISHED, Pareto front" if told.number in best else f"{told.state} {told.error[:100]}".strip()
+        rows.append([str(rank), str(told.number), *params, *metrics, f"{told.seconds:.1f}", state])
+    return ["rank", "trial", *study.space.dimensions, *study.metrics, *shown, "seconds", "state"], rows
 
 
 def ranking_table(study: Study, ranking: list[Told]) -> Table:
@@ -141,10 +139,14 @@ def ranking_table(study: Study, ranking: list[Told]) -> Table:
     return table
 
 
-def _figure(name: str, value: float | None) -> str:
-    if value is None:
+def _figure(name: str, metrics: Mapping[str, float]) -> str:
+    """A metric with its spread over replicas, where there is one."""
+    if name not in metrics:
         return "–"
-    return f"{value:,.0f}" if name == "parameters" else f"{value:.4f}"
+    if name == "parameters":
+        return f"{metrics[name]:,.0f}"
+    spread = metrics.get(f"{name}_std")
+    return f"{metrics[name]:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
 
 
 def _params(params: Any) -> str:

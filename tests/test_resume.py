@@ -51,7 +51,7 @@ def outcomes(folder: Path) -> dict[str, Any]:
 
 def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(tmp_path: Path, small: list[str]) -> None:
     """The parent is killed while trials run, then a worker; the figures are those of a study that nothing happened to."""
-    sweep = ["-m", *small, "model.filters=4,8", "model.dropout=0.0,0.2", "training.epochs=25", "hydra.sweeper.study_name=s"]
+    sweep = ["-m", *small, "model.filters=4,8", "model.dropout=0.0,0.2", "training.epochs=16", "hydra.sweeper.study_name=s"]
     calm, troubled = tmp_path / "calm", tmp_path / "troubled"
     calm.mkdir()
     troubled.mkdir()

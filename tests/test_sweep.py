@@ -171,12 +171,14 @@ def test_replicas_give_mean_and_spread(run: Run, small: list[str], tmp_path: Pat
     assert found.data.metrics["val_accuracy_std"] == pytest.approx(np.std(each, ddof=1))
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_other_launchers_work_with_our_sweeper(launcher: str, run: Run, small: list[str], tmp_path: Path) -> None:
-    shown = run("-m", *small, "model.filters=2,4", "training.epochs=1", f"hydra/launcher={launcher}")
+def test_several_metrics_end_in_their_pareto_front(run: Run, small: list[str]) -> None:
+    metrics = ["hydra.sweeper.metric=[val_accuracy,parameters]", "hydra.sweeper.direction=[maximize,minimize]"]
+    shown = run("-m", *small, "model.filters=1,8", "training.epochs=1", "hydra.sweeper.constraints=['parameters <= 20000']", *metrics)
     assert shown.returncode == 0, shown.stderr
-    assert {run.info.status for run in runs(tmp_path)} == {FINISHED}
-    assert {run.data.tags["trial"] for run in children(tmp_path)} == {"0", "1"}
+    (row,) = re.findall(r"^1 .*", shown.stdout, re.MULTILINE)
+    assert "FINISHED, Pareto front" in row
+    assert "4,406" in row
+    assert not re.findall(r"^2 .*", shown.stdout, re.MULTILINE), "the other breaks the constraint"
 
 
 def test_auto_falls_back_to_synthetic_images_and_says_it_everywhere(run: Run, tmp_path: Path) -> None:
