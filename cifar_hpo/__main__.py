@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import hydra
@@ -18,10 +19,12 @@ def main() -> None:
     """Run one trial or a sweep; exit 0 when all finished, 1 when a trial failed, 2 for what the user can mend."""
     full_error = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would end the program itself, with many lines and exit code 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a run that is ended is KILLED, not left RUNNING
     try:
         refuse_secrets_and_calls(dict(argument.lstrip("+").split("=", 1) for argument in sys.argv[1:] if "=" in argument))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from here\n")
         sys.exit(130)
     except (HydraException, OmegaConfBaseException, UserError, SweepFailed) as error:
         if full_error:

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from cifar_hpo.config import GENERATED
 from cifar_hpo.errors import StudyError, UserError, end
-from cifar_hpo.study import MEANING, Told, counted, ranked, storage_of
+from cifar_hpo.leaderboard import Told, counted, ranked
+from cifar_hpo.study import MEANING, storage_of
 
 GROUPS = ("model", "data", "optimizer", "training", "mlflow")
 

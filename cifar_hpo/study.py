@@ -7,15 +7,17 @@ interrupted or whose parent died is no outcome: its trial waits, under its numbe
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import random
 import re
+import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +29,7 @@ from optuna.trial import TrialState
 from cifar_hpo import samplers
 from cifar_hpo.config import GENERATED
 from cifar_hpo.errors import ConfigError, StudyError, one_line
+from cifar_hpo.leaderboard import OUTCOME, Told, counted, identity, ranked
 from cifar_hpo.schema import flat
 from cifar_hpo.space import Choices, Interval, Space, Value
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Progress, TrialResult, TrialSpec
@@ -34,7 +37,7 @@ from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Progress, TrialRes
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-OUTCOME, MEANING, ATTEMPT = "outcome", "meaning", "attempt"
+MEANING, ATTEMPT = "meaning", "attempt"
 REPEATS = 10
 """Proposals of a sampler that were tried before, after which an untried cell is drawn instead."""
 
@@ -43,24 +46,6 @@ UPDATE trial_params SET distribution_json = :new WHERE param_name = :key AND tri
     SELECT trial_id FROM trials JOIN studies ON trials.study_id = studies.study_id WHERE study_name = :study)
 """
 """Old choices keep their places in a wider distribution, so that trials, which hold places, keep their values."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """A counted trial, as rankings show it; values in the order of the study's metrics, None where it did not finish."""
-
-    number: int
-    params: Mapping[str, Value]
-    state: str
-    values: Sequence[float] | None
-    metrics: Mapping[str, float]
-    error: str
-    seconds: float
-    run_id: str
-
-    @property
-    def value(self) -> float | None:
-        return self.values[0] if self.values else None
 
 
 def storage_of(url: str | None) -> Any:
@@ -80,39 +65,6 @@ def storage_of(url: str | None) -> Any:
     except Exception as error:  # noqa: BLE001  SQLAlchemy's and the drivers' errors share no base
         where = re.sub(r"//.*@", "//***@", url)
         raise StudyError(f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: {one_line(error)[:120]})") from None
-
-
-def counted(trials: Sequence[optuna.trial.FrozenTrial]) -> list[Told]:
-    """The outcomes among Optuna's trials; of one configuration tried again after a failure, the last."""
-    told: dict[str, Told] = {}
-    for trial in trials:
-        if outcome := trial.user_attrs.get(OUTCOME):
-            told.pop(_identity(trial.params), None)
-            told[_identity(trial.params)] = Told(number=trial.number, params=trial.params, **outcome)
-    return list(told.values())
-
-
-def front(told: Sequence[Told], directions: Sequence[str]) -> set[int]:
-    """Numbers of the finished trials of which no other is as good in every metric and better in one: the Pareto front."""
-    costs = _costs(told, directions)
-
-    def dominated(mine: list[float]) -> bool:
-        return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in costs.values())
-
-    return {number for number, mine in costs.items() if not dominated(mine)}
-
-
-def ranked(told: Sequence[Told], directions: Sequence[str]) -> list[Told]:
-    """Finished trials, the best first, then the others. For several metrics the Pareto front comes first."""
-    costs = _costs(told, directions)
-    first = front(told, directions) if len(directions) > 1 else set(costs)
-    return sorted(told, key=lambda one: (one.number not in costs, one.number not in first, costs.get(one.number, []), one.number))
-
-
-def _costs(told: Sequence[Told], directions: Sequence[str]) -> dict[int, list[float]]:
-    """The values of finished trials by number, signed so that less is better."""
-    signs = [-1 if direction == "maximize" else 1 for direction in directions]
-    return {one.number: [sign * value for sign, value in zip(signs, one.values, strict=True)] for one in told if one.values}
 
 
 class Study:
@@ -170,11 +122,16 @@ class Study:
         return int(self._storage.get_trial_id_from_study_id_trial_number(self._id, number))
 
     def _hold(self) -> None:
-        """One asker for a study on SQLite, where two would be given the same trial."""
-        if isinstance(self._storage, optuna.storages.InMemoryStorage) or "sqlite" not in str(self._storage.url):
+        """One asker for a study: two would lay out the same cells, and take each other's running trials for abandoned ones.
+
+        The lock lies beside an SQLite file; for other storages it keeps out the commands of this machine only.
+        """
+        if isinstance(self._storage, optuna.storages.InMemoryStorage):
             return
-        path = Path(GENERATED, f".{self.name}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        url = str(self._storage.url)
+        shared = Path(tempfile.gettempdir(), f"cifar_hpo-{hashlib.sha256(url.encode()).hexdigest()[:12]}")
+        beside = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else shared
+        path = beside.with_name(f".{beside.name}-{self.name}.lock")
         holder = path.with_suffix(".holder")
         try:
             self._lock.enter_context(FileLock(path, timeout=0))
@@ -260,13 +217,13 @@ class Study:
         limit: int | None = self.options["n_trials"]
         if not self.space.is_finite or (limit and not self.is_grid):
             return limit
-        cells = {_identity(cell) for cell in self.space.cells()} | {_identity(one.params) for one in self._told}
+        cells = {identity(cell) for cell in self.space.cells()} | {identity(one.params) for one in self._told}
         return min(len(cells), limit or len(cells))
 
     def specs(self) -> Iterator[TrialSpec | None]:
         """What is still to be tried; None when that depends on what is running now."""
         started, self._count = time.monotonic(), len(self._told)
-        self._tried = {_identity(one.params) for one in self._told} | {_identity(spec.params) for spec in self._again}
+        self._tried = {identity(one.params) for one in self._told} | {identity(spec.params) for spec in self._again}
         self._count += len(self._again)
         cells = self._cells()
         while not self._is_over(started):
@@ -287,8 +244,8 @@ class Study:
         if not self.is_grid:
             return None
         first = [cell for wish in self.options["enqueue"] for cell in self.space.cells() if wish.items() <= cell.items()]
-        cells = {_identity(cell): cell for cell in [*first, *self.space.cells()]}
-        return iter([cell for identity, cell in cells.items() if identity not in self._tried])
+        cells = {identity(cell): cell for cell in [*first, *self.space.cells()]}
+        return iter([cell for key, cell in cells.items() if key not in self._tried])
 
     def _is_over(self, started: float) -> bool:
         """Whether a limit other than the number of trials is reached."""
@@ -310,13 +267,13 @@ class Study:
                     return None
                 return self._laid_out(cell)
             if repeat >= REPEATS and self.space.is_finite:
-                untried = [cell for cell in self.space.cells() if _identity(cell) not in self._tried]
+                untried = [cell for cell in self.space.cells() if identity(cell) not in self._tried]
                 if not untried:
                     return None
                 return self._laid_out(random.choice(untried))  # noqa: S311  no secret
             trial = self._study.ask()
             params = self._suggested(trial)
-            if _identity(params) not in self._tried:
+            if identity(params) not in self._tried:
                 return self._started(trial, params)
             trial.set_user_attr("skipped", "tried before")
             self._study.tell(trial, state=TrialState.FAIL)
@@ -329,7 +286,7 @@ class Study:
         return self._started(optuna.Trial(self._study, self._storage.create_new_trial(self._id, running)), cell)
 
     def _started(self, trial: optuna.Trial, params: Mapping[str, Value]) -> TrialSpec:
-        self._tried.add(_identity(params))
+        self._tried.add(identity(params))
         self._asked[trial.number] = trial
         return TrialSpec(trial.number, self.space.overrides(params), dict(params))
 
@@ -389,7 +346,7 @@ class Study:
         outcome |= {"seconds": round(result.seconds, 3), "run_id": result.run_id}
         self._asked.pop(spec.number).set_user_attr(OUTCOME, outcome)  # first, so that a death between the two lines loses nothing
         self._close(spec.number, outcome)
-        self._told = [one for one in self._told if _identity(one.params) != _identity(spec.params)]
+        self._told = [one for one in self._told if identity(one.params) != identity(spec.params)]
         self._told.append(Told(number=spec.number, params=spec.params, **outcome))
         return True
 
@@ -415,11 +372,6 @@ def _suggest(trial: optuna.Trial, key: str, form: Any) -> Any:
     if isinstance(form, optuna.distributions.FloatDistribution):
         return trial.suggest_float(key, form.low, form.high, log=form.log)
     return trial.suggest_int(key, form.low, form.high, log=form.log, step=form.step)
-
-
-def _identity(params: Mapping[str, Value]) -> str:
-    """The same for the same configuration, whatever the order of its keys."""
-    return json.dumps(dict(params), sort_keys=True)
 
 
 def _listed(one_or_several: Any) -> list[str]:

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_hpo.config import SYNTHETIC_NOTICE
-from cifar_hpo.study import Study, Told, front
+from cifar_hpo.leaderboard import Told, front
+from cifar_hpo.study import Study
 from cifar_hpo.trial import FINISHED, TrialResult, TrialSpec
 
 SHOWN = 10

@@ -110,3 +110,22 @@ def test_studies_as_things(tmp_path: Path, small: list[str]) -> None:
     assert (nope.returncode, nope.stderr) == (2, "error: there is no study nope; there are: s\n")
     assert studies("delete", "s", "--yes").returncode == 0
     assert "s " not in studies("list").stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("mode", ["single", "sweep"])
+def test_a_run_that_is_ended_is_killed_and_says_so(mode: str, tmp_path: Path, small: list[str]) -> None:
+    sweep = ["-m", "model.filters=4,8"] if mode == "sweep" else []
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    command = [sys.executable, "-m", "cifar_hpo", *sweep, *small, "training.epochs=500"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.checkpoint")):
+        assert time.monotonic() < deadline, "no training got under way"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT if mode == "sweep" else signal.SIGTERM)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == (130 if mode == "sweep" else 143)
+    assert ("the same command goes on from here" in err) == (mode == "sweep")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert {run.info.status for run in runs} == {"KILLED"}

@@ -19,8 +19,9 @@ from hydra.core.plugins import Plugins
 from cifar_hpo import options as schema
 from cifar_hpo.config import CONF
 from cifar_hpo.errors import ConfigError, StudyError
+from cifar_hpo.leaderboard import Told
 from cifar_hpo.space import Space
-from cifar_hpo.study import Study, Told
+from cifar_hpo.study import Study
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Progress, TrialResult, TrialSpec
 
 Objective = Callable[[TrialSpec], TrialResult]

@@ -1,0 +1,69 @@
+"""Which trials counted, and which is best: `Told` is a counted trial; `ranked` and `front` order them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cifar_hpo.space import Value
+
+OUTCOME = "outcome"
+"""The attribute of Optuna's trial under which its outcome is noted."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A counted trial, as rankings show it; values in the order of the study's metrics, None where it did not finish."""
+
+    number: int
+    params: Mapping[str, Value]
+    state: str
+    values: Sequence[float] | None
+    metrics: Mapping[str, float]
+    error: str
+    seconds: float
+    run_id: str
+
+    @property
+    def value(self) -> float | None:
+        return self.values[0] if self.values else None
+
+
+def counted(trials: Sequence[Any]) -> list[Told]:
+    """The outcomes among Optuna's trials; of one configuration tried again after a failure, the last."""
+    told: dict[str, Told] = {}
+    for trial in trials:
+        if outcome := trial.user_attrs.get(OUTCOME):
+            told.pop(identity(trial.params), None)
+            told[identity(trial.params)] = Told(number=trial.number, params=trial.params, **outcome)
+    return list(told.values())
+
+
+def front(told: Sequence[Told], directions: Sequence[str]) -> set[int]:
+    """Numbers of the finished trials of which no other is as good in every metric and better in one: the Pareto front."""
+    costs = _costs(told, directions)
+
+    def dominated(mine: list[float]) -> bool:
+        return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in costs.values())
+
+    return {number for number, mine in costs.items() if not dominated(mine)}
+
+
+def ranked(told: Sequence[Told], directions: Sequence[str]) -> list[Told]:
+    """Finished trials, the best first, then the others. For several metrics the Pareto front comes first."""
+    costs = _costs(told, directions)
+    first = front(told, directions) if len(directions) > 1 else set(costs)
+    return sorted(told, key=lambda one: (one.number not in costs, one.number not in first, costs.get(one.number, []), one.number))
+
+
+def _costs(told: Sequence[Told], directions: Sequence[str]) -> dict[int, list[float]]:
+    """The values of finished trials by number, signed so that less is better."""
+    signs = [-1 if direction == "maximize" else 1 for direction in directions]
+    return {one.number: [sign * value for sign, value in zip(signs, one.values, strict=True)] for one in told if one.values}
+
+
+def identity(params: Mapping[str, Value]) -> str:
+    """The same for the same configuration, whatever the order of its keys."""
+    return json.dumps(dict(params), sort_keys=True)
