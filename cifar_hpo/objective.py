@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from cifar_hpo import config as schema
 from cifar_hpo import trial
 from cifar_hpo.errors import ConfigError, TrialError, UserError, end
-from cifar_hpo.trial import FINISHED, Context, Progress, TrialResult
+from cifar_hpo.trial import FINISHED, Context, Progress, Pruned, TrialResult
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Objective:
     def _try(self, config: DictConfig) -> TrialResult:
         checked = schema.check(config)
         self.warm()
-        from cifar_hpo import checkpoint, data, tracking, training
+        from cifar_hpo import data, tracking, training
 
         started = time.perf_counter()
         training.set_up(checked.training)
@@ -83,7 +83,7 @@ class Objective:
         number = hydra.job.num if context.study else 0
         replicas, epochs = checked.training.replicas, checked.training.epochs
         folder = Path(hydra.runtime.output_dir)
-        with _judged(context, number), tracking.attempt(config, hydra.overrides.task, dataset, context, number) as run:
+        with _cleared(folder), _judged(context, number), tracking.attempt(config, hydra.overrides.task, dataset, context, number) as run:
             trial.report(Progress(0, replicas * epochs, run_id=run.run_id))
             trained = []
             for replica in range(replicas):
@@ -103,12 +103,24 @@ class Objective:
             best = max(trained, key=lambda one: one.metrics["val_accuracy"])
             run.log_outcome(metrics, best.confusion, dataset.classes, epochs)
             run.log_model(best.model, len(dataset.classes))
-        checkpoint.clear(folder)
         if not context.study:
             log.info("val_accuracy %.4f  test_accuracy %.4f  run %s", metrics["val_accuracy"], metrics["test_accuracy"], run.run_id)
             if dataset.fallback:
                 log.warning(schema.SYNTHETIC_NOTICE)
         return TrialResult(FINISHED, metrics, seconds=time.perf_counter() - started, run_id=run.run_id)
+
+
+@contextlib.contextmanager
+def _cleared(folder: Path) -> Iterator[None]:
+    """Remove the checkpoints of a trial that came to its end; one that was interrupted keeps them to go on from."""
+    from cifar_hpo import checkpoint
+
+    try:
+        yield
+    except (Pruned, TrialError):
+        checkpoint.clear(folder)
+        raise
+    checkpoint.clear(folder)
 
 
 @contextlib.contextmanager

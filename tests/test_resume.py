@@ -39,6 +39,7 @@ def test_a_pruner_stops_trials_under_every_launcher(launcher: str, tmp_path: Pat
     study = optuna.load_study(study_name=summary.study_name, storage=f"sqlite:///{tmp_path}/mlruns/studies.db")
     assert [trial.state.name for trial in study.trials].count("PRUNED") == len(pruned)
     assert study.trials[0].state.name == "COMPLETE"
+    assert not list(tmp_path.rglob("*.checkpoint*"))
 
 
 def outcomes(folder: Path) -> dict[str, Any]:
