@@ -21,20 +21,20 @@ from conftest import run_in
 @pytest.mark.parametrize("launcher", ["workers", "basic", "joblib"])
 def test_a_pruner_stops_trials_under_every_launcher(launcher: str, tmp_path: Path, small: list[str]) -> None:
     pruner = ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.min_resource=1", "hydra.sweeper.pruner.reduction_factor=2"]
-    rates = "optimizer.learning_rate=0.01,1e-8,1e-9,1e-10"
+    rates = "optimizer.learning_rate=0.01,1e-8,1e-9"
     one_by_one = {"workers": ["hydra.launcher.n_workers=1"], "joblib": ["hydra.launcher.n_jobs=1"], "basic": []}[launcher]
-    shown = run_in(tmp_path, "-m", *small, "training.epochs=4", rates, *pruner, f"hydra/launcher={launcher}", *one_by_one)
+    shown = run_in(tmp_path, "-m", *small, "training.epochs=3", rates, *pruner, f"hydra/launcher={launcher}", *one_by_one)
     assert shown.returncode == 0, shown.stderr
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     runs = [run for run in mlflow.search_runs(search_all_experiments=True, output_format="list") if run.data.tags.get("kind") == "trial"]
     pruned = [run for run in runs if "pruned" in run.data.tags]
-    assert len(runs) == 4
+    assert len(runs) == 3
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert 1 <= len(pruned) <= 3
+    assert 1 <= len(pruned) <= 2
     for run in pruned:
         assert run.data.tags["pruned"].startswith("after epoch ")
         epochs = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_accuracy")
-        assert 1 <= len(epochs) < 4, "its learning curve stays"
+        assert 1 <= len(epochs) < 3, "its learning curve stays"
     (summary,) = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/mlruns/studies.db")
     study = optuna.load_study(study_name=summary.study_name, storage=f"sqlite:///{tmp_path}/mlruns/studies.db")
     assert [trial.state.name for trial in study.trials].count("PRUNED") == len(pruned)
@@ -52,7 +52,7 @@ def outcomes(folder: Path) -> dict[str, Any]:
 
 def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(tmp_path: Path, small: list[str]) -> None:
     """The parent is killed while trials run, then a worker; the figures are those of a study that nothing happened to."""
-    sweep = ["-m", *small, "model.filters=4,8", "model.dropout=0.0,0.2", "training.epochs=16", "hydra.sweeper.study_name=s"]
+    sweep = ["-m", *small, "model.filters=4,8", "model.dropout=0.2", "training.epochs=16", "hydra.sweeper.study_name=s"]
     calm, troubled = tmp_path / "calm", tmp_path / "troubled"
     calm.mkdir()
     troubled.mkdir()
@@ -74,7 +74,7 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(tmp_path: Path, sma
         assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
     wanted, found = outcomes(calm), outcomes(troubled)
     assert wanted.keys() == found.keys()
-    assert len(found) == 4
+    assert len(found) == 2
     for params, one in wanted.items():
         for name in ("loss", "val_loss", "test_loss", "val_accuracy"):
             assert found[params]["metrics"][name] == one["metrics"][name]
@@ -82,7 +82,7 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(tmp_path: Path, sma
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert "RUNNING" not in {run.info.status for run in runs}
     trials = [run for run in runs if run.data.tags.get("kind") == "trial"]
-    assert sorted(run.data.tags["trial"] for run in trials if run.info.status == "FINISHED") == ["0", "1", "2", "3"]
+    assert sorted(run.data.tags["trial"] for run in trials if run.info.status == "FINISHED") == ["0", "1"]
     assert {run.info.status for run in trials if run.data.tags["attempt"] == "0"} >= {"KILLED"}
     assert not list(troubled.rglob("*.checkpoint*")), "nothing is left to go on from"
 
