@@ -18,11 +18,11 @@ import pytest
 from conftest import run_in
 
 
-@pytest.mark.parametrize("launcher", ["workers", "basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["workers", "joblib"])
 def test_a_pruner_stops_trials_under_every_launcher(launcher: str, tmp_path: Path, small: list[str]) -> None:
     pruner = ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.min_resource=1", "hydra.sweeper.pruner.reduction_factor=2"]
     rates = "optimizer.learning_rate=0.01,1e-8,1e-9"
-    one_by_one = {"workers": ["hydra.launcher.n_workers=1"], "joblib": ["hydra.launcher.n_jobs=1"], "basic": []}[launcher]
+    one_by_one = {"workers": ["hydra.launcher.n_workers=1"], "joblib": ["hydra.launcher.n_jobs=1"]}[launcher]
     shown = run_in(tmp_path, "-m", *small, "training.epochs=3", rates, *pruner, f"hydra/launcher={launcher}", *one_by_one)
     assert shown.returncode == 0, shown.stderr
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")

@@ -67,8 +67,10 @@ def test_one_experiment_with_a_parent_run_and_a_child_for_each_trial(swept: obje
 
 
 def test_a_child_holds_its_params_curves_dataset_and_config(swept: object, folder: Path, npz: Path) -> None:
+    found = children(folder)
     client = mlflow.MlflowClient()
-    for run in children(folder):
+    assert len(found) == 4
+    for run in found:
         assert run.data.params["training.batch_size"] == "50"
         assert run.data.params["model.filters"] in "24"
         assert run.data.params["data.path"] == str(npz)
