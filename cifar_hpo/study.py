@@ -7,6 +7,7 @@ interrupted or whose parent died is no outcome: its trial waits, under its numbe
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -320,10 +321,7 @@ class Study:
 
     def should_stop(self, spec: TrialSpec, progress: Progress) -> bool:
         """Note a running trial's value after an epoch, and ask the pruner."""
-        asked = self._asked[spec.number]
-        if progress.value is not None:
-            asked.report(progress.value, progress.epoch)
-        return progress.epoch < progress.epochs and asked.should_prune()
+        return _stops(self._asked[spec.number], progress)
 
     def discard(self, spec: TrialSpec, reason: str) -> None:
         """Give up a trial before it starts; it does not count."""
@@ -357,13 +355,15 @@ def judge(url: str, study: str, number: int, pruner: Mapping[str, Any]) -> Any:
     known = optuna.load_study(study_name=study, storage=storage, pruner=samplers.pruner(pruner))
     asked = optuna.Trial(known, storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study), number))
 
-    def should_stop(progress: Progress) -> bool:
-        if progress.value is None:
-            return False
-        asked.report(progress.value, progress.epoch)
-        return progress.epoch < progress.epochs and asked.should_prune()
+    return functools.partial(_stops, asked)
 
-    return should_stop
+
+def _stops(asked: optuna.Trial, progress: Progress) -> bool:
+    """Note a trial's value after an epoch, and ask the pruner; a trial that has no value yet or is at its end goes on."""
+    if progress.value is None:
+        return False
+    asked.report(progress.value, progress.epoch)
+    return progress.epoch < progress.epochs and asked.should_prune()
 
 
 def _suggest(trial: optuna.Trial, key: str, form: Any) -> Any:
