@@ -6,6 +6,7 @@ Nothing from outside is trusted: archives are held against their checksum and re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -13,9 +14,9 @@ import logging
 import os
 import pickle
 import shutil
-import socket
 import tarfile
 import tempfile
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def prepare(config: Data) -> Path:
 def _find(config: Data) -> Path:
     path = Path(config.path).expanduser() if config.path else None
     if config.source == "synthetic":
-        return _stored("synthetic", "3", lambda: (*synthetic(), [f"class {n}" for n in range(10)]))
+        return _stored("synthetic", "4", lambda: (*synthetic(), [f"class {n}" for n in range(10)]))
     if config.source in ("npz", "folder"):
         if path is None:
             raise ConfigError("data.path", f"data={config.source} needs the path of its images")
@@ -169,25 +170,42 @@ def _stored(name: str, fingerprint: str, read: Any) -> Path:
     return folder
 
 
+def _keras_home() -> Path:
+    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), "datasets")
+
+
 def _keras_cache() -> Path | None:
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), "datasets")
-    places = (home / "cifar-10-batches-py-target" / "cifar-10-batches-py", home / "cifar-10-batches-py", home / "cifar-10-python.tar.gz")
-    return next((place for place in places if place.exists()), None)
+    names = ("cifar-10-batches-py-target/cifar-10-batches-py", "cifar-10-batches-py", "cifar-10-python.tar.gz")
+    return next((place for name in names if (place := _keras_home() / name).exists()), None)
 
 
 def _download() -> Path:
-    """The official archive in Keras' cache, its progress shown and its checksum verified by Keras."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from keras.utils import get_file
+    """The official archive, put where Keras looks for it too; its progress is shown, its checksum verified before it gets its name."""
+    from rich.progress import wrap_file
 
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)
+    target = _keras_home() / "cifar-10-python.tar.gz"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f"{target.name}.{os.getpid()}")
     try:
-        return Path(get_file("cifar-10-python.tar.gz", CIFAR10_URL, file_hash=CIFAR10_SHA256))
-    except Exception as error:  # Keras raises bare exceptions for network errors and wrong checksums
+        with contextlib.ExitStack() as opened:
+            response = opened.enter_context(urllib.request.urlopen(CIFAR10_URL, timeout=20))
+            size = int(response.headers["Content-Length"])
+            body = opened.enter_context(wrap_file(response, size, description="downloading CIFAR-10"))
+            shutil.copyfileobj(body, opened.enter_context(draft.open("wb")))
+        _verify(draft)
+        draft.replace(target)
+    except (OSError, TypeError, DataError) as error:
         raise DataError(f"CIFAR-10 could not be downloaded ({one_line(error)}); {HOW_TO_GET}") from error
     finally:
-        socket.setdefaulttimeout(patience)
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def _verify(archive: Path) -> None:
+    with archive.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if checksum != CIFAR10_SHA256:
+        raise DataError(f"{archive}: sha256 {checksum[:12]}…, expected {CIFAR10_SHA256[:12]}…: not the official archive of {CIFAR10_URL}")
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -211,10 +229,7 @@ def read_cifar10(source: Path) -> tuple[Split, Split]:
     if source.is_dir():
         batches = {name: _read_batch(name, io.BytesIO((source / name).read_bytes())) for name in BATCHES}
     else:
-        with source.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        if checksum != CIFAR10_SHA256:
-            raise DataError(f"{source}: sha256 {checksum[:12]}…, expected {CIFAR10_SHA256[:12]}…: not the official archive; {HOW_TO_GET}")
+        _verify(source)
         batches = {}
         with tarfile.open(source) as archive:
             for name in BATCHES:

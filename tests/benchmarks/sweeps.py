@@ -1,0 +1,103 @@
+"""A sweep of six trials, from process start to exit, against the plain loop that documentation writes, in the same run.
+
+    python tests/benchmarks/sweeps.py [--data cifar10.npz] [--images 20000] [--epochs 3]
+
+Both sides train the same six models (filters 4, 8, 16 × adam, sgd; kernel 3) on the same images, validate after each epoch on 5,000,
+score 10,000 test images once, and leave params, curves and the Keras model in a new MLflow store. The loop runs twice: with
+`mlflow.keras.log_model` as it comes, and with `pip_requirements` given, which spares MLflow six seconds a model.
+Run by hand, with nothing else running; the README quotes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cifar_hpo.synthetic import synthetic
+
+LOOP = """
+import sys
+import keras, mlflow, numpy as np
+
+path, images, epochs, pinned = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "pinned"
+arrays = np.load(path)
+x, y, x_test, y_test = (arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
+x, x_test = x / 255.0, x_test / 255.0
+x_val, y_val = x[-5000:], y[-5000:]
+x, y = x[:images], y[:images]
+mlflow.set_tracking_uri("sqlite:///mlflow.db")
+mlflow.set_experiment("loop")
+requirements = {"pip_requirements": ["tensorflow", "keras", "numpy"]} if pinned else {}
+for filters in (4, 8, 16):
+    for optimizer in ("adam", "sgd"):
+        with mlflow.start_run(run_name=f"filters={filters}, optimizer={optimizer}"):
+            mlflow.log_params({"filters": filters, "optimizer": optimizer, "epochs": epochs})
+            model = keras.Sequential([
+                keras.Input((32, 32, 3)),
+                keras.layers.Conv2D(filters, 3, padding="same", activation="relu"),
+                keras.layers.MaxPooling2D(),
+                keras.layers.Conv2D(2 * filters, 3, padding="same", activation="relu"),
+                keras.layers.MaxPooling2D(),
+                keras.layers.Conv2D(4 * filters, 3, padding="same", activation="relu"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(64, activation="relu"),
+                keras.layers.Dense(10, activation="softmax"),
+            ])
+            model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+            history = model.fit(x, y, epochs=epochs, batch_size=32, validation_data=(x_val, y_val), verbose=0)
+            for name, values in history.history.items():
+                for epoch, value in enumerate(values):
+                    mlflow.log_metric(name, value, step=epoch)
+            loss, accuracy = model.evaluate(x_test, y_test, verbose=0)
+            mlflow.log_metrics({"test_loss": loss, "test_accuracy": accuracy})
+            mlflow.keras.log_model(model, name="model", **requirements)
+"""
+
+
+def seconds(command: list[str], folder: Path) -> float:
+    """Wall time of a process in a new folder; what it prints goes to a file there."""
+    folder.mkdir(parents=True)
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    started = time.perf_counter()
+    with (folder / "output.txt").open("w") as output:
+        subprocess.run([sys.executable, *command], cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=environment, check=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="an .npz as data=npz takes it; synthetic images unless said")
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--ours-alone", action="store_true", help="leave the loops out")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        folder, path = Path(made), given.data and given.data.absolute()
+        if path is None:
+            (x_train, y_train), (x_test, y_test) = synthetic()
+            path = folder / "synthetic.npz"
+            np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+        (folder / "loop.py").write_text(LOOP)
+        loop = [str(folder / "loop.py"), str(path), str(given.images), str(given.epochs)]
+        space = ["model.filters=4,8,16", "optimizer=adam,sgd", "model.kernel_size=3"]
+        sweep = ["-m", "cifar_hpo", "-m", *space, "data=npz", f"data.path={path}", f"data.train_size={given.images}", f"training.epochs={given.epochs}"]
+        commands = {"plain loop": [*loop, "default"], "with pip_requirements": [*loop, "pinned"]} if not given.ours_alone else {}
+        commands |= {"cifar_hpo, float32": sweep, "cifar_hpo, bf16": [*sweep, "training.precision=mixed_bfloat16"]}
+        taken = {name: seconds(command, folder / str(n)) for n, (name, command) in enumerate(commands.items())}
+    table = Table("what", "seconds", *("ratio to the " + name for name in list(commands)[:-2]), box=None)
+    for name, time_taken in taken.items():
+        table.add_row(name, f"{time_taken:.1f}", *(f"{taken[loop] / time_taken:.2f}" for loop in list(commands)[:-2]))
+    Console().print(f"six trials of {given.images:,} images, {given.epochs} epochs, {os.cpu_count()} cores", table)
+
+
+if __name__ == "__main__":
+    main()
