@@ -1,6 +1,6 @@
 """The worker's door: a composed config in, a `TrialResult` out, an MLflow run beside it. Heavy imports stand inside.
 
-`objective` is a Hydra task function, so it runs under any launcher; as a `Task` it also says what to check, prepare and warm.
+`objective` is a Hydra task function, so it runs under any launcher; as a `Task` it also says what to check, prepare and import.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from cifar_hpo import config as schema
 from cifar_hpo import trial
 from cifar_hpo.errors import ConfigError, TrialError, UserError, end
 from cifar_hpo.trial import FINISHED, Context, Progress, Pruned, TrialResult
+from cifar_hpo.workers import redirected
 
 log = logging.getLogger(__name__)
 
 
 class Objective:
     """Trains a configuration and logs it; the value of a trial is the mean over its replicas."""
+
+    imports = ("cifar_hpo.training", "cifar_hpo.tracking", "mlflow.keras", "mlflow.store.tracking.sqlalchemy_store", "git")
 
     def check(self, config: DictConfig) -> None:
         """Raise ConfigError for a wrong value; imports nothing heavy."""
@@ -51,11 +54,6 @@ class Objective:
         checked = schema.check(config)
         return {"parameters": float(checked.model.parameters(len(data.load(checked.data).classes)))}
 
-    def warm(self) -> None:
-        """Import what every trial needs."""
-        with _hushed():
-            from cifar_hpo import tracking, training  # noqa: F401
-
     def __call__(self, config: DictConfig) -> TrialResult:
         """Train, evaluate and log one configuration.
 
@@ -72,8 +70,8 @@ class Objective:
 
     def _try(self, config: DictConfig) -> TrialResult:
         checked = schema.check(config)
-        self.warm()
-        from cifar_hpo import data, tracking, training
+        with _hushed():
+            from cifar_hpo import data, tracking, training
 
         started = time.perf_counter()
         training.set_up(checked.training)
@@ -150,22 +148,10 @@ def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
     return means | spread
 
 
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
+def _hushed() -> contextlib.AbstractContextManager[None]:
     """TensorFlow's notices about the machine, some of them written before it can be told not to, say nothing of a trial."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "tensorflow" in sys.modules:
-        yield
-        return
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
+    return contextlib.nullcontext() if "tensorflow" in sys.modules else redirected(os.devnull)
 
 
 objective: Any = Objective()

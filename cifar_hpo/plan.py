@@ -34,7 +34,7 @@ CHECKED = 2000
 class Plan:
     """A search space with all that its trials share.
 
-    base: the composed config of one cell. meaning: what the study's identity rests on.
+    base: the composed config of one cell. meaning: what the study's identity rests on. data: a config for each source of data.
     """
 
     space: Space
@@ -43,13 +43,14 @@ class Plan:
     task: TaskFunction
     base: DictConfig
     meaning: Mapping[str, Any]
+    data: tuple[DictConfig, ...] = ()
     _composed: dict[tuple[str, ...], tuple[bytes, bytes]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sweeper: Any, arguments: Sequence[str]) -> Plan:
-        """Parse, compose, check, and prepare the data; every wrong cell is found here.
+        """Parse, compose and check; every wrong cell is found here, before anything heavy is imported.
 
-        Raises Hydra's errors for what can't be composed, and what the task's `check` and `prepare` raise.
+        Raises Hydra's errors for what can't be composed, and what the task's `check` raises.
         """
         options: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(sweeper.options), resolve=True)  # type: ignore[assignment]
         space = Space.parse(arguments, options["params"], sweeper.hydra_context.config_loader, options["conditions"])
@@ -60,15 +61,19 @@ class Plan:
         configs = [plan.compose(0, cell, task_only=True) for cell in cells]
         for config in configs:
             plan.check(config)
-        by_data = {repr(config.get("data")): config for config in configs}
-        task: Any = plan.task
-        prepared = sorted(str(task.prepare(config)) for config in by_data.values()) if hasattr(task, "prepare") else []
-        meaning = {"config": _unvaried(configs[0], space), "data": prepared, "keys": sorted(space.dimensions)}
+        meaning: dict[str, Any] = {"config": _unvaried(configs[0], space), "keys": sorted(space.dimensions)}
         meaning |= {name: options[name] for name in ("metric", "direction", "constraints", "conditions")}
         meaning |= {"sampler": options["sampler"], "pruner": options["pruner"]}
         if options["sampler"]["name"] != "grid":  # a grid may gain cells
             meaning["space"] = {key: repr(part) for key, part in space.dimensions.items()}
-        return dataclasses.replace(plan, base=plan.compose(0, cells[0]), meaning=meaning)
+        data = {repr(config.get("data")): config for config in configs}
+        return dataclasses.replace(plan, base=plan.compose(0, cells[0]), meaning=meaning, data=tuple(data.values()))
+
+    def prepared(self) -> Plan:
+        """With the data at hand, which is part of the meaning. Raises what the task's `prepare` raises."""
+        task: Any = self.task
+        identified = sorted(str(task.prepare(config)) for config in self.data) if hasattr(task, "prepare") else []
+        return dataclasses.replace(self, meaning={**self.meaning, "data": identified})
 
     @property
     def name(self) -> str:

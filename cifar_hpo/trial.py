@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -84,7 +84,12 @@ class Context:
 
 
 class Task(Protocol):
-    """What a task function may offer beside being called; any Hydra task function does without."""
+    """What a task function may offer beside being called; any Hydra task function does without.
+
+    imports: the modules that trials need, imported once for all workers while the parent composes.
+    """
+
+    imports: Sequence[str]
 
     def check(self, config: Any) -> None:
         """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts."""
@@ -92,8 +97,8 @@ class Task(Protocol):
     def prepare(self, config: Any) -> str:
         """Do once in the parent what all trials share; returns what identifies it, part of the study's meaning."""
 
-    def warm(self) -> None:
-        """Import what trials need; called in each worker while the parent composes."""
+    def measure(self, config: Any) -> Mapping[str, float]:
+        """What is known of a configuration before it is trained, for constraints."""
 
 
 class Pruned(Exception):

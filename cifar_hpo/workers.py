@@ -1,7 +1,8 @@
 """Warm local processes: a `Pool` has a slot for each, `stream` feeds them jobs and yields what comes of each.
 
-A worker is spawned, imports once and takes one job after another. The parent supervises: a worker that dies, hangs or grows
-too large costs its own trial only, and a worker whose parent dies ends itself.
+A server process imports what trials need, once, while the parent composes; workers are forked from it, so that each is there at
+once and shares that memory. A worker takes one job after another. The parent supervises: a worker that dies, hangs or grows too
+large costs its own trial only, and a worker whose parent dies ends itself.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, forkserver, get_context, parent_process
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,13 +82,12 @@ class Worker:
         self.job: Job | None = None
         self.started = 0.0
         self.progress = Progress(0, 0)
-        spawn = get_context("spawn")
-        self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_serve, args=(theirs, str(log), task), name=f"worker-{slot}", daemon=True)
-        share = str(threads)
-        threading_variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-        with env_override(dict.fromkeys(threading_variables, share)):
-            self.process.start()
+        context = get_context("forkserver")
+        self.pipe, theirs = context.Pipe()
+        environment = os.environ | _share(threads)
+        self.process = context.Process(target=_serve, args=(theirs, str(log), environment, task), name=f"worker-{slot}", daemon=True)
+        self.process.start()
+        self.seen = psutil.Process(self.process.pid)
         theirs.close()
 
     def start(self, job: Job) -> None:
@@ -102,9 +103,15 @@ class Worker:
             returned.return_value = error
         return Outcome(job, returned, self.progress.run_id, time.monotonic() - self.started)
 
+    @property
+    def is_alive(self) -> bool:
+        return self.seen.is_running() and self.seen.status() != psutil.STATUS_ZOMBIE
+
     def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
+        """End it; by its own id, because multiprocessing takes workers for dead whose server is."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.seen.kill()
+        self.process.join(1)
         self.pipe.close()
 
 
@@ -117,44 +124,46 @@ class Pool:
 
     def __init__(self, launcher: Any) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.options: Mapping[str, Any] = launcher.options
+        self.launcher, self.options = launcher, launcher.options
         self.n_workers = self.options.get("n_workers") or cores
         self.threads = self.options.get("threads_per_worker") or max(1, cores // self.n_workers)
-        self.logs = Path(launcher.config.hydra.sweep.dir)
         self.task = cloudpickle.dumps((launcher.task_function, launcher.hydra_context, Singleton.get_state()))
         self.workers: list[Worker] = []
 
     def __enter__(self) -> Self:
-        self.logs.mkdir(parents=True, exist_ok=True)
+        """Start to import what the task says that its trials need."""
+        forkserver.set_forkserver_preload(list(getattr(self.launcher.task_function, "imports", ())))
+        with env_override(_share(self.threads)), redirected(os.devnull):
+            forkserver.ensure_running()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        with contextlib.suppress(ProcessLookupError, TypeError):  # it would otherwise finish its imports first
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]  # noqa: SLF001
 
     def close(self) -> None:
         """End every worker, whatever it is doing."""
         while self.workers:
             self.workers.pop().kill()
 
-    def grow(self, wanted: float) -> None:
-        """Start workers until there are `wanted`, at most one for each slot."""
-        slots = {worker.slot for worker in self.workers}
-        for slot in range(int(min(wanted, self.n_workers))):
-            if slot not in slots:
-                self.workers.append(Worker(slot, self.threads, self.logs / f"worker_{slot}.log", self.task))
-
     @property
     def busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.job]
 
     def free(self) -> Worker | None:
-        """A worker without a job, if there is a slot without one."""
+        """A worker without a job, started if there is a slot for it."""
         for worker in [worker for worker in self.workers if not worker.job]:
-            if worker.process.is_alive():
+            if worker.is_alive:
                 return worker
             self._retire(worker)
-        self.grow(len(self.workers) + 1)
-        return next((worker for worker in self.workers if not worker.job), None)
+        slot = next((slot for slot in range(self.n_workers) if slot not in {worker.slot for worker in self.workers}), None)
+        if slot is None:
+            return None
+        logs = Path(self.launcher.config.hydra.sweep.dir)
+        logs.mkdir(parents=True, exist_ok=True)
+        self.workers.append(Worker(slot, self.threads, logs / f"worker_{slot}.log", self.task))
+        return self.workers[-1]
 
     def _retire(self, worker: Worker) -> None:
         worker.kill()
@@ -162,10 +171,9 @@ class Pool:
 
     def wait(self) -> Iterator[Outcome | Report]:
         """Block until something happens; yield the jobs that ended."""
-        sources = {worker.pipe: worker for worker in self.busy} | {worker.process.sentinel: worker for worker in self.busy}
-        happened = connection.wait(list(sources), SUPERVISION)
-        for worker in {id(sources[one]): sources[one] for one in happened}.values():  # type: ignore[index]
-            yield from self._heard(worker)
+        sources = {worker.pipe: worker for worker in self.busy}
+        for pipe in connection.wait(list(sources), SUPERVISION):
+            yield from self._heard(sources[pipe])  # type: ignore[index]
         for worker in self.busy:
             if reason := self._limit_passed(worker):
                 self._retire(worker)
@@ -181,14 +189,12 @@ class Pool:
                         yield Report(worker.job, message, worker.pipe)
                 else:
                     yield worker.finish(cloudpickle.loads(message))
-        except (EOFError, ConnectionResetError):
-            pass
-        limit = self.options.get("trials_per_worker")
-        if not worker.job and limit and worker.done >= limit:
-            self._retire(worker)
-        elif worker.job and not worker.process.is_alive():
+        except (EOFError, ConnectionResetError):  # nobody but the worker holds the other end
             self._retire(worker)
             yield worker.finish(WorkerLost(_cause(worker.process.exitcode)))
+        limit = self.options.get("trials_per_worker")
+        if not worker.job and worker in self.workers and limit and worker.done >= limit:
+            self._retire(worker)
 
     def _limit_passed(self, worker: Worker) -> str:
         timeout, memory = self.options.get("trial_timeout"), self.options.get("memory_limit")
@@ -196,7 +202,7 @@ class Pool:
             return f"timed out after {timeout:g} s (hydra.launcher.trial_timeout)"
         if memory:
             with contextlib.suppress(psutil.NoSuchProcess):
-                used = psutil.Process(worker.process.pid).memory_info().rss / 2**30
+                used = worker.seen.memory_info().rss / 2**30
                 if used > memory:
                     return f"used {used:.1f} GiB, more than {memory:g} (hydra.launcher.memory_limit)"
         return ""
@@ -228,7 +234,6 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     specs = [TrialSpec(initial_job_idx + place, tuple(overrides)) for place, overrides in enumerate(job_overrides)]
     with Pool(launcher) as pool:
-        pool.grow(len(specs))
         jobs = (Job(spec, compose(launcher, spec.number, spec.overrides)) for spec in specs)
         ended = {one.job.spec.number: one.returned for one in stream(jobs, pool) if isinstance(one, Outcome)}
     return [ended[number] for number in sorted(ended)]
@@ -255,11 +260,33 @@ def _cause(exitcode: int | None) -> str:
     return f"worker ended with exit code {exitcode}"
 
 
-def _serve(pipe: connection.Connection, log: str, task: bytes) -> None:
-    """A worker's whole life: import, then one job after another until the parent has no more or is gone."""
+def _share(threads: int) -> dict[str, str]:
+    """The environment variables that give NumPy and TensorFlow so many threads."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    return dict.fromkeys(names, str(threads))
+
+
+@contextlib.contextmanager
+def redirected(path: str) -> Iterator[None]:
+    """What this process, and one that it starts, writes to standard error goes to a file."""
+    sys.stderr.flush()
+    stderr, file = os.dup(2), os.open(path, os.O_WRONLY)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(file)
+
+
+def _serve(pipe: connection.Connection, log: str, environment: dict[str, str], task: bytes) -> None:
+    """A worker's whole life: one job after another until the parent has no more or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -273,9 +300,6 @@ def _serve(pipe: connection.Connection, log: str, task: bytes) -> None:
         return bool(judged and progress.value is not None and pipe.recv())
 
     trial.listen(tell)
-    if hasattr(task_function, "warm"):
-        with contextlib.suppress(ImportError):  # the first trial will say it with its traceback
-            task_function.warm()
     with contextlib.suppress(EOFError):
         while True:
             job = cloudpickle.loads(pipe.recv())

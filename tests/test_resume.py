@@ -67,7 +67,7 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(tmp_path: Path, sma
         while not any(file.stat().st_mtime != checkpoints.get(file) for file in troubled.rglob("*.checkpoint")):
             assert time.monotonic() < deadline, "no trial got under way"
             time.sleep(0.05)
-        workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        workers = [child for child in psutil.Process(process.pid).children(recursive=True) if child.ppid() != process.pid]
         (process if victim == "parent" else workers[0]).send_signal(signal.SIGKILL)
         assert process.wait(120) == (-signal.SIGKILL if victim == "parent" else 0)
         psutil.wait_procs(workers, timeout=5)

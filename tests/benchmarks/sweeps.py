@@ -89,7 +89,16 @@ def main() -> None:
         (folder / "loop.py").write_text(LOOP)
         loop = [str(folder / "loop.py"), str(path), str(given.images), str(given.epochs)]
         space = ["model.filters=4,8,16", "optimizer=adam,sgd", "model.kernel_size=3"]
-        sweep = ["-m", "cifar_hpo", "-m", *space, "data=npz", f"data.path={path}", f"data.train_size={given.images}", f"training.epochs={given.epochs}"]
+        sweep = [
+            "-m",
+            "cifar_hpo",
+            "-m",
+            *space,
+            "data=npz",
+            f"data.path={path}",
+            f"data.train_size={given.images}",
+            f"training.epochs={given.epochs}",
+        ]
         commands = {"plain loop": [*loop, "default"], "with pip_requirements": [*loop, "pinned"]} if not given.ours_alone else {}
         commands |= {"cifar_hpo, float32": sweep, "cifar_hpo, bf16": [*sweep, "training.precision=mixed_bfloat16"]}
         taken = {name: seconds(command, folder / str(n)) for n, (name, command) in enumerate(commands.items())}

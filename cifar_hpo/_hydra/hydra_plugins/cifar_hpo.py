@@ -51,10 +51,9 @@ class StudySweeper(Sweeper):
         from cifar_hpo.workers import Pool
 
         plan = Plan.of(self, arguments)
-        plan.name_folder(plan.name)
         with Pool(self.launcher) if isinstance(self.launcher, WorkersLauncher) else nullcontext() as pool:
-            if pool:
-                pool.grow(plan.space.size)  # they import while the parent does
+            plan = plan.prepared()
+            plan.name_folder(plan.name)
             from cifar_hpo.sweep import sweep
 
             return sweep(plan, pool, _study_run)
