@@ -18,9 +18,9 @@ STOPPING = ("wait", "stopped_epoch", "best", "best_epoch")
 
 @dataclass(frozen=True)
 class State:
-    """The metrics of each epoch so far, the seconds they took, and whether early stopping has ended them."""
+    """The metrics of each epoch so far, for each replica; the seconds they took; whether early stopping has ended them."""
 
-    epochs: list[dict[str, float]]
+    epochs: list[list[dict[str, float]]]
     seconds: float
     stopped: bool
 

@@ -61,6 +61,15 @@ class Model:
             channels, size, total = units, 1, total + channels * size**2 * units + units
         return total
 
+    def operations(self) -> int:
+        """Multiplications for one image, a measure of what training costs."""
+        total, channels, size = 0, 3, IMAGE_SIZE
+        for layer, width in enumerate(self.widths, start=1):
+            size -= self.kernel_size - 1 if self.padding == "valid" else 0
+            total += (self.kernel_size * size) ** 2 * channels * width
+            channels, size = width, size // 2 if layer < len(self.widths) else size
+        return total + channels * size**2 * self.dense_units
+
 
 @dataclass
 class Data:
@@ -114,10 +123,16 @@ class Training:
     epochs: int = key("passes over the training images", low=1)
     batch_size: int = key("images in a step", low=1)
     precision: str = key("of the arithmetic", choices=("float32", "mixed_bfloat16"))
-    replicas: int = key("seeds to train: seed, seed + 1, …; the value is their mean", low=1, high=64)
+    replicas: int = key("seeds to train, as one network: seed, seed + 1, …; the value is their mean", low=1, high=64)
     seed: int = key("of weights, order and dropout", low=0, high=2**31 - 1)
+    schedule: str = key("of the learning rate, over all steps", choices=("constant", "cosine", "one_cycle"))
     early_stopping: int | None = key("epochs without a better val_loss before a trial stops; null never", low=1)
     threads: int | None = key("threads of a single run; null takes the launcher's share, else all cores", low=1)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether replicas train as one network; early stopping ends each at its own epoch."""
+        return self.replicas > 1 and not self.early_stopping
 
 
 @dataclass

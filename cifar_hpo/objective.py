@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -45,7 +46,17 @@ class Objective:
         if checked.training.batch_size > len(images):
             problem = f"{checked.training.batch_size} is more than the {len(images)} training images"
             raise ConfigError("training.batch_size", problem)
+        if checked.training.precision == "mixed_bfloat16" and not _has_bfloat16():
+            log.warning("training.precision: this processor has no bfloat16 instructions; mixed_bfloat16 will be slower than float32")
+        if checked.training.replicas > 1 and not checked.training.is_fused:
+            log.warning("training.replicas: with training.early_stopping they train one after the other")
         return f"{dataset.name}:{dataset.digest}"
+
+    def cost(self, config: DictConfig) -> float:
+        """How much work a configuration is beside others, so that the longest trials can go first."""
+        checked = schema.check(config)
+        images = checked.data.train_size or 1  # with null all configurations take the same
+        return float(checked.model.operations() * images * checked.training.epochs * checked.training.replicas)
 
     def measure(self, config: DictConfig) -> dict[str, float]:
         """What is known of a configuration before it is trained, for constraints."""
@@ -79,28 +90,29 @@ class Objective:
         hydra = HydraConfig.get()
         context = Context.from_environment()
         number = hydra.job.num if context.study else 0
-        replicas, epochs = checked.training.replicas, checked.training.epochs
-        folder = Path(hydra.runtime.output_dir)
+        training_config = checked.training
+        replicas = training_config.replicas
+        steps = training_config.epochs * (1 if training_config.is_fused else replicas)
+        folder, done = Path(hydra.runtime.output_dir), 0
         with _cleared(folder), _judged(context, number), tracking.attempt(config, hydra.overrides.task, dataset, context, number) as run:
-            trial.report(Progress(0, replicas * epochs, run_id=run.run_id))
-            trained = []
-            for replica in range(replicas):
+            trial.report(Progress(0, steps, run_id=run.run_id))
 
-                def on_epoch(epoch: int, values: Mapping[str, float], *, restored: bool, replica: int = replica) -> None:
-                    run.log_epoch(epoch, values, prefix=f"replica_{replica}/" if replicas > 1 else "")
-                    done, value = replica * epochs + epoch + 1, values.get(context.metric)
-                    if not restored:
-                        trial.report(Progress(done, replicas * epochs, value, run.run_id))
-                    if not context.study:
-                        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-                        log.info("epoch %d of %d  %s", done, replicas * epochs, shown)
+            def on_epoch(epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool) -> None:
+                nonlocal done
+                done += 1
+                mean = {name: fmean(one[name] for one in values.values()) for name in next(iter(values.values()))}
+                each = {f"replica_{number}/{name}": value for number, one in values.items() for name, value in one.items()}
+                run.log_epoch(epoch, (mean if len(values) == replicas else {}) | (each if replicas > 1 else {}))
+                if not restored:
+                    trial.report(Progress(done, steps, mean.get(context.metric), run.run_id))
+                if not context.study:
+                    log.info("epoch %d of %d  %s", done, steps, "  ".join(f"{name} {value:.4f}" for name, value in mean.items()))
 
-                saved = folder / f"replica_{replica}.checkpoint"
-                trained.append(training.train(checked, dataset, checked.training.seed + replica, on_epoch, saved))
+            trained = training.train(checked, dataset, on_epoch, folder)
             metrics = _summary([one.metrics for one in trained])
             best = max(trained, key=lambda one: one.metrics["val_accuracy"])
-            run.log_outcome(metrics, best.confusion, dataset.classes, epochs)
-            run.log_model(best.model, len(dataset.classes))
+            run.log_outcome(metrics, best.confusion, dataset.classes, training_config.epochs)
+            run.log_model(training.plain(checked, len(dataset.classes), best.weights), len(dataset.classes))
         if not context.study:
             log.info("val_accuracy %.4f  test_accuracy %.4f  run %s", metrics["val_accuracy"], metrics["test_accuracy"], run.run_id)
             if dataset.fallback:
@@ -138,14 +150,18 @@ def _judged(context: Context, number: int) -> Iterator[None]:
 
 def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over replicas and, with several, their sample standard deviation; seconds add up."""
-    from statistics import fmean, stdev
-
     means = {name: fmean(one[name] for one in metrics) for name in metrics[0]}
     means["train_seconds"] = sum(one["train_seconds"] for one in metrics)
     if len(metrics) == 1:
         return means
     spread = {f"{name}_std": stdev(one[name] for one in metrics) for name in means if "loss" in name or "accuracy" in name}
     return means | spread
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor says so; Linux lists its instructions, elsewhere it is believed to."""
+    listed = Path("/proc/cpuinfo")
+    return not listed.exists() or any(name in listed.read_text() for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _hushed() -> contextlib.AbstractContextManager[None]:

@@ -19,6 +19,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cifar_hpo.errors import ConfigError
+from cifar_hpo.leaderboard import identity
 from cifar_hpo.options import EXTRAS, PRUNER_SCHEMAS, SAMPLER_SCHEMAS, Launcher, Pruner, Sampler, Sweeper
 from cifar_hpo.schema import check_values
 from cifar_hpo.space import Choices, Space, Value
@@ -35,6 +36,7 @@ class Plan:
     """A search space with all that its trials share.
 
     base: the composed config of one cell. meaning: what the study's identity rests on. data: a config for each source of data.
+    costs: of a grid's cells, by their identity, where the task knows what they cost.
     """
 
     space: Space
@@ -44,6 +46,7 @@ class Plan:
     base: DictConfig
     meaning: Mapping[str, Any]
     data: tuple[DictConfig, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)
     _composed: dict[tuple[str, ...], tuple[bytes, bytes]] = field(default_factory=dict)
 
     @classmethod
@@ -67,7 +70,9 @@ class Plan:
         if options["sampler"]["name"] != "grid":  # a grid may gain cells
             meaning["space"] = {key: repr(part) for key, part in space.dimensions.items()}
         data = {repr(config.get("data")): config for config in configs}
-        return dataclasses.replace(plan, base=plan.compose(0, cells[0]), meaning=meaning, data=tuple(data.values()))
+        cost = getattr(plan.task, "cost", None)
+        costs = {identity(cell): cost(config) for cell, config in zip(cells, configs, strict=True)} if cost else {}
+        return dataclasses.replace(plan, base=plan.compose(0, cells[0]), meaning=meaning, data=tuple(data.values()), costs=costs)
 
     def prepared(self) -> Plan:
         """With the data at hand, which is part of the meaning. Raises what the task's `prepare` raises."""

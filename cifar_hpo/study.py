@@ -71,11 +71,15 @@ def storage_of(url: str | None) -> Any:
 class Study:
     """An Optuna study held by this process alone. Use as a context manager.
 
+    costs: of a grid's cells by their identity; the longest are tried first, so that no worker ends alone.
+
     Raises StudyError when the storage can't be read, another process holds the study, or it means something else.
     """
 
-    def __init__(self, name: str, space: Space, options: Mapping[str, Any], meaning: Mapping[str, Any]) -> None:
-        self.space, self.options = space, options
+    def __init__(
+        self, name: str, space: Space, options: Mapping[str, Any], meaning: Mapping[str, Any], costs: Mapping[str, float] | None = None
+    ) -> None:
+        self.space, self.options, self.costs = space, options, costs or {}
         self.metrics, self.directions = _listed(options["metric"]), _listed(options["direction"])
         self.is_grid = options["sampler"]["name"] == "grid"
         self.running: dict[int, TrialSpec] = {}
@@ -245,7 +249,8 @@ class Study:
         if not self.is_grid:
             return None
         first = [cell for wish in self.options["enqueue"] for cell in self.space.cells() if wish.items() <= cell.items()]
-        cells = {identity(cell): cell for cell in [*first, *self.space.cells()]}
+        longest_first = sorted(self.space.cells(), key=lambda cell: -self.costs.get(identity(cell), 0))
+        cells = {identity(cell): cell for cell in [*first, *longest_first]}
         return iter([cell for key, cell in cells.items() if key not in self._tried])
 
     def _is_over(self, started: float) -> bool:

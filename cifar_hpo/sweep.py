@@ -27,7 +27,7 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, str], Any]) -
     Raises StudyError when the study can't be continued, SweepFailed at the end where a trial failed.
     """
     size = plan.options["max_batch_size"]
-    with Study(plan.name, plan.space, plan.options, plan.meaning) as study, _terminable():
+    with Study(plan.name, plan.space, plan.options, plan.meaning, plan.costs) as study, _terminable():
         plan.name_folder(study.name)
         run = open_run(plan, study.name)
         jobs = _jobs(plan, study, run)

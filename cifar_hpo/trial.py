@@ -97,6 +97,9 @@ class Task(Protocol):
     def prepare(self, config: Any) -> str:
         """Do once in the parent what all trials share; returns what identifies it, part of the study's meaning."""
 
+    def cost(self, config: Any) -> float:
+        """How much work a configuration is beside others; a grid tries the longest first."""
+
     def measure(self, config: Any) -> Mapping[str, float]:
         """What is known of a configuration before it is trained, for constraints."""
 

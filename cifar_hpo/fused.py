@@ -1,0 +1,162 @@
+"""Several replicas as one network: their channels side by side, so that narrow layers fill the processor's lanes.
+
+The image is shared. Convolutions hold the replicas' channels one after the other, the first over the same image, later ones in a
+group for each replica; dense layers have an axis for replicas. The loss is the sum over replicas, and the optimizers on offer
+act on each weight alone, so each replica trains exactly as it would by itself. `join` puts the weights of plain models into a
+fused one, `cut` takes them out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+Weights = list[NDArray[Any]]
+
+
+class Conv2D(keras.layers.Layer):  # type: ignore[misc]
+    """A convolution in groups, from (n, h, w, replicas × channels). Keras' own one with groups is compiled by XLA on a CPU, which is slow."""
+
+    def __init__(self, filters: int, kernel_size: int, padding: str, replicas: int, *, use_bias: bool) -> None:
+        super().__init__()
+        self.filters, self.kernel_size, self.edges, self.replicas, self.use_bias = filters, kernel_size, padding.upper(), replicas, use_bias
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        width = self.filters * self.replicas
+        self.kernel = self.add_weight((self.kernel_size, self.kernel_size, shape[-1] // self.replicas, width), name="kernel")
+        self.bias = self.add_weight((width,), name="bias") if self.use_bias else None
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        x = tf.nn.conv2d(x, tf.convert_to_tensor(self.kernel), 1, self.edges)
+        return x if self.bias is None else tf.nn.bias_add(x, tf.convert_to_tensor(self.bias))
+
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        lost = self.kernel_size - 1 if self.edges == "VALID" else 0
+        return (shape[0], shape[1] - lost, shape[2] - lost, self.filters * self.replicas)
+
+
+class Flatten(keras.layers.Layer):  # type: ignore[misc]
+    """From (n, h, w, replicas × channels) to (n, replicas, h × w × channels), each replica's numbers in the order of a plain Flatten."""
+
+    def __init__(self, replicas: int) -> None:
+        super().__init__()
+        self.replicas = replicas
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        _, height, width, channels = x.shape
+        x = tf.reshape(x, (-1, height * width, self.replicas, channels // self.replicas))
+        return tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (-1, self.replicas, height * width * channels // self.replicas))
+
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (shape[0], self.replicas, shape[1] * shape[2] * shape[3] // self.replicas)
+
+
+class Dense(keras.layers.Layer):  # type: ignore[misc]
+    """A dense layer for each replica, on (n, replicas, features)."""
+
+    def __init__(self, units: int, activation: str, dtype: str | None = None) -> None:
+        super().__init__(dtype=dtype)
+        self.units, self.activation = units, keras.activations.get(activation)
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.kernel = self.add_weight((shape[1], shape[2], self.units), name="kernel")
+        self.bias = self.add_weight((shape[1], self.units), name="bias")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.activation(tf.einsum("nrf,rfu->nru", x, tf.convert_to_tensor(self.kernel)) + tf.convert_to_tensor(self.bias))
+
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (shape[0], shape[1], self.units)
+
+
+class Dropout(keras.layers.Layer):  # type: ignore[misc]
+    """Each replica drops what it would drop alone, on (n, replicas, features)."""
+
+    def __init__(self, rate: float, replicas: int) -> None:
+        super().__init__()
+        self.each = [keras.layers.Dropout(rate) for _ in range(replicas)]
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return tf.stack([one(x[:, replica], training=training) for replica, one in enumerate(self.each)], axis=1)
+
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        return shape
+
+
+def loss(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of labels (n,) and probabilities (n, replicas, classes), summed over replicas: (n,)."""
+    return tf.reduce_sum(_losses(y_true, y_pred), axis=1)
+
+
+class PerReplica(keras.metrics.Metric):  # type: ignore[misc]
+    """The mean over images, for each replica: (replicas,)."""
+
+    def __init__(self, name: str, values: Any, replicas: int) -> None:
+        super().__init__(name=name)
+        self.values = values
+        self.total = self.add_variable((replicas,), "zeros", name="total")
+        self.count = self.add_variable((), "zeros", name="count")
+
+    def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: Any = None) -> None:  # noqa: ARG002  Keras gives it
+        self.total.assign(self.total + tf.reduce_sum(tf.cast(self.values(y_true, y_pred), tf.float32), axis=0))
+        self.count.assign(self.count + tf.cast(tf.shape(y_pred)[0], tf.float32))
+
+    def result(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.total) / tf.convert_to_tensor(self.count)
+
+
+def metrics(replicas: int) -> list[keras.metrics.Metric]:
+    """Loss and accuracy of each replica."""
+    return [PerReplica("replica_loss", _losses, replicas), PerReplica("replica_accuracy", _hits, replicas)]
+
+
+def _losses(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+    return keras.losses.sparse_categorical_crossentropy(_for_each(y_true, y_pred), y_pred)
+
+
+def _hits(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.argmax(y_pred, axis=-1), tf.int32) == _for_each(y_true, y_pred)
+
+
+def _for_each(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+    labels = tf.cast(tf.reshape(y_true, (-1, 1)), tf.int32)
+    return tf.broadcast_to(labels, tf.shape(y_pred)[:2])
+
+
+def join(replicas: Sequence[Weights]) -> Weights:
+    """The weights of a fused model from those of plain ones."""
+    if len(replicas) == 1:
+        return list(replicas[0])
+    dense = _dense(replicas[0])
+    return [np.stack(each) if place in dense else np.concatenate(each, axis=-1) for place, each in enumerate(zip(*replicas, strict=True))]
+
+
+def cut(weights: Weights, plain: keras.Model, replicas: int) -> list[Weights]:
+    """The weights of each replica, as the plain model has them."""
+    if replicas == 1:
+        return [weights]
+    dense = _dense(plain.get_weights())
+    parts = [list(one) if place in dense else np.split(one, replicas, axis=-1) for place, one in enumerate(weights)]
+    return [[part[replica] for part in parts] for replica in range(replicas)]
+
+
+def _dense(plain: Weights) -> set[int]:
+    """Places of the weights of dense layers, which come last: a matrix and its bias."""
+    first = next(place for place, one in enumerate(plain) if one.ndim == 2)
+    return set(range(first, len(plain)))
+
+
+def generators(model: keras.Model) -> list[list[Any]]:
+    """The random state of each dropout layer, one for each replica."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            found.append([layer.seed_generator])
+        elif isinstance(layer, Dropout):
+            found.append([one.seed_generator for one in layer.each])
+    return found

@@ -1,0 +1,186 @@
+"""The fast path: a `Network` is a compiled Keras model with an epoch of it as one graph, kept by its shape for the next trial.
+
+A loop inside the graph calls Keras' own `train_step` for each batch, so Python is entered once an epoch; losses, metrics and
+optimizers stay Keras'. Several replicas train as one model (see `fused`). What is random in an epoch follows from its number
+and the state of the dropout layers, so a training that goes on from a checkpoint equals one that was never interrupted; and
+replicas see the same batches, alone or fused. That the order is no part of the spread over seeds costs little: by Summers and
+Dinneen (2021, arXiv 2103.04514) any one source of randomness spreads results as far as all of them together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from cifar_hpo import fused
+from cifar_hpo.config import Config
+from cifar_hpo.model import build
+
+Weights = list[NDArray[Any]]
+
+SCORED = 500
+"""Images in a batch where nothing is learned."""
+
+KEPT = 8
+"""Networks of different shapes that a process keeps; each has its graphs and three times its weights in memory."""
+
+RISE = 0.25
+"""Share of the training in which a one-cycle learning rate rises."""
+
+SCHEDULES: dict[str, Callable[[Any], Any]] = {
+    "cosine": lambda done: 0.5 * (1 + tf.cos(math.pi * done)),
+    "one_cycle": lambda done: tf.minimum(0.04 + 0.96 * done / RISE, (1 - done) / (1 - RISE)),
+}
+"""The learning rate's share of its peak by the share of steps done: cosine to 0 (Loshchilov and Hutter 2017, arXiv 1608.03983), or
+one triangle from a 25th up and down to 0 (Smith and Topin 2018, arXiv 1708.07120)."""
+
+_kept: dict[str, Network] = {}
+
+
+def network(config: Config, classes: int, seeds: Sequence[int]) -> Network:
+    """A network as it is before its first step, a replica for each seed; its graphs are those of the last one of its shape."""
+    shape = json.dumps([asdict(config.model), config.data.augment, classes, len(seeds)])
+    training, optimizer = config.training, {**asdict(config.optimizer), "learning_rate": 0}
+    shape += json.dumps([optimizer, training.batch_size, training.precision, training.schedule])
+    if shape in _kept:
+        _kept[shape] = found = _kept.pop(shape)  # the latest is the last
+    else:
+        while len(_kept) >= KEPT:
+            _kept.pop(next(iter(_kept)))
+        _kept[shape] = found = Network(config, classes, len(seeds))
+    found.reset(config.optimizer.learning_rate, seeds)
+    return found
+
+
+def compiled(config: Config, classes: int, replicas: int = 1) -> keras.Model:
+    """A fresh model, ready for Keras' `fit` too."""
+    keras.mixed_precision.set_dtype_policy(config.training.precision)
+    model = build(config.model, classes, replicas)
+    options = {name: value for name, value in vars(config.optimizer).items() if name != "name"}
+    optimizer = getattr(keras.optimizers, config.optimizer.KERAS)(**options)
+    if replicas == 1:
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    else:
+        model.compile(optimizer, fused.loss, metrics=fused.metrics(replicas), jit_compile=False)
+    return model
+
+
+class Network:
+    """A compiled model of one or several replicas, and graphs that train it for an epoch, score it, and predict."""
+
+    def __init__(self, config: Config, classes: int, replicas: int) -> None:
+        keras.utils.clear_session()
+        self.config, self.classes, self.replicas = config, classes, replicas
+        self.model = compiled(config, classes, replicas)
+        self.model.optimizer.build(self.model.trainable_variables)  # no graph may make variables
+        self.model.test_step((tf.zeros((1, *self.model.input_shape[1:]), tf.uint8), tf.zeros((1,), tf.uint8)))
+        self._fit, self._score = self._fit_graph(), self._score_graph()
+        self._predict = tf.function(lambda images: self.model(images, training=False), reduce_retracing=True)
+
+    def reset(self, learning_rate: float, seeds: Sequence[int]) -> None:
+        """Put everything where it is before the first step: weights and dropout as each seed draws them, the optimizer at rest."""
+        keras.mixed_precision.set_dtype_policy(self.config.training.precision)
+        fresh = []
+        for seed in seeds:
+            keras.utils.set_random_seed(seed)
+            fresh.append(build(self.config.model, self.classes))
+        self.model.set_weights(fused.join([one.get_weights() for one in fresh]))
+        drawn = [generator for one in zip(*map(fused.generators, fresh), strict=True) for generators in one for generator in generators]
+        ours = [generator for generators in fused.generators(self.model) for generator in generators]
+        for generator, other in zip(ours, drawn, strict=True):
+            generator.state.assign(other.state)
+        for variable in self.model.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        self.model.optimizer.learning_rate.assign(learning_rate)
+        self.peak = tf.constant(learning_rate)
+
+    def fit(self, images: tf.Tensor, labels: tf.Tensor, epoch: int, epochs: int) -> list[dict[str, float]]:
+        """Train on all images, in an order of this epoch's own; loss and accuracy of each replica."""
+        self.model.reset_metrics()
+        self._fit(images, labels, tf.constant(epoch), tf.constant(epochs), self.peak)
+        return self._results()
+
+    def score(self, images: tf.Tensor, labels: tf.Tensor) -> list[dict[str, float]]:
+        """Loss and accuracy of each replica."""
+        self.model.reset_metrics()
+        self._score(images, labels)
+        return self._results()
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (replicas, n, classes)."""
+        parts = [self._predict(tf.constant(images[at : at + SCORED])) for at in range(0, len(images), SCORED)]
+        return np.moveaxis(np.concatenate(parts).reshape(len(images), self.replicas, -1), 1, 0)
+
+    def weights(self) -> list[Weights]:
+        """Those of each replica, as the plain model has them."""
+        return fused.cut(self.model.get_weights(), build(self.config.model, self.classes), self.replicas)
+
+    def _results(self) -> list[dict[str, float]]:
+        found = self.model.get_metrics_result()
+        if self.replicas == 1:
+            return [{name: float(value) for name, value in found.items()}]
+        pairs = zip(np.asarray(found["replica_loss"]), np.asarray(found["replica_accuracy"]), strict=True)
+        return [{"loss": float(loss), "accuracy": float(accuracy)} for loss, accuracy in pairs]
+
+    def _fit_graph(self) -> Any:
+        model, size = self.model, self.config.training.batch_size
+        changes, schedule = self.config.data.augment, SCHEDULES.get(self.config.training.schedule)
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def fit(images: tf.Tensor, labels: tf.Tensor, epoch: tf.Tensor, epochs: tf.Tensor, peak: tf.Tensor) -> None:
+            count = tf.shape(images)[0]
+            steps = -(-count // size)
+            order = tf.random.experimental.stateless_shuffle(tf.range(count), (0, epoch))
+            for step in tf.range(steps):
+                chosen = order[step * size : (step + 1) * size]
+                batch = tf.gather(images, chosen)
+                if changes:
+                    batch = augment(batch, changes, tf.stack((epoch, step)))
+                if schedule:
+                    done = tf.cast(epoch * steps + step, tf.float32) / tf.cast(epochs * steps, tf.float32)
+                    model.optimizer.learning_rate.assign(peak * schedule(done))
+                model.train_step((batch, tf.gather(labels, chosen)))
+
+        return fit
+
+    def _score_graph(self) -> Any:
+        model = self.model
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def score(images: tf.Tensor, labels: tf.Tensor) -> None:
+            for start in tf.range(0, tf.shape(images)[0], SCORED):
+                model.test_step((images[start : start + SCORED], labels[start : start + SCORED]))
+
+        return score
+
+
+def augment(images: tf.Tensor, changes: list[str], seed: tf.Tensor) -> tf.Tensor:
+    """Randomly changed uint8 images (n, 32, 32, 3); the same seed (two whole numbers) changes them in the same way.
+
+    flip: left to right, half of them. shift: up to 4 pixels each way, the edges mirrored. cutout: a grey 8×8 square
+    (DeVries and Taylor 2017, arXiv 1708.04552).
+    """
+    n, size = tf.shape(images)[0], images.shape[1]
+
+    def draw(shape: tuple[Any, ...], stream: int, high: int) -> tf.Tensor:
+        return tf.random.stateless_uniform(shape, seed + tf.constant((0, stream << 24)), 0, high, tf.int32)
+
+    if "flip" in changes:
+        images = tf.where(draw((n, 1, 1, 1), 1, 2) == 0, images[:, :, ::-1], images)
+    if "shift" in changes:
+        padded = tf.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), "REFLECT")
+        rows, columns = draw((n, 1), 2, 9) + tf.range(size), draw((n, 1), 3, 9) + tf.range(size)
+        images = tf.gather(tf.gather(padded, rows, batch_dims=1), columns, axis=2, batch_dims=1)
+    if "cutout" in changes:
+        rows, columns = (tf.abs(tf.range(size) - draw((n, 1), stream, size)) < 4 for stream in (4, 5))
+        hole = rows[:, :, None, None] & columns[:, None, :, None]
+        images = tf.where(hole, tf.cast(128, images.dtype), images)
+    return images
