@@ -45,6 +45,8 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
 """The learning rate's share of its peak by the share of steps done: cosine to 0 (Loshchilov and Hutter 2017, arXiv 1608.03983), or
 one triangle from a 25th up and down to 0 (Smith and Topin 2018, arXiv 1708.07120)."""
 
+tf.get_logger().setLevel("ERROR")  # it takes the graphs of different networks for one that is made again and again
+
 _kept: dict[str, Network] = {}
 
 

@@ -50,6 +50,13 @@ def seen(folder: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def wait_for(condition: object, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
@@ -86,6 +93,26 @@ def test_a_killed_worker_costs_its_own_trial_one_attempt(tmp_path: Path) -> None
     assert "worker killed by SIGKILL" in out
     assert "will be tried again" in out
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "1", "2", "3"]
+
+
+def test_the_death_of_the_server_that_workers_are_forked_from_disturbs_no_trial(tmp_path: Path) -> None:
+    """A worker that is needed later comes from a new server."""
+    process = app(tmp_path, "time.sleep(2)\nif config.x == 2: os._exit(3)", "+x=0,1,2", "hydra.launcher.n_workers=2")
+    wait_for(lambda: len(seen(tmp_path)) == 2)
+    workers = {int(pid) for _, pid, _ in seen(tmp_path)}
+    (server,) = {psutil.Process(pid).parent() for pid in workers}
+    assert server
+    assert server.pid != process.pid
+    server.kill()
+    out, _ = process.communicate(timeout=60)
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("[")] == [
+        "[1/3] trial 0",
+        "[2/3] trial 1",
+        "[2/3] trial 2",
+        "[3/3] trial 2",
+    ]
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2", "2"]
+    assert not [pid for _, pid, _ in seen(tmp_path) if is_running(int(pid))]
 
 
 def test_a_worker_that_always_dies_is_one_failure(tmp_path: Path) -> None:
@@ -135,7 +162,7 @@ def test_an_interrupted_sweep_leaves_no_process_and_resumes(tmp_path: Path, sent
     process.communicate(timeout=10)
     assert (process.returncode != 0) == (code != 0)
     psutil.wait_procs(workers, timeout=5)
-    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    assert not [worker.pid for worker in workers if is_running(worker.pid)]
     (tmp_path / "again").touch()
     assert code_of(app(tmp_path, body, "+x=0,1,2,3")) == 0
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2", "2", "3", "3"]
