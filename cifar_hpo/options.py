@@ -134,7 +134,9 @@ class Launcher:
     _target_: str = "hydra_plugins.cifar_hpo.WorkersLauncher"
     n_workers: int | None = key("trials at a time; null is one for each core", default=None, low=1)
     threads_per_worker: int | None = key("cores of a worker; null is cores / workers", default=None, low=1)
-    trials_per_worker: int | None = key("trials after which a worker is replaced, because each new shape of network leaves some 10 MB", default=25, low=1)
+    trials_per_worker: int | None = key(
+        "trials after which a worker is replaced, because each new shape of network leaves some 10 MB", default=25, low=1
+    )
     trial_timeout: float | None = key("seconds after which a trial is killed", default=None, above=0)
     memory_limit: float | None = key("GiB of resident memory at which a worker is killed", default=None, above=0)
 
