@@ -128,8 +128,9 @@ def _evaluated(config: Config, dataset: Dataset, net: Network, epochs: list[list
 
 
 def plain(config: Config, classes: int, weights: Weights) -> keras.Model:
-    """A trained replica as a compiled Keras model like any other."""
+    """A trained replica as a compiled Keras model like any other; its optimizer is at rest."""
     model = compiled(config, classes)
+    model.optimizer.build(model.trainable_variables)  # as Keras wants it to be when the model is loaded
     model.set_weights(weights)
     return model
 

@@ -38,12 +38,6 @@ def small(npz: Path) -> list[str]:
     return ["data=npz", f"data.path={npz}", "training.epochs=2", "training.batch_size=50", "model.kernel_size=3", "model.dense_units=16"]
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """The tests that look at one sweep run in one process, so that it is made once."""
-    if "swept" in getattr(item, "fixturenames", ()):
-        item.add_marker(pytest.mark.xdist_group("swept"))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long tests first, so that no process works alone at the end."""
     items.sort(key=lambda item: item.path.stem not in ("test_resume", "test_sweep"))

@@ -96,6 +96,7 @@ def test_the_model_loads_and_gives_what_was_logged(swept: object, folder: Path, 
         predicted = model.predict(arrays["x_test"], verbose=0).argmax(axis=1)
         assert (predicted == arrays["y_test"]).mean() == pytest.approx(run.data.metrics["test_accuracy"])
     info = mlflow.models.get_model_info(f"models:/{output.model_id}")
+    assert model.optimizer.learning_rate == pytest.approx(float(run.data.params["optimizer.learning_rate"]))
     assert info.signature.inputs.inputs[0].shape == (-1, 32, 32, 3)
     assert str(info.signature.inputs.inputs[0].type) == "uint8"
 
