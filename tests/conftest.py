@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +55,22 @@ def run_in(folder: Path, *arguments: str, **environment: str) -> subprocess.Comp
         timeout=240,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with nothing in it, which takes seconds to make."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(migrated: Path, tmp_path: Path) -> None:
+    """Spares a test, in whose folder it lies then, the making of one."""
+    shutil.copy(migrated, tmp_path)
 
 
 @pytest.fixture

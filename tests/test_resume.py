@@ -18,6 +18,7 @@ import pytest
 from conftest import run_in
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("launcher", ["workers", "joblib"])
 def test_a_pruner_stops_trials_under_every_launcher(launcher: str, tmp_path: Path, small: list[str]) -> None:
     pruner = ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.min_resource=1", "hydra.sweeper.pruner.reduction_factor=2"]
@@ -52,7 +53,7 @@ def outcomes(folder: Path) -> dict[str, Any]:
 
 def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(tmp_path: Path, small: list[str]) -> None:
     """The parent is killed while trials run, then a worker; the figures are those of a study that nothing happened to."""
-    sweep = ["-m", *small, "model.filters=4,8", "model.dropout=0.2", "training.epochs=16", "hydra.sweeper.study_name=s"]
+    sweep = ["-m", *small, "model.filters=4,8", "model.dropout=0.2", "training.epochs=10", "hydra.sweeper.study_name=s"]
     calm, troubled = tmp_path / "calm", tmp_path / "troubled"
     calm.mkdir()
     troubled.mkdir()
@@ -87,6 +88,7 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(tmp_path: Path, sma
     assert not list(troubled.rglob("*.checkpoint*")), "nothing is left to go on from"
 
 
+@pytest.mark.usefixtures("store")
 def test_studies_as_things(tmp_path: Path, small: list[str]) -> None:
     assert run_in(tmp_path, "-m", *small, "optimizer=adam,sgd", "hydra.sweeper.study_name=s").returncode == 0
 
@@ -113,6 +115,7 @@ def test_studies_as_things(tmp_path: Path, small: list[str]) -> None:
     assert "s " not in studies("list").stdout.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("mode", ["single", "sweep"])
 def test_a_run_that_is_ended_is_killed_and_says_so(mode: str, tmp_path: Path, small: list[str]) -> None:
     sweep = ["-m", "model.filters=4,8"] if mode == "sweep" else []

@@ -96,7 +96,7 @@ def test_the_model_loads_and_gives_what_was_logged(swept: object, folder: Path, 
         predicted = model.predict(arrays["x_test"], verbose=0).argmax(axis=1)
         assert (predicted == arrays["y_test"]).mean() == pytest.approx(run.data.metrics["test_accuracy"])
     info = mlflow.models.get_model_info(f"models:/{output.model_id}")
-    assert model.optimizer.learning_rate == pytest.approx(float(run.data.params["optimizer.learning_rate"]))
+    assert float(model.optimizer.learning_rate) == pytest.approx(float(run.data.params["optimizer.learning_rate"]))
     assert info.signature.inputs.inputs[0].shape == (-1, 32, 32, 3)
     assert str(info.signature.inputs.inputs[0].type) == "uint8"
 
@@ -153,6 +153,7 @@ def test_the_command_that_trains_the_best_again_gives_the_same_result(swept: sub
         assert single.data.metrics[name] == best.data.metrics[name]
 
 
+@pytest.mark.usefixtures("store")
 def test_a_diverging_trial_is_failed_says_so_and_is_never_best(run: Run, small: list[str], tmp_path: Path) -> None:
     shown = run("-m", *small, "optimizer=sgd", "optimizer.learning_rate=0.01,1e38", "training.epochs=1")
     assert shown.returncode == 1
@@ -164,6 +165,7 @@ def test_a_diverging_trial_is_failed_says_so_and_is_never_best(run: Run, small: 
     assert "TrialError" in Path(mlflow.MlflowClient().download_artifacts(failed.info.run_id, "traceback.txt")).read_text()
 
 
+@pytest.mark.usefixtures("store")
 def test_replicas_give_mean_and_spread(run: Run, small: list[str], tmp_path: Path) -> None:
     shown = run(*small, "training.replicas=3", "training.epochs=1")
     assert shown.returncode == 0, shown.stderr
@@ -174,6 +176,7 @@ def test_replicas_give_mean_and_spread(run: Run, small: list[str], tmp_path: Pat
     assert found.data.metrics["val_accuracy_std"] == pytest.approx(np.std(each, ddof=1))
 
 
+@pytest.mark.usefixtures("store")
 def test_several_metrics_end_in_their_pareto_front(run: Run, small: list[str]) -> None:
     metrics = ["hydra.sweeper.metric=[val_accuracy,parameters]", "hydra.sweeper.direction=[maximize,minimize]"]
     shown = run("-m", *small, "model.filters=1,8", "training.epochs=1", "hydra.sweeper.constraints=['parameters <= 20000']", *metrics)
@@ -184,6 +187,7 @@ def test_several_metrics_end_in_their_pareto_front(run: Run, small: list[str]) -
     assert not re.findall(r"^2 .*", shown.stdout, re.MULTILINE), "the other breaks the constraint"
 
 
+@pytest.mark.usefixtures("store")
 def test_auto_falls_back_to_synthetic_images_and_says_it_everywhere(run: Run, tmp_path: Path) -> None:
     offline = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path / "keras")}
     arguments = ("-m", "data.train_size=100", "training.epochs=1", "model.filters=1", "model.kernel_size=3")
