@@ -124,7 +124,7 @@ class Training:
     batch_size: int = key("images in a step", low=1)
     precision: str = key("of the arithmetic", choices=("float32", "mixed_bfloat16"))
     replicas: int = key("seeds to train, as one network: seed, seed + 1, …; the value is their mean", low=1, high=64)
-    seed: int = key("of weights, order and dropout", low=0, high=2**31 - 1)
+    seed: int = key("of weights and dropout; the order of the images is the same for all", low=0, high=2**31 - 1)
     schedule: str = key("of the learning rate, over all steps", choices=("constant", "cosine", "one_cycle"))
     early_stopping: int | None = key("epochs without a better val_loss before a trial stops; null never", low=1)
     threads: int | None = key("threads of a single run; null takes the launcher's share, else all cores", low=1)

@@ -132,31 +132,28 @@ def join(replicas: Sequence[Weights]) -> Weights:
     """The weights of a fused model from those of plain ones."""
     if len(replicas) == 1:
         return list(replicas[0])
-    dense = _dense(replicas[0])
-    return [np.stack(each) if place in dense else np.concatenate(each, axis=-1) for place, each in enumerate(zip(*replicas, strict=True))]
+    dense = _first(replicas[0], dimensions=2)
+    return [np.concatenate(each, axis=-1) if place < dense else np.stack(each) for place, each in enumerate(zip(*replicas, strict=True))]
 
 
-def cut(weights: Weights, plain: keras.Model, replicas: int) -> list[Weights]:
+def cut(weights: Weights, replicas: int) -> list[Weights]:
     """The weights of each replica, as the plain model has them."""
     if replicas == 1:
         return [weights]
-    dense = _dense(plain.get_weights())
-    parts = [list(one) if place in dense else np.split(one, replicas, axis=-1) for place, one in enumerate(weights)]
+    dense = _first(weights, dimensions=3)
+    parts = [np.split(one, replicas, axis=-1) if place < dense else list(one) for place, one in enumerate(weights)]
     return [[part[replica] for part in parts] for replica in range(replicas)]
 
 
-def _dense(plain: Weights) -> set[int]:
-    """Places of the weights of dense layers, which come last: a matrix and its bias."""
-    first = next(place for place, one in enumerate(plain) if one.ndim == 2)
-    return set(range(first, len(plain)))
+def _first(weights: Weights, dimensions: int) -> int:
+    """The place of the first matrix of a dense layer; from there on all weights belong to dense layers."""
+    return next(place for place, one in enumerate(weights) if one.ndim == dimensions)
 
 
-def generators(model: keras.Model) -> list[list[Any]]:
-    """The random state of each dropout layer, one for each replica."""
+def generators(model: keras.Model) -> list[Any]:
+    """The random states of the dropout layers, in each layer one for each replica."""
     found = []
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Dropout):
-            found.append([layer.seed_generator])
-        elif isinstance(layer, Dropout):
-            found.append([one.seed_generator for one in layer.each])
+        if isinstance(layer, keras.layers.Dropout | Dropout):
+            found += [one.seed_generator for one in getattr(layer, "each", [layer])]
     return found

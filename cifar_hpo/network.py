@@ -9,6 +9,7 @@ Dinneen (2021, arXiv 2103.04514) any one source of randomness spreads results as
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -22,9 +23,8 @@ from numpy.typing import NDArray
 
 from cifar_hpo import fused
 from cifar_hpo.config import IMAGE_SIZE, Config
+from cifar_hpo.fused import Weights
 from cifar_hpo.model import build
-
-Weights = list[NDArray[Any]]
 
 SCORED = 500
 """Images in a batch where nothing is learned."""
@@ -98,10 +98,9 @@ class Network:
             keras.utils.set_random_seed(seed)
             fresh.append(build(self.config.model, self.classes))
         self.model.set_weights(fused.join([one.get_weights() for one in fresh]))
-        drawn = [generator for one in zip(*map(fused.generators, fresh), strict=True) for generators in one for generator in generators]
-        ours = [generator for generators in fused.generators(self.model) for generator in generators]
-        for generator, other in zip(ours, drawn, strict=True):
-            generator.state.assign(other.state)
+        drawn = itertools.chain(*zip(*map(fused.generators, fresh), strict=True))
+        for ours, other in zip(fused.generators(self.model), drawn, strict=True):
+            ours.state.assign(other.state)
         for variable in self.model.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
         self.model.optimizer.learning_rate.assign(learning_rate)
@@ -126,7 +125,7 @@ class Network:
 
     def weights(self) -> list[Weights]:
         """Those of each replica, as the plain model has them."""
-        return fused.cut(self.model.get_weights(), build(self.config.model, self.classes), self.replicas)
+        return fused.cut(self.model.get_weights(), self.replicas)
 
     def _results(self) -> list[dict[str, float]]:
         found = self.model.get_metrics_result()

@@ -161,7 +161,7 @@ def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
 def _has_bfloat16() -> bool:
     """Whether the processor says so; Linux lists its instructions, elsewhere it is believed to."""
     listed = Path("/proc/cpuinfo")
-    return not listed.exists() or any(name in listed.read_text() for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return not listed.exists() or "bf16" in listed.read_text()  # avx512_bf16, amx_bf16, and ARM's own
 
 
 def _hushed() -> contextlib.AbstractContextManager[None]:

@@ -22,7 +22,8 @@ from cifar_hpo import checkpoint
 from cifar_hpo.config import Config, Data, Training
 from cifar_hpo.data import Dataset
 from cifar_hpo.errors import ConfigError, TrialError
-from cifar_hpo.network import Network, Weights, compiled, network
+from cifar_hpo.fused import Weights
+from cifar_hpo.network import Network, compiled, network
 
 Tensors = tuple[Any, Any]
 
