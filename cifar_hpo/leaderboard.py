@@ -15,7 +15,10 @@ OUTCOME = "outcome"
 
 @dataclass(frozen=True)
 class Told:
-    """A counted trial, as rankings show it; values in the order of the study's metrics, None where it did not finish."""
+    """A counted trial, as rankings show it; values in the order of the study's metrics, None where it did not finish.
+
+    seconds: of the attempt that counted, which ended at `ended`, in seconds since 1970, in the slot `worker`.
+    """
 
     number: int
     params: Mapping[str, Value]
@@ -25,6 +28,8 @@ class Told:
     error: str
     seconds: float
     run_id: str
+    worker: int | None = None
+    ended: float = 0.0
 
     @property
     def value(self) -> float | None:

@@ -149,13 +149,14 @@ def _judged(context: Context, number: int) -> Iterator[None]:
 
 
 def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over replicas and, with several, their sample standard deviation; seconds add up."""
+    """Mean of each metric over replicas and, with several, their sample standard deviation and each one's own; seconds add up."""
     means = {name: fmean(one[name] for one in metrics) for name in metrics[0]}
     means["train_seconds"] = sum(one["train_seconds"] for one in metrics)
     if len(metrics) == 1:
         return means
-    spread = {f"{name}_std": stdev(one[name] for one in metrics) for name in means if "loss" in name or "accuracy" in name}
-    return means | spread
+    scores = [name for name in means if "loss" in name or "accuracy" in name]
+    spread = {f"{name}_std": stdev(one[name] for one in metrics) for name in scores}
+    return means | spread | {f"replica_{number}/{name}": one[name] for number, one in enumerate(metrics) for name in scores}
 
 
 def _has_bfloat16() -> bool:

@@ -346,7 +346,7 @@ class Study:
         finished = result.state == FINISHED and all(name in result.metrics for name in self.metrics)
         values = [result.metrics[name] for name in self.metrics] if finished else None
         outcome: dict[str, Any] = {"state": result.state, "values": values, "metrics": dict(result.metrics), "error": result.error}
-        outcome |= {"seconds": round(result.seconds, 3), "run_id": result.run_id}
+        outcome |= {"seconds": round(result.seconds, 3), "run_id": result.run_id, "worker": result.worker, "ended": round(time.time(), 3)}
         self._asked.pop(spec.number).set_user_attr(OUTCOME, outcome)  # first, so that a death between the two lines loses nothing
         self._close(spec.number, outcome)
         self._told = [one for one in self._told if identity(one.params) != identity(spec.params)]

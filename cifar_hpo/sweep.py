@@ -7,6 +7,7 @@ import math
 import numbers
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, env_override
@@ -40,7 +41,7 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, str], Any]) -
                     if isinstance(outcome, Report):
                         outcome.answer(study.should_stop(outcome.job.spec, outcome.progress))
                         continue
-                    result = result_of(outcome, study.metrics)
+                    result = replace(result_of(outcome, study.metrics), worker=outcome.worker)
                     if isinstance(value_of(outcome.returned), WorkerLost) and run and outcome.run_id:
                         run.end(outcome.run_id, KILLED)
                     counted = study.tell(outcome.job.spec, result)

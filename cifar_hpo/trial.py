@@ -37,10 +37,11 @@ class TrialSpec:
 class TrialResult:
     """What came of one attempt.
 
-    metrics: final values by name; empty unless the trial finished.
+    metrics: final values by name; empty unless the trial finished. With several replicas the means, and as `replica_0/…` each one's.
     error: one line with the cause when the trial did not finish.
     transient: whether the cause lay outside the trial (a killed worker), so that a retry may help.
     seconds: wall time of the attempt.
+    worker: the slot that it ran in; None under a launcher that has none.
     """
 
     state: str
@@ -49,6 +50,7 @@ class TrialResult:
     transient: bool = False
     seconds: float = 0.0
     run_id: str = ""
+    worker: int | None = None
 
 
 @dataclass(frozen=True)

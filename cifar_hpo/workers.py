@@ -66,12 +66,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: Hydra's view of it, its MLflow run as far as known, and its wall time in seconds."""
+    """How a job ended: Hydra's view of it, its MLflow run as far as known, its wall time in seconds, and the slot it had."""
 
     job: Job
     returned: JobReturn
     run_id: str = ""
     seconds: float = 0.0
+    worker: int | None = None
 
 
 class Worker:
@@ -101,7 +102,7 @@ class Worker:
         if isinstance(returned, Exception):
             error, returned = returned, JobReturn(status=JobStatus.FAILED)
             returned.return_value = error
-        return Outcome(job, returned, self.progress.run_id, time.monotonic() - self.started)
+        return Outcome(job, returned, self.progress.run_id, time.monotonic() - self.started, self.slot)
 
     @property
     def is_alive(self) -> bool:
