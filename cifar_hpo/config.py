@@ -139,6 +139,7 @@ class Training:
 class Mlflow:
     tracking_uri: str | None = key("MLflow's store; null takes MLFLOW_TRACKING_URI, else mlflow.db here")
     experiment: str | None = key("name of the experiment; null takes the study's")
+    system_metrics: bool = key("log processor, memory, disk and network of each run")
 
 
 OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}

@@ -111,8 +111,8 @@ class Objective:
             trained = training.train(checked, dataset, on_epoch, folder)
             metrics = _summary([one.metrics for one in trained])
             best = max(trained, key=lambda one: one.metrics["val_accuracy"])
-            run.log_outcome(metrics, best.confusion, dataset.classes, training_config.epochs)
-            run.log_model(training.plain(checked, len(dataset.classes), best.weights), len(dataset.classes))
+            run.log_outcome(metrics, dataset, best.predicted, best.certainty, training_config.epochs)
+            run.log_model(training.plain(checked, len(dataset.classes), best.weights), dataset)
         if not context.study:
             log.info("val_accuracy %.4f  test_accuracy %.4f  run %s", metrics["val_accuracy"], metrics["test_accuracy"], run.run_id)
             if dataset.fallback:

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import socket
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ import psutil
 from filelock import FileLock
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy")]
 OWNER = "cifar_hpo.owner"
 CHAMPION = "champion"
+PREDICTIONS = "test_predictions.npz"
 KIND = "mlflow.experimentKind"
 """Lets MLflow's UI open an experiment on its runs rather than on its traces."""
 
@@ -159,21 +161,52 @@ class Attempt:
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, metrics=[Metric(prefix + name, value, now, epoch + 1) for name, value in values.items()])
 
-    def log_outcome(self, metrics: Mapping[str, float], confusion: NDArray[np.int64], classes: Sequence[str], epochs: int) -> None:
-        """Final metrics, accuracy on each class, and the confusion matrix of the test images as a table."""
+    def log_outcome(
+        self, metrics: Mapping[str, float], dataset: Dataset, predicted: NDArray[np.int64], certainty: NDArray[np.float32], epochs: int
+    ) -> None:
+        """Final metrics, accuracy on each class, the confusion matrix of the test images as a table, and what each was taken for."""
+        labels, classes = np.asarray(dataset.test[1], np.int64), len(dataset.classes)
+        confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
         right = np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
-        per_class = {f"test_accuracy/{name}": float(share) for name, share in zip(classes, right, strict=True)}
+        per_class = {f"test_accuracy/{name}": float(share) for name, share in zip(dataset.classes, right, strict=True)}
         self.log_epoch(epochs - 1, {**metrics, **per_class})
-        table = {"classes": list(classes), "rows are true, columns predicted": confusion.tolist()}
+        table = {"classes": list(dataset.classes), "rows are true, columns predicted": confusion.tolist()}
         self.client.log_dict(self.run_id, table, "confusion_matrix.json")
+        with tempfile.TemporaryDirectory() as folder:
+            np.savez_compressed(Path(folder, PREDICTIONS), predicted=predicted.astype(np.uint16), certainty=certainty.astype(np.float16))
+            self.client.log_artifact(self.run_id, str(Path(folder, PREDICTIONS)))
 
-    def log_model(self, model: Any, classes: int) -> None:
-        """The Keras model, taking raw uint8 images; pinned requirements spare MLflow the seconds of inferring them."""
+    def log_model(self, model: Any, dataset: Dataset) -> None:
+        """The Keras model, taking raw uint8 images, with the names of its classes and an image to try it on.
+
+        Pinned requirements spare MLflow the seconds of inferring them.
+        """
         signature = ModelSignature(
             inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, IMAGE_SIZE, IMAGE_SIZE, 3))]),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, classes))]),
+            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(dataset.classes)))]),
         )
-        mlflow.keras.log_model(model, name="model", signature=signature, pip_requirements=REQUIREMENTS)
+        Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=_Flavor,
+            model=model,
+            signature=signature,
+            pip_requirements=REQUIREMENTS,
+            input_example=np.array(dataset.test[0][:1]),
+            metadata={"classes": list(dataset.classes)},
+            save_exported_model=False,
+        )
+
+
+class _Flavor:
+    """MLflow's Keras flavor, which writes the input example into a folder that it has not made yet."""
+
+    __name__ = "mlflow.keras"
+
+    @staticmethod
+    def save_model(path: str, **options: Any) -> None:
+        Path(path).mkdir()
+        mlflow.keras.save_model(path=path, **options)
 
 
 @contextlib.contextmanager
@@ -190,9 +223,9 @@ def attempt(config: DictConfig, overrides: Sequence[str], dataset: Dataset, cont
     if dataset.fallback:
         tags |= {"synthetic": "true", "mlflow.note.content": SYNTHETIC_NOTICE}
     name = _run_name(overrides, context) + (" SYNTHETIC" if dataset.fallback else "")
-    parent = context.parent_run_id or None
+    parent, system = context.parent_run_id or None, bool(OmegaConf.select(config, "mlflow.system_metrics"))
     with contextlib.ExitStack() as stack:
-        run = mlflow.start_run(experiment_id=experiment_id, run_name=name, parent_run_id=parent, tags=tags)
+        run = mlflow.start_run(experiment_id=experiment_id, run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=system)
         stack.callback(lambda: mlflow.active_run() and mlflow.end_run("FAILED"))
         opened = Attempt(run.info.run_id)
         try:

@@ -40,12 +40,13 @@ class Trained:
     """A trained replica.
 
     metrics: the last epoch's (with early stopping the best epoch's), test_loss, test_accuracy, parameters, train_seconds.
-    confusion: test images counted by true class (rows) and predicted class, int64.
+    predicted, certainty: the class of each test image (n,), int64, and its probability (n,), float32.
     """
 
     weights: Weights
     metrics: dict[str, float]
-    confusion: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    certainty: NDArray[np.float32]
 
 
 def set_up(config: Training) -> None:
@@ -120,11 +121,10 @@ def _evaluated(config: Config, dataset: Dataset, net: Network, epochs: list[list
     for replica, (weights, probabilities) in enumerate(zip(net.weights(), net.predict(images), strict=True)):
         own = [epoch[replica] for epoch in epochs]
         last = min(own, key=lambda epoch: epoch["val_loss"]) if config.training.early_stopping else own[-1]
-        classes = probabilities.shape[1]
-        confusion = np.bincount(labels * classes + probabilities.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
+        predicted = probabilities.argmax(axis=1)
         test_loss = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)).mean()
-        scores = {"test_loss": float(test_loss), "test_accuracy": float(np.trace(confusion) / confusion.sum())}
-        trained.append(Trained(weights, {**last, **scores, **sizes}, confusion))
+        scores = {"test_loss": float(test_loss), "test_accuracy": float((predicted == labels).mean())}
+        trained.append(Trained(weights, {**last, **scores, **sizes}, predicted, probabilities.max(axis=1)))
     return trained
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -20,6 +20,8 @@ from cifar_hpo.trial import FINISHED, TrialResult, TrialSpec
 
 SHOWN = 10
 """Rows of the ranking; MLflow has them all."""
+
+BARS = "▁▂▃▄▅▆▇█"
 
 
 class Screen:
@@ -42,7 +44,7 @@ class Screen:
 
     def __rich__(self) -> Group:
         table = Table(box=None, pad_edge=False)
-        for column in ("worker", "trial", "configuration", "epoch", self.study.metrics[0], "time left"):
+        for column in ("worker", "trial", "configuration", "epoch", self.study.metrics[0], "so far", "time left"):
             table.add_column(column)
         for worker in self.pool.busy if self.pool else ():
             job, progress = worker.job, worker.progress
@@ -52,7 +54,7 @@ class Screen:
             left = _clock(spent / progress.epoch * (progress.epochs - progress.epoch)) if progress.epoch else "…"
             value = f"{progress.value:.4f}" if progress.value is not None else "…"
             epoch = f"{progress.epoch}/{progress.epochs}" if progress.epochs else "starting"
-            table.add_row(str(worker.slot), str(job.spec.number), _params(job.spec.params), epoch, value, left)
+            table.add_row(str(worker.slot), str(job.spec.number), _params(job.spec.params), epoch, value, sparkline(worker.values), left)
         best = next(iter(self.study.ranking()), None)
         line = f"best so far: trial {best.number}, {_params(best.params)}: {best.value:.4f}" if best and best.value is not None else ""
         return Group(Text(self._title(), style="bold"), table, Text(line))
@@ -148,6 +150,13 @@ def _figure(name: str, metrics: Mapping[str, float]) -> str:
         return f"{metrics[name]:,.0f}"
     spread = metrics.get(f"{name}_std")
     return f"{metrics[name]:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A learning curve in one line, from its lowest value to its highest; the latest twenty."""
+    values = values[-20:]
+    low, high = min(values, default=0), max(values, default=0)
+    return "".join(BARS[int((value - low) / ((high - low) or 1) * (len(BARS) - 1))] for value in values)
 
 
 def _params(params: Any) -> str:

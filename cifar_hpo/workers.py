@@ -83,6 +83,7 @@ class Worker:
         self.job: Job | None = None
         self.started = 0.0
         self.progress = Progress(0, 0)
+        self.values: list[float] = []
         context = get_context("forkserver")
         self.pipe, theirs = context.Pipe()
         environment = os.environ | _share(threads)
@@ -93,6 +94,7 @@ class Worker:
 
     def start(self, job: Job) -> None:
         self.job, self.started, self.progress = job, time.monotonic(), Progress(0, 0)
+        self.values = []
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a dead worker is told by its sentinel
             self.pipe.send(cloudpickle.dumps(job))
 
@@ -186,6 +188,7 @@ class Pool:
                 message = worker.pipe.recv()
                 if isinstance(message, Progress):
                     worker.progress = message
+                    worker.values += [] if message.value is None else [message.value]
                     if worker.job.judged and message.value is not None:
                         yield Report(worker.job, message, worker.pipe)
                 else:
