@@ -60,7 +60,7 @@ class Qmc(Sampler):
 
 
 SAMPLER_SCHEMAS: dict[str, type[Sampler]] = {"tpe": Tpe, "gp": Gp, "cmaes": Cmaes, "nsgaii": NsgaII, "qmc": Qmc}
-EXTRAS = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",), "qmc": ("scipy",)}
+EXTRAS = {"gp": ("torch",), "cmaes": ("cmaes",)}
 """Packages that a sampler needs beside Optuna."""
 
 

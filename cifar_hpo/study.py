@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from cifar_hpo import samplers
-from cifar_hpo.config import GENERATED
+from cifar_hpo.config import GENERATED, PASSWORD
 from cifar_hpo.errors import ConfigError, StudyError, one_line
 from cifar_hpo.leaderboard import OUTCOME, Told, counted, identity, ranked
 from cifar_hpo.schema import flat
@@ -38,7 +38,7 @@ from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Progress, TrialRes
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-MEANING, ATTEMPT = "meaning", "attempt"
+MEANING, ATTEMPT, RUN = "meaning", "attempt", "mlflow"
 REPEATS = 10
 """Proposals of a sampler that were tried before, after which an untried cell is drawn instead."""
 
@@ -209,6 +209,11 @@ class Study:
         else:
             pruned = outcome is not None and outcome["state"] == PRUNED
             self._storage.set_trial_state_values(self._trial_id(number), TrialState.PRUNED if pruned else TrialState.FAIL)
+
+    def note_run(self, uri: str, run_id: str) -> None:
+        """Where MLflow has this study, for the report; not where the URI holds a password."""
+        if not PASSWORD.search(uri):
+            self._study.set_user_attr(RUN, [uri, run_id])
 
     def told(self) -> list[Told]:
         """Counted trials in the order in which they ended."""

@@ -20,7 +20,7 @@ from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Context, Pruned, T
 from cifar_hpo.workers import Job, LimitPassed, Outcome, Pool, Report, WorkerLost, stream, value_of
 
 
-def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, str], Any]) -> list[list[JobReturn]]:
+def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any]) -> list[list[JobReturn]]:
     """Run a sweep to its end, and return Hydra's view of it: batches of what this call ran, in the order of trial numbers.
 
     open_run: gives the MLflow run of the study, or None where the app does not track.
@@ -30,7 +30,7 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, str], Any]) -
     size = plan.options["max_batch_size"]
     with Study(plan.name, plan.space, plan.options, plan.meaning, plan.costs) as study, _terminable():
         plan.name_folder(study.name)
-        run = open_run(plan, study.name)
+        run = open_run(plan, study)
         jobs = _jobs(plan, study, run)
         outcomes = stream(jobs, pool) if pool else _batches(jobs, plan.launcher, size)
         returned: dict[int, JobReturn] = {}

@@ -115,6 +115,7 @@ def summary(study: Study, plan: Any, run: Any, pool: Any) -> None:
         command = "mlflow ui" if default else f"mlflow ui --backend-store-uri {run.uri}"
         console.print(f"runs:   experiment {run.experiment_name} in {run.uri.removeprefix('sqlite:///')}", **PLAIN)
         console.print(f"browse: {command}", **PLAIN)
+        console.print(f"report: python -m cifar_hpo.report {study.name}", **PLAIN)
     if ranking[0].state == FINISHED and run:
         threads = [f"training.threads={pool.threads}"] if pool else []
         console.print(f"again:  python -m cifar_hpo {shlex.join([*plan.again(ranking[0].params), *threads])}", **PLAIN)

@@ -59,13 +59,15 @@ class StudySweeper(Sweeper):
             return sweep(plan, pool, _study_run)
 
 
-def _study_run(plan: Any, study: str) -> Any:
+def _study_run(plan: Any, study: Any) -> Any:
     """The study's own MLflow run, where the app has an `mlflow` config."""
     if plan.base.get("mlflow") is None:
         return None
     from cifar_hpo.tracking import StudyRun
 
-    return StudyRun(plan.base.mlflow.tracking_uri, plan.base.mlflow.experiment or study, study)
+    run = StudyRun(plan.base.mlflow.tracking_uri, plan.base.mlflow.experiment or study.name, study.name)
+    study.note_run(run.uri, run.run_id)
+    return run
 
 
 class WorkersLauncher(Launcher):

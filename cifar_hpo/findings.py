@@ -1,0 +1,186 @@
+"""What a study found, read from its storage: `Findings` holds its `Configuration`s, the best first, and who is tied with the best."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+import optuna
+
+from cifar_hpo.errors import StudyError
+from cifar_hpo.evidence import LEVEL, against_best, interval, replicas_needed
+from cifar_hpo.leaderboard import Told, counted, identity, ranked
+from cifar_hpo.schema import flat
+from cifar_hpo.study import MEANING, RUN
+from cifar_hpo.trial import FINISHED
+
+SEED = "training.seed"
+COMPARED = 10
+"""Configurations at the top that are compared with one another; each further one would make all comparisons less sure."""
+
+SUPPOSED = 0.01
+"""The spread over seeds that is supposed where there is one replica: what the article's base model shows, between half a point and 1.6."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Trials that differ in their seed at most, as one.
+
+    told: the trial whose model stands for it. values, tests: the study's metric and test accuracy by seed; empty where none finished.
+    chance: how likely so large a gap to the best would be by luck; None where it can't be told or was not asked.
+    """
+
+    told: Told
+    params: Mapping[str, Any]
+    values: Mapping[int, float]
+    tests: Mapping[int, float]
+    seconds: float
+    chance: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        return fmean(self.values.values()) if self.values else None
+
+    @functools.cached_property
+    def interval(self) -> tuple[float, float] | None:
+        return interval(list(self.values.values()))
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether nothing shows that it is worse than the best."""
+        return self.chance is not None and self.chance > 1 - LEVEL
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{key.split('.')[-1]}={value}" for key, value in self.params.items()) or "base"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study as the report sees it. study: Optuna's own, for its charts; uri, run_id: MLflow's store and the study's run there."""
+
+    name: str
+    metrics: Sequence[str]
+    directions: Sequence[str]
+    keys: Sequence[str]
+    told: Sequence[Told]
+    configurations: Sequence[Configuration]
+    study: optuna.Study
+    meaning: Mapping[str, Any] = field(default_factory=dict)
+    uri: str | None = None
+    run_id: str | None = None
+
+    @property
+    def finished(self) -> list[Configuration]:
+        return [one for one in self.configurations if one.values]
+
+    @property
+    def failed(self) -> list[Told]:
+        return [one for one in self.told if one.error and one.state != "PRUNED"]
+
+    def verdict(self) -> list[str]:
+        """What can be said of the best and of those near it, in sentences."""
+        found = self.finished
+        if not found:
+            return ["No trial has finished, so there is nothing to compare."]
+        best = found[0]
+        if len(self.metrics) > 1:
+            return [f"Several metrics: trials on the Pareto front come first, by {self.metrics[0]}; which differences are luck is not tested."]
+        if len(found) == 1:
+            known = _range(best.interval) or "with one replica, nobody knows how far the seed carries it"
+            return [f"One configuration finished: {best.name}, {self.metrics[0]} {best.value:.4f} ({known})."]
+        gap = abs(best.value - found[1].value)  # type: ignore[operator]
+        top = found[:COMPARED]
+        pairs = len(top) * (len(top) - 1) // 2
+        if all(one.chance is None for one in top[1:]):
+            needed = replicas_needed(gap, SUPPOSED, pairs)
+            return [
+                f"{best.name} is ahead of {found[1].name} by {gap:.4f}, and it cannot be known whether that is luck: each was trained with one seed.",
+                f"If seeds spread results by {SUPPOSED:g}, {_replicas(needed)}; repeat the best with training.replicas=5.",
+            ]
+        tied = [one for one in top[1:] if one.is_tied]
+        if not tied:
+            return [f"{best.name} is the best of these {len(top)}, and that is not luck (95 %, {pairs} comparisons, Holm)."]
+        names = "; ".join(one.name for one in tied[:5]) + ("; …" if len(tied) > 5 else "")
+        spread = fmean(stdev(one.values.values()) for one in (best, found[1]) if len(one.values) > 1)
+        needed = replicas_needed(gap, spread, pairs)
+        hint = f"To tell the best from the next ({gap:.4f} apart, seeds spread by {spread:.4f}), {_replicas(needed)}."
+        return [f"Tied with {best.name}, as far as these replicas can tell: {names} (95 %, {pairs} comparisons, Holm).", hint]
+
+
+def find(name: str | None, storage: Any) -> Findings:
+    """What a study holds, by default the one that was worked on last. Raises StudyError when there is none."""
+    known = optuna.get_all_study_names(storage)
+    if not known or (name and name not in known):
+        raise StudyError(f"there is no study {name or 'here'}; there are: {', '.join(sorted(known)) or 'none'}")
+    study = optuna.load_study(study_name=name or _latest(storage), storage=storage)
+    meaning = study.user_attrs.get(MEANING, {})
+    metrics = meaning.get("metric", "value")
+    directions = [direction.name.lower() for direction in study.directions]
+    told = counted(study.get_trials(deepcopy=False))
+    ranking = ranked(told, directions)
+    metrics = metrics if isinstance(metrics, list) else [metrics]
+    keys = [key for key in dict.fromkeys(key for one in ranking for key in one.params) if key != SEED]
+    seed = int(flat(meaning.get("config", {})).get(SEED, 0))
+    configurations = _configurations(ranking, metrics[0], directions, seed)
+    uri, run_id = study.user_attrs.get(RUN, (None, None))
+    return Findings(study.study_name, metrics, directions, keys, told, configurations, study, meaning, uri, run_id)
+
+
+def _latest(storage: Any) -> str:
+    """The study whose last trial began last."""
+
+    def began(name: str) -> float:
+        study_id = storage.get_study_id_from_name(name)
+        if not (trials := storage.get_n_trials(study_id)):
+            return 0
+        last = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, trials - 1))
+        return float(last.datetime_start.timestamp()) if last.datetime_start else 0
+
+    return max(optuna.get_all_study_names(storage), key=began)
+
+
+def _configurations(ranking: Sequence[Told], metric: str, directions: Sequence[str], seed: int) -> list[Configuration]:
+    together: dict[str, list[Told]] = {}
+    for one in ranking:
+        together.setdefault(identity({key: value for key, value in one.params.items() if key != SEED}), []).append(one)
+    found = [_configuration(group, metric, seed) for group in together.values()]
+    if len(directions) > 1:
+        return found
+    sign = -1 if directions[0] == "maximize" else 1
+    found.sort(key=lambda one: (one.value is None, sign * (one.value or 0)))
+    top = [one for one in found if one.values][:COMPARED]
+    chances = against_best([one.values for one in top])
+    return [dataclasses.replace(one, chance=chance) for one, chance in zip(top, chances, strict=True)] + found[len(top) :]
+
+
+def _configuration(group: Sequence[Told], metric: str, seed: int) -> Configuration:
+    finished = [one for one in group if one.state == FINISHED and one.value is not None]
+    values: dict[int, float] = {}
+    tests: dict[int, float] = {}
+    for one in finished:
+        first = int(one.params.get(SEED, seed))
+        values |= _by_seed(one, metric, first, one.value)
+        tests |= _by_seed(one, "test_accuracy", first, one.metrics.get("test_accuracy"))
+    params = {key: value for key, value in group[0].params.items() if key != SEED}
+    return Configuration(group[0], params, values, tests, sum(one.seconds for one in group))
+
+
+def _by_seed(one: Told, metric: str, first: int, mean: float | None) -> dict[int, float]:
+    """A metric of each replica, whose seeds count up from the first; the mean where there is one replica."""
+    each: dict[int, float] = {}
+    while (value := one.metrics.get(f"replica_{len(each)}/{metric}")) is not None:
+        each[first + len(each)] = value
+    return each or ({} if mean is None else {first: mean})
+
+
+def _range(limits: tuple[float, float] | None) -> str:
+    return f"{limits[0]:.4f} to {limits[1]:.4f} at 95 %" if limits else ""
+
+
+def _replicas(needed: int | None) -> str:
+    return f"{needed} replicas of each would tell, four times in five" if needed else "more than 200 replicas of each would be needed to tell"

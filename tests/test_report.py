@@ -1,0 +1,268 @@
+"""The report, from studies laid out in a real storage and from a real sweep, on the terminal, as a page, and in MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from conftest import run_in
+
+from cifar_hpo.findings import find
+from cifar_hpo.leaderboard import OUTCOME
+from cifar_hpo.study import MEANING, storage_of
+from cifar_hpo.trial import FAILED, FINISHED
+
+
+def say(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cifar_hpo.report", *arguments]
+    return subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=120, check=False)
+
+
+def lay_out(folder: Path, outcomes: Sequence[tuple[Mapping[str, Any], Sequence[float] | str]], name: str = "laid") -> Any:
+    """A study whose trials came to these values of their replicas, or to an error."""
+    (folder / "mlruns").mkdir(exist_ok=True)
+    storage = storage_of(f"sqlite:///{folder}/mlruns/studies.db")
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    study.set_user_attr(MEANING, {"metric": "val_accuracy", "direction": "maximize", "data": ["small:0"], "config": {"training": {"seed": 0}}})
+    trials = []
+    for number, (params, values) in enumerate(outcomes):
+        mean = None if isinstance(values, str) else float(np.mean(values))
+        metrics = (
+            {} if mean is None else {"val_accuracy": mean, "test_accuracy": mean - 0.01, "parameters": 1000.0 + number, "train_seconds": 5.0 + number}
+        )
+        if not isinstance(values, str) and len(values) > 1:
+            metrics |= {f"replica_{replica}/val_accuracy": value for replica, value in enumerate(values)}
+        outcome = {"state": FAILED if isinstance(values, str) else FINISHED, "values": None if mean is None else [mean], "metrics": metrics}
+        outcome |= {
+            "error": values if isinstance(values, str) else "",
+            "seconds": 8.0,
+            "run_id": "",
+            "worker": number % 2,
+            "ended": 1000.0 + 5 * number,
+        }
+        forms = {key: optuna.distributions.CategoricalDistribution(sorted({str(one[0].get(key)) for one in outcomes})) for key in params}
+        trials.append(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.COMPLETE if mean is not None else optuna.trial.TrialState.FAIL,
+                value=mean,
+                params={key: str(value) for key, value in params.items()},
+                distributions=forms,
+                user_attrs={OUTCOME: outcome},
+            )
+        )
+    study.add_trials(trials)
+    return storage
+
+
+def test_ties_are_told_from_differences(tmp_path: Path) -> None:
+    jitter = np.random.default_rng(0).normal(0, 0.003, (3, 5))
+    levels = {"4": 0.57, "8": 0.699, "16": 0.70}
+    lay_out(tmp_path, [({"model.filters": width}, list(level + jitter[place])) for place, (width, level) in enumerate(levels.items())])
+    shown = say(tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"^1 +16 .* best ", shown.stdout, re.MULTILINE)
+    assert re.search(r"^2 +8 .* tied ", shown.stdout, re.MULTILINE)
+    assert re.search(r"^3 +4 .* worse, p = ", shown.stdout, re.MULTILINE)
+    assert "Tied with filters=16, as far as these replicas can tell: filters=8 (95 %, 3 comparisons, Holm)." in shown.stdout
+    assert re.search(r"To tell the best from the next .* (\d+ replicas of each would tell|more than 200)", shown.stdout)
+    page = (tmp_path / "mlruns/reports/laid/report.html").read_text()
+    assert "http://" not in re.sub(
+        r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>|rdf:resource="[^"]*"|"http://www.w3.org[^"]*"', "", page.replace("http://purl.org", "")
+    )
+    assert "prefers-color-scheme: dark" in page
+    assert 'id="effect_model.filters"' in page
+    assert 'id="timeline"' in page
+    assert "currentColor" in page
+    assert "not drawn" not in page
+    assert {path.stem for path in (tmp_path / "mlruns/reports/laid").glob("*.png")} == {"effect_model.filters", "timeline", "history", "trade_off"}
+
+
+def test_with_one_replica_it_says_that_it_cannot_know(tmp_path: Path) -> None:
+    lay_out(tmp_path, [({"model.filters": width}, [value]) for width, value in (("4", 0.6), ("8", 0.61), ("16", 0.65))])
+    shown = say(tmp_path)
+    assert "cannot be known whether that is luck" in shown.stdout
+    assert re.search(r"If seeds spread results by 0\.01, \d+ replicas of each would tell", shown.stdout)
+    assert shown.stdout.count("one replica") >= 3
+
+
+def test_trials_that_differ_in_their_seed_are_one_configuration(tmp_path: Path) -> None:
+    outcomes = [({"model.filters": w, "training.seed": s}, [v + s / 1000]) for w, v in (("4", 0.5), ("8", 0.7)) for s in range(3)]
+    found = find("laid", lay_out(tmp_path, outcomes))
+    assert [one.params for one in found.configurations] == [{"model.filters": "8"}, {"model.filters": "4"}]
+    assert found.configurations[0].values == {0: 0.7, 1: 0.701, 2: 0.702}
+    assert found.configurations[0].interval is not None
+    assert found.keys == ["model.filters"]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "said"),
+    [
+        ([], "No trial has finished"),
+        ([({"a": "1"}, [0.5])], "One configuration finished: a=1, val_accuracy 0.5000 (with one replica, nobody knows"),
+        ([({"a": "1"}, [0.5, 0.52, 0.51])], "One configuration finished: a=1, val_accuracy 0.5100 (0.4852 to 0.5348 at 95 %)"),
+        ([({"a": "1"}, [0.5]), ({"a": "2"}, [0.6])], "a=2 is ahead of a=1 by 0.1000"),
+        ([({"a": "1"}, "diverged: loss nan, val_loss nan"), ({"a": "2"}, "<b>worker killed</b>")], "No trial has finished"),
+        ([({"a": "1"}, "diverged: loss nan, val_loss nan"), ({"a": "2"}, [0.6, 0.6])], "One configuration finished: a=2"),
+    ],
+)
+def test_studies_with_few_trials_or_only_failures(tmp_path: Path, outcomes: Any, said: str) -> None:
+    lay_out(tmp_path, outcomes)
+    shown = say(tmp_path, "laid")
+    assert shown.returncode == 0, shown.stderr
+    assert said in shown.stdout
+    page = (tmp_path / "mlruns/reports/laid/report.html").read_text()
+    assert ("diverged: loss nan" in page) == any("diverged" in str(values) for _, values in outcomes)
+    assert "<b>worker" not in page
+    assert "not drawn" not in page
+
+
+def test_values_that_are_no_numbers(tmp_path: Path) -> None:
+    """A task of the user's own may return NaN: the trial finished, but has no value."""
+    storage = lay_out(tmp_path, [({"a": "1"}, [0.5]), ({"a": "2"}, "")])
+    (finished, lost) = find("laid", storage).configurations
+    assert finished.value == 0.5
+    assert lost.value is None
+    assert say(tmp_path).returncode == 0
+
+
+def test_a_study_of_500_trials_in_ten_seconds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    outcomes = [
+        ({"a": str(a), "b": str(b), "c": str(c)}, list(0.5 + a / 100 + rng.normal(0, 0.01, 3)))
+        for a in range(10)
+        for b in range(10)
+        for c in range(5)
+    ]
+    lay_out(tmp_path, outcomes)
+    shown = say(tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    page = (tmp_path / "mlruns/reports/laid/report.html").read_text()
+    assert page.count("<tr>") >= 500
+    assert {'id="importance"', 'id="parallel_coordinates"'} <= set(re.findall(r'id="\w+"', page))
+    assert "not drawn" not in page
+
+
+def test_what_is_not_there_is_said_on_one_line(tmp_path: Path) -> None:
+    shown = say(tmp_path)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("error: mlruns/studies.db is not here")
+    lay_out(tmp_path, [])
+    shown = say(tmp_path, "other")
+    assert shown.returncode == 2
+    assert shown.stderr == "error: there is no study other; there are: laid\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def swept(folder: Path, small: list[str]) -> str:
+    """A real sweep of two configurations with three replicas, and one that diverges; what its report said."""
+    overrides = [*small, "training.replicas=3", "training.epochs=3", "model.filters=2,6", "hydra.sweeper.study_name=real"]
+    swept = run_in(folder, "-m", *overrides)
+    assert swept.returncode == 0, swept.stderr
+    assert "report: python -m cifar_hpo.report real\n" in swept.stdout
+    shown = say(folder)
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
+def test_a_sweep_s_report_has_everything_and_lies_in_mlflow(swept: str, folder: Path) -> None:
+    import mlflow
+
+    page = (folder / "mlruns/reports/real/report.html").read_text()
+    assert "not drawn" not in page
+    pictures = {path.stem for path in (folder / "mlruns/reports/real").glob("*.png")}
+    assert {"learning_curves", "effect_model.filters", "trade_off", "history", "timeline", "confusion_matrix", "per_class"} <= pictures
+    assert "misclassified" in pictures
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (parent,) = client.search_runs([one.experiment_id for one in client.search_experiments()], "tags.kind = 'study'")
+    assert {f"report/{name}.png" for name in pictures} | {"report/report.html"} == {
+        item.path for item in client.list_artifacts(parent.info.run_id, "report")
+    }
+    note = parent.data.tags["mlflow.note.content"]
+    assert "| rank | model.filters | val_accuracy | 95 % | against the best |" in note
+    assert re.search(r"replicas of each|is not luck", note)
+
+
+def test_an_interval_is_over_the_replicas_that_mlflow_has(swept: str, folder: Path) -> None:
+    from cifar_hpo.tracking import Records
+
+    found = find("real", storage_of(f"sqlite:///{folder}/mlruns/studies.db"))
+    assert len(found.finished) == 2
+    for one in found.finished:
+        curves = Records(f"sqlite:///{folder}/mlflow.db").curves(one.told.run_id, "val_accuracy")
+        assert {replica: points[-1][1] for replica, points in curves.items()} == pytest.approx(one.values)
+        assert [epoch for epoch, _ in curves[0]] == [1, 2, 3]
+
+
+def test_watch_follows_until_interrupted(swept: str, folder: Path) -> None:
+    watching = subprocess.Popen([sys.executable, "-m", "cifar_hpo.report", "--watch"], cwd=folder, stdout=subprocess.PIPE, text=True)
+    time.sleep(8)
+    watching.send_signal(signal.SIGINT)
+    shown, _ = watching.communicate(timeout=20)
+    assert watching.returncode == 0
+    assert "study real: 2 trials done" in shown
+    assert "against the best" in shown
+
+
+def test_prediction_by_the_champion_and_by_a_run(swept: str, folder: Path, npz: Path) -> None:
+    from PIL import Image
+
+    with np.load(npz) as arrays:
+        Image.fromarray(arrays["x_test"][0]).resize((64, 64)).save(folder / "one.png")
+
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cifar_hpo.predict", *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+    shown = ask("one.png")
+    assert shown.returncode == 0, shown.stderr
+    assert "cifar_hpo-small version 1, champion" in shown.stdout
+    assert re.search(r"one\.png +\w+ 0\.\d{3} +\w+ 0\.\d{3} +\w+ 0\.\d{3}", shown.stdout)
+    assert ask("two.png").stderr == "error: two.png does not exist\n"
+    found = find("real", storage_of(f"sqlite:///{folder}/mlruns/studies.db"))
+    assert "filters=2" in ask("one.png", "--run", next(one.told.run_id for one in found.finished if str(one.params["model.filters"]) == "2")).stdout
+    assert ask("one.png", "--run", "nothing").stderr == "error: there is no run nothing\n"
+
+
+def test_the_model_serves_and_takes_raw_images(swept: str, folder: Path, npz: Path) -> None:
+    import socket
+    import urllib.request
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/cifar_hpo-small@champion", "--env-manager", "local", "-p", str(port)]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    server = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with np.load(npz) as arrays:
+            content = json.dumps({"inputs": arrays["x_test"][:2].tolist()}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", content, {"Content-Type": "application/json"})
+        until = time.monotonic() + 90
+        while True:
+            try:
+                answer = json.load(urllib.request.urlopen(request, timeout=10))
+                break
+            except OSError:
+                assert time.monotonic() < until
+                time.sleep(0.5)
+        assert np.array(answer["predictions"]).shape == (2, 10)
+        assert np.sum(answer["predictions"], axis=1) == pytest.approx([1, 1], abs=1e-3)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
