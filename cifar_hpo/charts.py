@@ -16,6 +16,7 @@ import optuna
 from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from optuna.visualization import matplotlib as optuna_charts
 from sklearn.metrics import ConfusionMatrixDisplay
@@ -51,6 +52,8 @@ def learning_curves(curves: Mapping[str, Curves], metric: str) -> Figure:
         bands = [interval(by_epoch[epoch]) or (mean, mean) for epoch, mean in zip(epochs, means, strict=True)]
         axes.fill_between(epochs, [low for low, _ in bands], [high for _, high in bands], color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set(xlabel="epoch", ylabel=metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _bounded(axes, metric)
     axes.legend(fontsize=8)
     return figure
 
@@ -84,6 +87,7 @@ def effect(findings: Findings, key: str) -> Figure:
             middle = sum(limits) / 2
             axes.errorbar(place, middle, yerr=limits[1] - middle, fmt="o", color=COLOURS[1], capsize=5, zorder=3)
     axes.set(xlabel=key, ylabel=findings.metrics[0])
+    _bounded(axes, findings.metrics[0])
     return figure
 
 
@@ -132,7 +136,7 @@ def trade_off(findings: Findings) -> Figure:
 
 
 def _scored(one: Configuration, name: str) -> Any:
-    return dataclasses.replace(one.told, values=[one.value, one.told.metrics[name]])
+    return dataclasses.replace(one.told, values=[one.value or 0.0, one.told.metrics[name]])
 
 
 def timeline(findings: Findings) -> Figure:
@@ -205,6 +209,13 @@ def _axes(width: float = 7, height: float = 3.6) -> tuple[Figure, Any]:
 def _style(axes: Any) -> None:
     axes.set_facecolor("none")
     axes.grid(visible=True, color=INK, alpha=0.12)
+
+
+def _bounded(axes: Any, metric: str) -> None:
+    """Few replicas have intervals that reach beyond what a share can be."""
+    if metric.endswith("accuracy"):
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0), min(high, 1))
 
 
 def _of_optuna(draw: Any, findings: Findings) -> Figure:

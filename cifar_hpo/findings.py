@@ -96,6 +96,7 @@ class Findings:
         gap = abs(best.value - found[1].value)  # type: ignore[operator]
         top = found[:COMPARED]
         pairs = len(top) * (len(top) - 1) // 2
+        test = f"95 %, Holm over {pairs} pairs" if pairs > 1 else "95 %"
         if all(one.chance is None for one in top[1:]):
             needed = replicas_needed(gap, SUPPOSED, pairs)
             return [
@@ -104,12 +105,12 @@ class Findings:
             ]
         tied = [one for one in top[1:] if one.is_tied]
         if not tied:
-            return [f"{best.name} is the best of these {len(top)}, and that is not luck (95 %, {pairs} comparisons, Holm)."]
+            return [f"{best.name} is the best of these {len(top)}, and that is not luck ({test})."]
         names = "; ".join(one.name for one in tied[:5]) + ("; …" if len(tied) > 5 else "")
         spread = fmean(stdev(one.values.values()) for one in (best, found[1]) if len(one.values) > 1)
         needed = replicas_needed(gap, spread, pairs)
         hint = f"To tell the best from the next ({gap:.4f} apart, seeds spread by {spread:.4f}), {_replicas(needed)}."
-        return [f"Tied with {best.name}, as far as these replicas can tell: {names} (95 %, {pairs} comparisons, Holm).", hint]
+        return [f"Tied with {best.name}, as far as these replicas can tell: {names} ({test}).", hint]
 
 
 def find(name: str | None, storage: Any) -> Findings:

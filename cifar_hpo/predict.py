@@ -16,6 +16,7 @@ from rich.table import Table
 
 from cifar_hpo.config import IMAGE_SIZE
 from cifar_hpo.errors import DataError, UserError, end
+from cifar_hpo.workers import redirected
 
 SHOWN = 3
 """Classes named for each image, the likeliest first."""
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         pictures = np.stack([picture(path) for path in given.images])
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with redirected(os.devnull):  # TensorFlow's notices about the machine
+            import tensorflow as tf  # noqa: F401
         from cifar_hpo.tracking import Records
 
         name, model, classes = Records(given.tracking_uri).model(given.run, given.model)

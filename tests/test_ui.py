@@ -1,0 +1,144 @@
+"""The user interfaces as a person sees them: real servers, and pages looked at in headless Chromium."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import run_in
+
+CHROMIUM = shutil.which("chromium")
+COMMAND = [sys.executable, "-m", "cifar_hpo.ui"]
+
+browser = pytest.mark.browser
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
+    """Where a sweep of two trials with two replicas was made, and its report."""
+    folder = tmp_path_factory.mktemp("ui")
+    swept = run_in(folder, "-m", *small, "training.replicas=2", "model.filters=2,6", "optimizer=adam", "hydra.sweeper.study_name=seen")
+    assert swept.returncode == 0, swept.stderr
+    subprocess.run([sys.executable, "-m", "cifar_hpo.report"], cwd=folder, check=True, timeout=120, stdout=subprocess.DEVNULL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[dict[str, str]]:
+    """The address of each server by name; ended by one Ctrl-C, after which nothing is left."""
+    with subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout
+        said = ""
+        while "Ctrl-C" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 2
+        yield dict(re.findall(r"^(\w+) +(http://127\.0\.0\.1:\d+)$", said, re.MULTILINE))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        _, left = psutil.wait_procs(children, 10)
+        assert left == []
+
+
+def look(url: str, picture: Path, *, dark: bool = False) -> str:
+    """The page's content after its scripts ran; a picture of it is left in the test's folder."""
+    assert CHROMIUM
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1500,1400", "--virtual-time-budget=20000"]
+    options += ["--blink-settings=preferredColorScheme=0"] if dark else []
+    with_home = [CHROMIUM, *options, f"--user-data-dir={picture.parent / 'chromium'}"]
+    subprocess.run([*with_home, f"--screenshot={picture}", url], check=True, timeout=120, capture_output=True)
+    assert picture.stat().st_size > 10_000
+    return subprocess.run([*with_home, "--dump-dom", url], check=True, timeout=120, capture_output=True, text=True).stdout
+
+
+def settled(url: str, picture: Path, wanted: str) -> str:
+    """The page once it shows what is wanted; a server that was just started may take a while."""
+    for _ in range(3):
+        if wanted in (content := look(url, picture)):
+            break
+    return content
+
+
+@browser
+@needs_chromium
+def test_the_report(folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    page = (folder / "mlruns/reports/seen/report.html").absolute().as_uri()
+    content = look(page, tmp_path / "report.png")
+    assert "<h1>Study seen</h1>" in content
+    assert content.count("<svg") >= 7
+    for heading in ("Leaderboard", "Learning curves", "The effect of each parameter", "Who trained what when", "What the best gets wrong"):
+        assert f"<h2>{heading}</h2>" in content
+    look(page, tmp_path / "dark.png", dark=True)
+    light, dark = (Image.open(tmp_path / name).convert("L").getpixel((5, 5)) for name in ("report.png", "dark.png"))
+    assert light > 240
+    assert dark < 50
+
+
+@browser
+@needs_chromium
+def test_mlflow_s_list_of_runs_and_a_run_with_its_model(folder: Path, served: dict[str, str], tmp_path: Path) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("seen")
+    runs = client.search_runs([experiment.experiment_id])
+    runs_page = settled(f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/runs", tmp_path / "runs.png", "filters=6")
+    assert "study seen" in runs_page
+    child = next(run for run in runs if run.data.tags["kind"] == "trial")
+    page = settled(f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/runs/{child.info.run_id}", tmp_path / "run.png", "test_accuracy")
+    assert child.info.run_name in page
+    assert "model.filters" in page
+    (output,) = child.outputs.model_outputs
+    page = settled(f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/models/{output.model_id}", tmp_path / "model.png", "small")
+    assert child.info.run_name in page
+    parent = next(run for run in runs if run.data.tags["kind"] == "study")
+    page = settled(f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}", tmp_path / "parent.png", "rank")
+    assert "against the best" in page
+    assert "best_value" in page
+
+
+@browser
+@needs_chromium
+def test_optuna_dashboard(served: dict[str, str], tmp_path: Path) -> None:
+    assert "seen" in settled(f"{served['Optuna']}/dashboard", tmp_path / "studies.png", "seen")
+    assert "model.filters" in settled(f"{served['Optuna']}/dashboard/studies/1", tmp_path / "study.png", "model.filters")
+
+
+def test_a_taken_port_and_an_empty_folder_are_said_on_one_line(folder: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        shown = subprocess.run([*COMMAND, "--mlflow-port", str(port)], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        assert shown.returncode == 2
+        assert shown.stderr == f"error: --mlflow-port: {port} is taken or no port; leave it out for a free one\n"
+    shown = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert shown.returncode == 2
+    assert re.fullmatch(r"error: mlruns/studies\.db is not here; .*\n", shown.stderr)
+
+
+def test_servers_end_with_a_terminated_parent(folder: Path) -> None:
+    with subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout
+        assert "http://127.0.0.1:" in process.stdout.readline()
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        assert process.wait(20) == 0
+    until = time.monotonic() + 10
+    while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
+        assert time.monotonic() < until
+        time.sleep(0.1)
