@@ -44,10 +44,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in ("test_resume", "test_sweep"))
 
 
-def run_in(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m cifar_hpo` in a folder, with warnings as errors in our own code."""
+def run_in(folder: Path, *arguments: str, module: str = "cifar_hpo", **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m cifar_hpo` in a folder, or another of its commands."""
     return subprocess.run(
-        [sys.executable, "-m", "cifar_hpo", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=folder,
         env={name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | environment,
         capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -24,10 +25,23 @@ from cifar_hpo.leaderboard import OUTCOME
 from cifar_hpo.study import MEANING, storage_of
 from cifar_hpo.trial import FAILED, FINISHED
 
+PRUNED_APP = """
+import hydra
+from cifar_hpo import trial
+
+@hydra.main(version_base="1.3", config_path=None)
+def app(config):
+    for epoch in (1, 2, 3):
+        trial.report(trial.Progress(epoch, 3, config.x * epoch))
+    return config.x * 3
+
+if __name__ == "__main__":
+    app()
+"""
+
 
 def say(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cifar_hpo.report", *arguments]
-    return subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=120, check=False)
+    return run_in(folder, *arguments, module="cifar_hpo.report")
 
 
 def lay_out(folder: Path, outcomes: Sequence[tuple[Mapping[str, Any], Sequence[float] | str]], name: str = "laid") -> Any:
@@ -127,6 +141,22 @@ def test_studies_with_few_trials_or_only_failures(tmp_path: Path, outcomes: Any,
     assert "not drawn" not in page
 
 
+def test_what_was_pruned_when(tmp_path: Path) -> None:
+    """A real study with a pruner, of a task that is not ours."""
+    app = tmp_path / "app.py"
+    app.write_text(PRUNED_APP)
+    command = [sys.executable, "app.py", "-m", "hydra/sweeper=study", "hydra/launcher=workers", "hydra/sweeper/pruner=median"]
+    command += ["hydra.sweeper.metric=y", "hydra.sweeper.pruner.n_startup_trials=1", "hydra.launcher.n_workers=1", "+x=3,2,1,0"]
+    swept = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert swept.returncode == 0, swept.stderr
+    shown = say(tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert len(re.findall(r" PRUNED after epoch 1 of 3 by median", shown.stdout)) == 3
+    page = (tmp_path / "mlruns/reports" / find(None, storage_of(f"sqlite:///{tmp_path}/mlruns/studies.db")).name / "report.html").read_text()
+    assert 'id="pruning"' in page
+    assert "not drawn" not in page
+
+
 def test_values_that_are_no_numbers(tmp_path: Path) -> None:
     """A task of the user's own may return NaN: the trial finished, but has no value."""
     storage = lay_out(tmp_path, [({"a": "1"}, [0.5]), ({"a": "2"}, "")])
@@ -220,10 +250,11 @@ def test_watch_follows_until_interrupted(swept: str, folder: Path) -> None:
         shown += os.read(terminal, 4096).decode(errors="replace")
     time.sleep(3)
     watching.send_signal(signal.SIGINT)
-    while watching.poll() is None:
-        os.read(terminal, 4096)
+    with contextlib.suppress(OSError):  # its end of the terminal is closed
+        while os.read(terminal, 4096):
+            pass
     os.close(terminal)
-    assert watching.returncode == 0
+    assert watching.wait(20) == 0
     assert "study real: 2 trials done" in shown
 
 
@@ -234,8 +265,7 @@ def test_prediction_by_the_champion_and_by_a_run(swept: str, folder: Path, npz: 
         Image.fromarray(arrays["x_test"][0]).resize((64, 64)).save(folder / "one.png")
 
     def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cifar_hpo.predict", *arguments]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        return run_in(folder, *arguments, module="cifar_hpo.predict")
 
     shown = ask("one.png")
     assert shown.returncode == 0, shown.stderr

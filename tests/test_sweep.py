@@ -101,6 +101,23 @@ def test_the_model_loads_and_gives_what_was_logged(swept: object, folder: Path, 
     assert str(info.signature.inputs.inputs[0].type) == "uint8"
 
 
+def test_the_model_has_an_example_that_runs_and_knows_its_classes(swept: object, folder: Path, npz: Path) -> None:
+    (output,) = children(folder)[0].outputs.model_outputs
+    model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    with np.load(npz) as arrays:
+        assert np.array_equal(model.input_example, arrays["x_test"][:1])
+    assert model.predict(model.input_example).shape == (1, 10)
+    assert model.metadata.metadata["classes"][:2] == ["airplane", "automobile"]
+
+
+def test_system_metrics_where_they_are_asked_for(small: list[str], tmp_path: Path, store: None) -> None:
+    options = ["mlflow.system_metrics=true", "model.filters=2"]
+    shown = run_in(tmp_path, *small, *options, MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL="0.2")
+    assert shown.returncode == 0, shown.stderr
+    (found,) = runs(tmp_path)
+    assert "system/cpu_utilization_percentage" in found.data.metrics
+
+
 def test_the_best_model_is_registered_as_champion(swept: object, folder: Path) -> None:
     best = max(children(folder), key=lambda run: run.data.metrics["val_accuracy"])
     champion = mlflow.MlflowClient().get_model_version_by_alias("cifar_hpo-small", "champion")

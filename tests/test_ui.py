@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
     folder = tmp_path_factory.mktemp("ui")
     swept = run_in(folder, "-m", *small, "training.replicas=2", "model.filters=2,6", "optimizer=adam", "hydra.sweeper.study_name=seen")
     assert swept.returncode == 0, swept.stderr
-    subprocess.run([sys.executable, "-m", "cifar_hpo.report"], cwd=folder, check=True, timeout=120, stdout=subprocess.DEVNULL)
+    assert run_in(folder, module="cifar_hpo.report").returncode == 0
     return folder
 
 
@@ -57,10 +57,10 @@ def look(url: str, picture: Path, *, dark: bool = False) -> str:
     assert CHROMIUM
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1500,1400", "--virtual-time-budget=20000"]
     options += ["--blink-settings=preferredColorScheme=0"] if dark else []
-    with_home = [CHROMIUM, *options, f"--user-data-dir={picture.parent / 'chromium'}"]
-    subprocess.run([*with_home, f"--screenshot={picture}", url], check=True, timeout=120, capture_output=True)
+    command = [CHROMIUM, *options, f"--user-data-dir={picture.parent / 'chromium'}", f"--screenshot={picture}", "--dump-dom", url]
+    content = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
     assert picture.stat().st_size > 10_000
-    return subprocess.run([*with_home, "--dump-dom", url], check=True, timeout=120, capture_output=True, text=True).stdout
+    return content
 
 
 def settled(url: str, picture: Path, wanted: str) -> str:
@@ -123,10 +123,10 @@ def test_a_taken_port_and_an_empty_folder_are_said_on_one_line(folder: Path, tmp
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        shown = subprocess.run([*COMMAND, "--mlflow-port", str(port)], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        shown = run_in(folder, "--mlflow-port", str(port), module="cifar_hpo.ui")
         assert shown.returncode == 2
         assert shown.stderr == f"error: --mlflow-port: {port} is taken or no port; leave it out for a free one\n"
-    shown = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    shown = run_in(tmp_path, module="cifar_hpo.ui")
     assert shown.returncode == 2
     assert re.fullmatch(r"error: mlruns/studies\.db is not here; .*\n", shown.stderr)
 
