@@ -44,6 +44,9 @@ REQUIREMENTS = [f"{package}=={version(package)}" for package in ("tensorflow", "
 OWNER = "cifar_hpo.owner"
 CHAMPION = "champion"
 PREDICTIONS = "test_predictions.npz"
+VIEW = "mlflow.sharedViewState.cifar_hpo"
+"""The experiment's tag under which MLflow's UI looks for a view that is asked for by its last part."""
+
 KIND = "mlflow.experimentKind"
 """Lets MLflow's UI open an experiment on its runs rather than on its traces."""
 
@@ -116,6 +119,16 @@ class StudyRun:
     def end(self, run_id: str, status: str) -> None:
         self.client.set_terminated(run_id, status)
 
+    def arrange(self, metrics: Sequence[str], direction: str, keys: Sequence[str]) -> None:
+        """A view of the runs for MLflow's UI: what varied and what came of it as columns, the best first."""
+        shown = dict.fromkeys([*metrics, "test_accuracy", "parameters", "train_seconds"])
+        varied = [key if "." in key else f"{key}.name" for key in keys]  # a group's choice is known by its name
+        columns = [*(f"metrics.`{name}`" for name in shown), *(f"params.`{key}`" for key in varied)]
+        view: dict[str, Any] = {"selectedColumns": ["attributes.`Duration`", *columns], "runsExpanded": {self.run_id: True}, "columnOrder": []}
+        view |= {"orderByKey": f"metrics.`{metrics[0]}`", "orderByAsc": direction == "minimize", "searchFilter": "", "datasetsFilter": []}
+        view |= {"lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "startTime": "ALL"}
+        self.client.set_experiment_tag(self.experiment_id, VIEW, json.dumps(view))
+
     def tell(self, finished: int, best: float | None) -> None:
         """A point of the chart of the best value over trials."""
         if best is not None:
@@ -161,6 +174,11 @@ class Records:
         if self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists():
             raise StudyError(f"MLflow's store {self.uri.removeprefix('sqlite:///')} is not here; give --tracking-uri")
         self.client = mlflow.MlflowClient()
+
+    def views(self) -> dict[str, str]:
+        """Where MLflow's UI shows each study, as the last part of an address, the latest first."""
+        found = [one for one in self.client.search_experiments(order_by=["last_update_time DESC"]) if VIEW in one.tags]
+        return {one.name: f"#/experiments/{one.experiment_id}/runs?viewStateShareKey={VIEW.rpartition('.')[2]}" for one in found}
 
     def curves(self, run_id: str, metric: str) -> dict[int, list[tuple[int, float]]]:
         """Epoch and value of a metric, for each replica."""
@@ -266,25 +284,26 @@ class Attempt:
         Model.log(
             artifact_path=None,
             name="model",
-            flavor=_Flavor,
+            flavor=_Flavor(np.array(dataset.test[0][:1])),
             model=model,
             signature=signature,
             pip_requirements=REQUIREMENTS,
-            input_example=np.array(dataset.test[0][:1]),
             metadata={"classes": list(dataset.classes)},
             save_exported_model=False,
         )
 
 
 class _Flavor:
-    """MLflow's Keras flavor, which writes the input example into a folder that it has not made yet."""
+    """MLflow's Keras flavor with an input example, for which it has not made the folder yet, and which it would try out at length."""
 
     __name__ = "mlflow.keras"
 
-    @staticmethod
-    def save_model(path: str, **options: Any) -> None:
+    def __init__(self, example: NDArray[np.uint8]) -> None:
+        self.example = example
+
+    def save_model(self, path: str, **options: Any) -> None:
         Path(path).mkdir()
-        mlflow.keras.save_model(path=path, **options)
+        mlflow.keras.save_model(path=path, **{**options, "input_example": self.example})
 
 
 @contextlib.contextmanager

@@ -20,6 +20,10 @@ from cifar_hpo.config import GENERATED
 from cifar_hpo.errors import StudyError, UserError, end
 
 HOST = "127.0.0.1"
+LOG = Path(GENERATED, "ui.log")
+STUDIES = 5
+"""Studies whose runs are pointed to, the latest first."""
+
 PATIENCE = 60
 """Seconds until a server that does not answer is given up."""
 
@@ -34,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with contextlib.suppress(KeyboardInterrupt), _served(_servers(given)) as processes:
+        servers = _servers(given)
+        with contextlib.suppress(KeyboardInterrupt), _served(servers) as processes:
+            _tell(servers, given.tracking_uri)
             while all(process.poll() is None for process in processes):
                 time.sleep(0.2)
-            raise StudyError("a server has ended by itself; its words are above")
+            raise StudyError(f"a server has ended by itself; its last words are in {LOG}")
     except UserError as error:
         end(error)
 
@@ -75,14 +81,13 @@ def _port(chosen: int | None, usual: int, option: str) -> int:
 def _served(servers: dict[str, tuple[int, list[str]]]) -> Iterator[list[subprocess.Popen[bytes]]]:
     """All servers, each in a group of its own and answering; at the end none of them and none of their children is left."""
     processes = []
+    LOG.parent.mkdir(exist_ok=True)
     try:
-        for _, command in servers.values():
-            processes.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL))  # noqa: S603  our own
-        for (name, (port, _)), process in zip(servers.items(), processes, strict=True):
+        with LOG.open("w") as log:
+            for _, command in servers.values():
+                processes.append(subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log))  # noqa: S603  our own
+        for (port, _), process in zip(servers.values(), processes, strict=True):
             _await(port, process)
-            sys.stdout.write(f"{name:<7} http://{HOST}:{port}\n")
-        sys.stdout.write("Ctrl-C ends both\n" if len(processes) > 1 else "Ctrl-C ends it\n")
-        sys.stdout.flush()
         yield processes
     finally:
         for process in processes:
@@ -93,6 +98,18 @@ def _served(servers: dict[str, tuple[int, list[str]]]) -> Iterator[list[subproce
                 process.wait(5)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def _tell(servers: dict[str, tuple[int, list[str]]], tracking_uri: str | None) -> None:
+    """Where to look."""
+    from cifar_hpo.tracking import Records
+
+    for name, (port, _) in servers.items():
+        sys.stdout.write(f"{name:<7} http://{HOST}:{port}\n")
+    for study, place in list(Records(tracking_uri).views().items())[:STUDIES]:
+        sys.stdout.write(f"  study {study}: http://{HOST}:{servers['MLflow'][0]}/{place}\n")
+    sys.stdout.write("Ctrl-C ends both\n" if len(servers) > 1 else "Ctrl-C ends it\n")
+    sys.stdout.flush()
 
 
 def _await(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -45,7 +45,7 @@ def served(folder: Path) -> Iterator[dict[str, str]]:
             said += line
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 2
-        yield dict(re.findall(r"^(\w+) +(http://127\.0\.0\.1:\d+)$", said, re.MULTILINE))
+        yield dict(re.findall(r"^ *(\w+)(?: seen:)? +(http://127\.0\.0\.1:\d+\S*)$", said, re.MULTILINE))
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
         _, left = psutil.wait_procs(children, 10)
@@ -96,8 +96,10 @@ def test_mlflow_s_list_of_runs_and_a_run_with_its_model(folder: Path, served: di
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("seen")
     runs = client.search_runs([experiment.experiment_id])
-    runs_page = settled(f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/runs", tmp_path / "runs.png", "filters=6")
+    runs_page = settled(served["study"], tmp_path / "runs.png", "filters=6")
     assert "study seen" in runs_page
+    for column in ("val_accuracy", "test_accuracy", "parameters", "model.filters"):
+        assert column in runs_page
     child = next(run for run in runs if run.data.tags["kind"] == "trial")
     page = settled(f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/runs/{child.info.run_id}", tmp_path / "run.png", "test_accuracy")
     assert child.info.run_name in page

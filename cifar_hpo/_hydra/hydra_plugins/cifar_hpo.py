@@ -66,6 +66,7 @@ def _study_run(plan: Any, study: Any) -> Any:
     from cifar_hpo.tracking import StudyRun
 
     run = StudyRun(plan.base.mlflow.tracking_uri, plan.base.mlflow.experiment or study.name, study.name)
+    run.arrange(study.metrics, study.directions[0], list(plan.space.dimensions))
     study.note_run(run.uri, run.run_id)
     return run
 
