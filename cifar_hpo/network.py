@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -95,7 +96,7 @@ class Network:
         keras.mixed_precision.set_dtype_policy(self.config.training.precision)
         fresh = []
         for seed in seeds:
-            keras.utils.set_random_seed(seed)
+            random.seed(seed)  # from which Keras draws all seeds; its own function would also make TensorFlow prepare kept graphs anew
             fresh.append(build(self.config.model, self.classes))
         self.model.set_weights(fused.join([one.get_weights() for one in fresh]))
         drawn = itertools.chain(*zip(*map(fused.generators, fresh), strict=True))

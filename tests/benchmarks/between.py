@@ -2,7 +2,8 @@
 
 From the end of a trial's MLflow run to the next one's first step: the result on its way, the next job composed and sent, its run
 opened, the network made or found, its first step traced. The first step is taken to begin one epoch, as long as the second one,
-before the end of the first. Longest shapes go first, so a worker sees each shape anew once and then again.
+before the end of the first, so what the first scoring takes longer than the second counts too. Longest shapes go first, so a worker
+sees each shape anew once and then again.
 """
 
 from __future__ import annotations
