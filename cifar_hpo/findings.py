@@ -84,6 +84,11 @@ class Findings:
 
     def verdict(self) -> list[str]:
         """What can be said of the best and of those near it, in sentences."""
+        on_test = flat(self.meaning.get("config", {})).get("data.validation") == "test"
+        warning = ["Selected by the test images, as the article did: the best one's accuracy is a little better than it would be on others."]
+        return self._standing() + (warning if on_test and len(self.finished) > 1 else [])
+
+    def _standing(self) -> list[str]:
         found = self.finished
         if not found:
             return ["No trial has finished, so there is nothing to compare."]
