@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 LEVEL = 0.95
@@ -38,10 +37,11 @@ def against_best(groups: Sequence[Mapping[int, float]]) -> list[float | None]:
     """
     pairs = list(itertools.combinations(range(len(groups)), 2))
     chances = {pair: _chance(groups[pair[0]], groups[pair[1]]) for pair in pairs}
-    known = {pair: chance for pair, chance in chances.items() if chance is not None}
-    if known:
-        known = dict(zip(known, multipletests(list(known.values()), 1 - LEVEL, method="holm")[1].tolist(), strict=True))
-    return [1.0 if place == 0 else known.get((0, place)) for place in range(len(groups))]
+    known = sorted((chance, pair) for pair, chance in chances.items() if chance is not None)
+    corrected: dict[tuple[int, int], float] = {}
+    for rank, (chance, pair) in enumerate(known):  # statsmodels has Holm's steps too, but collects all garbage each time
+        corrected[pair] = min(1.0, max([chance * (len(known) - rank), *list(corrected.values())[-1:]]))
+    return [1.0 if place == 0 else corrected.get((0, place)) for place in range(len(groups))]
 
 
 def _chance(one: Mapping[int, float], other: Mapping[int, float]) -> float | None:
