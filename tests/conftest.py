@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cifar_hpo.data import PREPARED
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -44,12 +46,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in ("test_resume", "test_sweep"))
 
 
+def clean() -> dict[str, str]:
+    """The environment without what other tests in this process left there: MLflow's store, and where images were decoded."""
+    return {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", PREPARED)}
+
+
 def run_in(folder: Path, *arguments: str, module: str = "cifar_hpo", **environment: str) -> subprocess.CompletedProcess[str]:
     """`python -m cifar_hpo` in a folder, or another of its commands."""
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | environment,
+        env=clean() | environment,
         capture_output=True,
         text=True,
         timeout=240,

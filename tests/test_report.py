@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from conftest import run_in
+from conftest import clean, run_in
 
 from cifar_hpo.findings import find
 from cifar_hpo.leaderboard import OUTCOME
@@ -242,7 +242,7 @@ def test_an_interval_is_over_the_replicas_that_mlflow_has(swept: str, folder: Pa
 def test_watch_follows_until_interrupted(swept: str, folder: Path) -> None:
     terminal, theirs = pty.openpty()
     watching = subprocess.Popen(
-        [sys.executable, "-m", "cifar_hpo.report", "--watch"], cwd=folder, env=os.environ | {"COLUMNS": "150"}, stdout=theirs, stderr=theirs
+        [sys.executable, "-m", "cifar_hpo.report", "--watch"], cwd=folder, env=clean() | {"COLUMNS": "150"}, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     shown = ""
@@ -286,7 +286,7 @@ def test_the_model_serves_and_takes_raw_images(swept: str, folder: Path, npz: Pa
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/cifar_hpo-small@champion", "--env-manager", "local", "-p", str(port)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PATH": path}
+    environment = clean() | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PATH": path}
     server = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with np.load(npz) as arrays:

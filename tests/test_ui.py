@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import run_in
+from conftest import clean, run_in
 
 CHROMIUM = shutil.which("chromium")
 COMMAND = [sys.executable, "-m", "cifar_hpo.ui"]
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[dict[str, str]]:
     """The address of each server by name; ended by one Ctrl-C, after which nothing is left."""
-    with subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(COMMAND, cwd=folder, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout
         said = ""
         while "Ctrl-C" not in said:
@@ -134,7 +134,7 @@ def test_a_taken_port_and_an_empty_folder_are_said_on_one_line(folder: Path, tmp
 
 
 def test_servers_end_with_a_terminated_parent(folder: Path) -> None:
-    with subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(COMMAND, cwd=folder, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout
         assert "http://127.0.0.1:" in process.stdout.readline()
         children = psutil.Process(process.pid).children(recursive=True)
