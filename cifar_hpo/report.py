@@ -104,14 +104,19 @@ def rows(found: Findings) -> tuple[list[str], list[list[str]]]:
     for rank, one in enumerate(found.configurations, start=1):
         others = [f"{value:.4f}" for value in (one.told.values or ())[1:]] or ["–"] * (len(found.metrics) - 1)
         line = [str(rank), *(str(one.params.get(key, "")) for key in found.keys), "–" if one.value is None else f"{one.value:.4f}", *others]
-        line += [_limits(one), _standing(one, rank), *([_mean(one.tests)] if has_tests else [])]
+        line += [_limits(one, found.metrics[0]), _standing(one, rank), *([_mean(one.tests)] if has_tests else [])]
         line += [f"{one.told.metrics['parameters']:,.0f}" if "parameters" in one.told.metrics else "–", f"{one.seconds:.1f}"]
         lines.append([*line, f"{one.told.state} {one.told.error[:100]}".strip()])
     return columns, lines
 
 
-def _limits(one: Configuration) -> str:
-    return f"{one.interval[0]:.4f} – {one.interval[1]:.4f}" if one.interval else ("one replica" if one.values else "–")
+def _limits(one: Configuration, metric: str) -> str:
+    if not one.interval:
+        return "one replica" if one.values else "–"
+    low, high = one.interval
+    if metric.endswith("accuracy"):  # two replicas may reach beyond what a share can be
+        low, high = max(low, 0), min(high, 1)
+    return f"{low:.4f} – {high:.4f}"
 
 
 def _standing(one: Configuration, rank: int) -> str:
