@@ -10,16 +10,23 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from cifar_hpo import trial
 from cifar_hpo.config import CONF, refuse_secrets_and_calls
 from cifar_hpo.errors import SweepFailed, UserError, end, one_line
 from cifar_hpo.objective import objective
+
+
+def terminated(*_: object) -> None:
+    """Exit, so that a run that is ended is KILLED, not left RUNNING; an exit that a destructor swallowed comes again after the epoch."""
+    trial.listen(lambda _: sys.exit(128 + signal.SIGTERM))
+    sys.exit(128 + signal.SIGTERM)
 
 
 def main() -> None:
     """Run one trial or a sweep; exit 0 when all finished, 1 when a trial failed, 2 for what the user can mend."""
     full_error = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would end the program itself, with many lines and exit code 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a run that is ended is KILLED, not left RUNNING
+    signal.signal(signal.SIGTERM, terminated)
     try:
         refuse_secrets_and_calls(dict(argument.lstrip("+").split("=", 1) for argument in sys.argv[1:] if "=" in argument))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()

@@ -115,6 +115,30 @@ def test_studies_as_things(tmp_path: Path, small: list[str]) -> None:
     assert "s " not in studies("list").stdout.splitlines()[-1]
 
 
+def test_an_end_that_a_destructor_swallows_comes_again_after_the_epoch(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("""
+import os, signal
+from cifar_hpo import trial
+from cifar_hpo.__main__ import terminated
+
+class Destroyed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000): pass
+
+signal.signal(signal.SIGTERM, terminated)
+Destroyed()
+print("goes on", flush=True)
+trial.report(trial.Progress(1, 500))
+print("not ended")
+""")
+    shown = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60)
+    assert "SystemExit" in shown.stderr, "the destructor took the first"
+    assert shown.stdout == "goes on\n"
+    assert shown.returncode == 143
+
+
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("mode", ["single", "sweep"])
 def test_a_run_that_is_ended_is_killed_and_says_so(mode: str, tmp_path: Path, small: list[str]) -> None:
@@ -127,7 +151,7 @@ def test_a_run_that_is_ended_is_killed_and_says_so(mode: str, tmp_path: Path, sm
         assert time.monotonic() < deadline, "no training got under way"
         time.sleep(0.1)
     process.send_signal(signal.SIGINT if mode == "sweep" else signal.SIGTERM)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == (130 if mode == "sweep" else 143)
     assert ("the same command goes on from here" in err) == (mode == "sweep")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
