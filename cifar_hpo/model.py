@@ -1,45 +1,94 @@
-"""A CNN from its config: convolutions, each but the last pooled, then a dense layer and the classes."""
+"""A CNN from its config: widths of convolutions, each but the last pooled, then a dense layer and the classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
+from numpy.typing import NDArray
 
 from cifar_hpo import fused
-from cifar_hpo.config import IMAGE_SIZE, Model
+from cifar_hpo.config import IMAGE_SIZE, WHITE, Model
+
+LOOKED_AT = 1_000
+"""Images that whitening is computed from: a million patches for a dozen numbers each."""
 
 
-def build(config: Model, classes: int, replicas: int = 1) -> keras.Model:
+def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
     """The uncompiled model: uint8 images (n, 32, 32, 3) in, float32 probabilities (n, classes) out; (n, replicas, classes) for several.
 
-    Weights are drawn from Keras' global seed. With batch norm a convolution has no bias, which the norm would cancel.
+    replicas: 0 builds it of Keras' own layers, to be kept and loaded anywhere; otherwise of the ones in `fused`, which compute the
+    same faster. Weights are drawn from Keras' global seed. With batch norm a convolution has no bias, which the norm would cancel.
     """
-    several = replicas > 1
-    dense: Any = fused.Dense if several else layers.Dense
-    inputs = x = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="uint8", name="image")
-    x = layers.Rescaling(1 / 255)(x)
-    for layer, filters in enumerate(config.widths, start=1):
-        if several and layer > 1:
-            x = fused.Conv2D(filters, config.kernel_size, config.padding, replicas, use_bias=not config.batch_norm)(x)
-        else:
-            x = layers.Conv2D(replicas * filters, config.kernel_size, padding=config.padding, use_bias=not config.batch_norm)(x)
-        if config.batch_norm:
-            x = layers.BatchNormalization()(x)
+    build_one = _Layers(config, replicas)
+    inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="uint8", name="image")
+    x = layers.Rescaling(1 / 255)(inputs)
+    if config.whitening:
+        x = layers.Conv2D(max(replicas, 1) * WHITE, 2, trainable=False, name="whitening")(x)
         x = layers.Activation(config.activation)(x)
-        if layer < len(config.widths):
+    shared = not config.whitening
+    for number, filters in enumerate(config.widths, start=1):
+        pooled = number < len(config.widths)
+        x = first = build_one.convolution(x, filters, shared=shared, pooled=pooled and config.pooling == "first")
+        for _ in range(config.convolutions - 1):
+            x = build_one.convolution(x, filters)
+        if config.residual:
+            x = layers.Add()([first, x])
+        if pooled and config.pooling == "last":
             x = layers.MaxPooling2D()(x)
-    x = fused.Flatten(replicas)(x) if several else layers.Flatten()(x)
+        shared = False
+    if config.global_pooling != "none":
+        x = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[config.global_pooling](keepdims=True)(x)
+    x = build_one.flatten(x)
     if config.dense_units:
-        x = _dropped(x, config.dropout, replicas)
-        x = dense(config.dense_units, activation=config.activation)(x)
-    x = _dropped(x, config.dropout, replicas)
-    outputs = dense(classes, activation="softmax", dtype="float32")(x)
-    return keras.Model(inputs, outputs)
+        x = build_one.dropout(x)
+        x = build_one.dense(x, config.dense_units, activation=config.activation)
+    x = build_one.dropout(x)
+    return keras.Model(inputs, build_one.dense(x, classes, activation="softmax", dtype="float32"))
 
 
-def _dropped(x: Any, rate: float, replicas: int) -> Any:
-    if not rate:
-        return x
-    return (fused.Dropout(rate, replicas) if replicas > 1 else layers.Dropout(rate))(x)
+class _Layers:
+    """Layers as the config has them, in as many replicas."""
+
+    def __init__(self, config: Model, replicas: int) -> None:
+        self.config, self.replicas = config, replicas
+
+    def convolution(self, x: Any, filters: int, *, shared: bool = False, pooled: bool = False) -> Any:
+        """`shared`: of the image, which all replicas have; `pooled`: before the norm, which then has a quarter of the work."""
+        size, padding, use_bias = self.config.kernel_size, self.config.padding, not self.config.batch_norm
+        if self.replicas > 1 and not shared:
+            x = fused.Conv2D(filters, size, padding, self.replicas, use_bias=use_bias)(x)
+        else:
+            x = layers.Conv2D(max(self.replicas, 1) * filters, size, padding=padding, use_bias=use_bias)(x)
+        if pooled:
+            x = layers.MaxPooling2D()(x)
+        if self.config.batch_norm:
+            x = (fused.BatchNormalization if self.replicas else layers.BatchNormalization)()(x)
+        return layers.Activation(self.config.activation)(x)
+
+    def flatten(self, x: Any) -> Any:
+        return (fused.Flatten(self.replicas) if self.replicas > 1 else layers.Flatten())(x)
+
+    def dense(self, x: Any, units: int, **options: Any) -> Any:
+        return (fused.Dense if self.replicas > 1 else layers.Dense)(units, **options)(x)
+
+    def dropout(self, x: Any) -> Any:
+        rate = self.config.dropout
+        if not rate:
+            return x
+        return (fused.Dropout(rate, self.replicas) if self.replicas > 1 else layers.Dropout(rate))(x)
+
+
+def whitening(images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+    """Kernel (2, 2, 3, 24) and bias (24,) that take the 2×2 patches of images (n, 32, 32, 3) to their principal components, each of
+    variance 1 and with either sign, so that a ReLU loses nothing (Jordan 2024, arXiv 2404.00498)."""
+    windows = np.lib.stride_tricks.sliding_window_view(images[:LOOKED_AT] / np.float32(255), (2, 2), axis=(1, 2))
+    patches = np.moveaxis(windows, 3, -1).reshape(-1, 12)  # (n, 31, 31, 3, 2, 2) to rows, columns, colours
+    mean = patches.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
+    half = vectors / np.sqrt(values + 5e-5 * values[-1] + 1e-9)  # what varies least is mostly noise
+    kernel = np.concatenate([half, -half], axis=1)
+    return kernel.reshape(2, 2, 3, WHITE).astype(np.float32), (-mean @ kernel).astype(np.float32)

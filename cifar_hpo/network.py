@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cifar_hpo import fused
 from cifar_hpo.config import IMAGE_SIZE, Config
 from cifar_hpo.fused import Weights
-from cifar_hpo.model import build
+from cifar_hpo.model import LOOKED_AT, build, whitening
 
 SCORED = 500
 """Images in a batch where nothing is learned."""
@@ -51,32 +51,40 @@ tf.get_logger().setLevel("ERROR")  # it takes the graphs of different networks f
 _kept: dict[str, Network] = {}
 
 
-def network(config: Config, classes: int, seeds: Sequence[int]) -> Network:
-    """A network as it is before its first step, a replica for each seed; its graphs are those of the last one of its shape."""
+def network(config: Config, classes: int, seeds: Sequence[int], images: tf.Tensor | None = None) -> Network:
+    """A network as it is before its first step, a replica for each seed; its graphs are those of the last one of its shape.
+
+    images: those it will train on, which model.whitening looks at.
+    """
     shape = json.dumps([asdict(config.model), config.data.augment, classes, len(seeds)])
     training, optimizer = config.training, {**asdict(config.optimizer), "learning_rate": 0}
     shape += json.dumps([optimizer, training.batch_size, training.precision, training.schedule])
+    shape += json.dumps([training.label_smoothing, training.weight_averaging])
     if shape in _kept:
         _kept[shape] = found = _kept.pop(shape)  # the latest is the last
     else:
         while len(_kept) >= KEPT:
             _kept.pop(next(iter(_kept)))
         _kept[shape] = found = Network(config, classes, len(seeds))
-    found.reset(config.optimizer.learning_rate, seeds)
+    found.reset(config.optimizer.learning_rate, seeds, images)
     return found
 
 
-def compiled(config: Config, classes: int, replicas: int = 1) -> keras.Model:
-    """A fresh model, ready for Keras' `fit` too."""
+def compiled(config: Config, classes: int) -> keras.Model:
+    """A fresh model of Keras' own parts, for its `fit` and for whoever loads it."""
     keras.mixed_precision.set_dtype_policy(config.training.precision)
-    model = build(config.model, classes, replicas)
-    options = {name: value for name, value in vars(config.optimizer).items() if name != "name"}
-    optimizer = getattr(keras.optimizers, config.optimizer.KERAS)(**options)
-    if replicas == 1:
-        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
-    else:
-        model.compile(optimizer, fused.loss, metrics=fused.metrics(replicas), jit_compile=False)
+    model = build(config.model, classes)
+    model.compile(_optimizer(config), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     return model
+
+
+def _optimizer(config: Config) -> keras.optimizers.Optimizer:
+    options = {name: value for name, value in vars(config.optimizer).items() if name != "name"}
+    if not options.get("weight_decay", True):
+        del options["weight_decay"]  # Keras would take nothing off each weight in each step
+    if config.training.weight_averaging:
+        options |= {"use_ema": True, "ema_momentum": config.training.weight_averaging}
+    return getattr(keras.optimizers, config.optimizer.KERAS)(**options)
 
 
 class Network:
@@ -85,19 +93,25 @@ class Network:
     def __init__(self, config: Config, classes: int, replicas: int) -> None:
         keras.utils.clear_session()
         self.config, self.classes, self.replicas = config, classes, replicas
-        self.model = compiled(config, classes, replicas)
+        keras.mixed_precision.set_dtype_policy(config.training.precision)
+        self.model = build(config.model, classes, replicas)
+        self.model.compile(_optimizer(config), fused.loss(config.training.label_smoothing), metrics=fused.metrics(replicas), jit_compile=False)
         self.model.optimizer.build(self.model.trainable_variables)  # no graph may make variables
         self.model.test_step((tf.zeros((1, *self.model.input_shape[1:]), tf.uint8), tf.zeros((1,), tf.uint8)))
         self._fit, self._score = self._fit_graph(), self._score_graph()
         self._predict = tf.function(lambda images: self.model(images, training=False), input_signature=BATCH[:1])
 
-    def reset(self, learning_rate: float, seeds: Sequence[int]) -> None:
+    def reset(self, learning_rate: float, seeds: Sequence[int], images: tf.Tensor | None) -> None:
         """Put everything where it is before the first step: weights and dropout as each seed draws them, the optimizer at rest."""
         keras.mixed_precision.set_dtype_policy(self.config.training.precision)
         fresh = []
         for seed in seeds:
             random.seed(seed)  # from which Keras draws all seeds; its own function would also make TensorFlow prepare kept graphs anew
             fresh.append(build(self.config.model, self.classes))
+        if self.config.model.whitening and images is not None:
+            white = whitening(images[:LOOKED_AT].numpy())
+            for one in fresh:
+                one.get_layer("whitening").set_weights(white)
         self.model.set_weights(fused.join([one.get_weights() for one in fresh]))
         drawn = itertools.chain(*zip(*map(fused.generators, fresh), strict=True))
         for ours, other in zip(fused.generators(self.model), drawn, strict=True):
@@ -128,10 +142,17 @@ class Network:
         """Those of each replica, as the plain model has them."""
         return fused.cut(self.model.get_weights(), self.replicas)
 
+    def swap(self) -> None:
+        """Put the averaged weights in the place of the last ones, and these in theirs, if weights are averaged."""
+        if self.config.training.weight_averaging:
+            optimizer = self.model.optimizer
+            for last, average in zip(self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True):  # noqa: SLF001
+                value = last.numpy()
+                last.assign(average)
+                average.assign(value)
+
     def _results(self) -> list[dict[str, float]]:
         found = self.model.get_metrics_result()
-        if self.replicas == 1:
-            return [{name: float(value) for name, value in found.items()}]
         pairs = zip(np.asarray(found["replica_loss"]), np.asarray(found["replica_accuracy"]), strict=True)
         return [{"loss": float(loss), "accuracy": float(accuracy)} for loss, accuracy in pairs]
 

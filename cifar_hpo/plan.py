@@ -101,7 +101,8 @@ class Plan:
         """
         overrides = self.space.overrides(params)
         values = {key: self.space.dimensions[key].text(value) for key, value in params.items() if self._is_plain(key)}
-        rest = tuple(override for override in overrides if override.split("=", 1)[0] not in values)
+        # Which plain keys there are belongs to it: one that a condition leaves out must not keep the value of another configuration.
+        rest = (*values, *(override for override in overrides if override.split("=", 1)[0] not in values))
         if rest not in self._composed:
             whole = compose(self.launcher, number, overrides)
             task = OmegaConf.masked_copy(whole, [str(name) for name in whole if name != "hydra"])

@@ -322,6 +322,7 @@ class Study:
 
     def _enqueue(self, wish: Mapping[str, Any]) -> None:
         """Try a known-good configuration first; what it leaves open the sampler fills in. A grid reorders its cells instead."""
+        wish = {key: f"[{','.join(map(str, value))}]" if isinstance(value, list) else value for key, value in wish.items()}
         for key, value in wish.items():
             part = self.space.dimensions.get(key)
             if part is None or not part.has(value):

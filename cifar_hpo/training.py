@@ -82,7 +82,7 @@ def _train(config: Config, dataset: Dataset, group: Sequence[int], on_epoch: Epo
     (images, labels), held_out = tensors(dataset, config.data)
     if config.training.batch_size > len(images):
         raise ConfigError("training.batch_size", f"{config.training.batch_size} is more than the {len(images)} training images")
-    net = network(config, len(dataset.classes), [config.training.seed + number for number in group])
+    net = network(config, len(dataset.classes), [config.training.seed + number for number in group], images)
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=config.training.early_stopping or 10**9, restore_best_weights=True)
     callbacks = [stopping] if config.training.early_stopping else []
     followers = keras.callbacks.CallbackList(callbacks, model=net.model)
@@ -98,9 +98,11 @@ def _train(config: Config, dataset: Dataset, group: Sequence[int], on_epoch: Epo
         started = time.perf_counter()
         followers.on_epoch_begin(len(epochs))
         values = net.fit(images, labels, len(epochs), config.training.epochs)
+        net.swap()
         for mine, scored in zip(values, net.score(*held_out), strict=True):
             mine |= {f"val_{name}": value for name, value in scored.items()}
         followers.on_epoch_end(len(epochs), values[0])
+        net.swap()
         epochs.append(values)
         seconds += time.perf_counter() - started
         for mine in values:
@@ -109,7 +111,8 @@ def _train(config: Config, dataset: Dataset, group: Sequence[int], on_epoch: Epo
         if saved:
             checkpoint.save(saved, checkpoint.State(epochs, seconds, stopped=net.model.stop_training), net.model, stopping)
         on_epoch(len(epochs) - 1, dict(zip(group, values, strict=True)), restored=False)
-    followers.on_train_end()
+    net.swap()
+    followers.on_train_end()  # early stopping puts the best epoch's weights back
     return _evaluated(config, dataset, net, epochs, seconds)
 
 

@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 from hydra import compose, initialize_config_dir
 
-from cifar_hpo import data, network, training
+from cifar_hpo import data, fused, network, training
 from cifar_hpo.config import CONF, Config, check
 from cifar_hpo.errors import ConfigError, TrialError
+from cifar_hpo.model import whitening
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,8 @@ OPTIONS: dict[str, list[str]] = {
     "dropout, augmented, normalised": ["model.dropout=0.3", "data.augment=[flip,shift,cutout]", "model.batch_norm=true"],
     "stopping early": ["training.early_stopping=2", "optimizer=sgd", "optimizer.learning_rate=1.5"],
     "fused": ["training.replicas=2", "model.dropout=0.3"],
+    "averaged, smoothed, whitened": ["training.weight_averaging=0.9", "training.label_smoothing=0.1", "model.whitening=true"],
+    "averaged, stopping early": ["training.weight_averaging=0.5", "training.early_stopping=2", "optimizer=sgd", "optimizer.learning_rate=1.5"],
     "bf16, momentum, one cycle": ["training.schedule=one_cycle", "training.precision=mixed_bfloat16", "optimizer=sgd", "optimizer.momentum=0.9"],
 }
 
@@ -153,6 +156,42 @@ def test_a_training_that_died_goes_on_and_ends_bit_for_bit_as_if_it_had_not(conf
         assert again.metrics[name] == wanted.metrics[name]
 
 
+def test_the_average_of_the_weights_is_what_is_evaluated(config: Any) -> None:
+    options = ["training.epochs=1", "training.batch_size=540", "optimizer=sgd", "optimizer.learning_rate=0.05"]
+    start = network.network(config(*options), 10, [0]).weights()[0]
+    after = [alone(config(*options, f"training.epochs={epochs}")).weights for epochs in (1, 2)]  # of a step each
+    averaged = alone(config(*options, "training.epochs=2", "training.weight_averaging=0.75"))
+    for first, one, two, mean in zip(start, *after, averaged.weights, strict=True):
+        assert not np.array_equal(first, two)
+        assert mean == pytest.approx(0.75 * one + 0.25 * two, abs=1e-6), "it begins with the weights after the first step"
+
+
+def test_smoothing_is_for_learning_and_not_for_the_losses_that_are_compared(config: Any) -> None:
+    options = ["training.epochs=1", "training.batch_size=540", "optimizer=sgd", "optimizer.learning_rate=1e-9"]
+    plain, smoothed = alone(config(*options)), alone(config(*options, "training.label_smoothing=0.3"))
+    assert smoothed.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
+    assert smoothed.metrics["val_loss"] == pytest.approx(plain.metrics["val_loss"], rel=1e-5)
+    moved = [alone(config(*options[:-1], f"training.label_smoothing={share}")) for share in (0, 0.3)]
+    assert not np.allclose(weights(moved[0]), weights(moved[1]), atol=1e-5)
+    model = training.plain(config(*options), 10, plain.weights)
+    dataset = data.load(config().data)
+    probabilities = tf.constant(model.predict(dataset.test[0], verbose=0))
+    labels = tf.one_hot(dataset.test[1], 10) * 0.7 + 0.03
+    wanted = -tf.reduce_sum(labels * tf.math.log(probabilities), axis=1)
+    assert fused.loss(0.3)(tf.constant(dataset.test[1]), probabilities).numpy() == pytest.approx(wanted.numpy(), rel=1e-4)
+
+
+def test_whitened_patches_are_uncorrelated_and_of_variance_one() -> None:
+    noise = np.random.default_rng(0).normal(0, 10, (200, 32, 32, 3)).cumsum(axis=2)
+    images = np.clip(128 + noise, 0, 255).astype(np.uint8)
+    kernel, bias = whitening(images)
+    given = tf.nn.conv2d(tf.constant(images / np.float32(255)), kernel, 1, "VALID") + bias
+    found = given.numpy().reshape(-1, 24)
+    assert np.allclose(found[:, :12], -found[:, 12:], atol=1e-3)
+    assert found.mean(axis=0) == pytest.approx(0, abs=0.01)
+    assert np.cov(found[:, :12], rowvar=False) == pytest.approx(np.eye(12), abs=0.05)
+
+
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_an_epoch_in_one_graph_agrees_with_keras_fit(config: Any, precision: str) -> None:
     checked = config("training.epochs=1", "training.batch_size=60", "optimizer=sgd", "optimizer.momentum=0.9", f"training.precision={precision}")
@@ -174,6 +213,11 @@ LAYERS = {
     "dropout": ["model.dropout=0.3"],
     "batch norm": ["model.batch_norm=true", "model.dropout=0.3", "training.epochs=1", "data.train_size=50"],
     "no dense layer, valid": ["model.dense_units=0", "model.padding=valid", "model.depth=2"],
+    "residual, pooled late, averaged": ["model.convolutions=3", "model.residual=true", "model.filters=[3,5]", "training.weight_averaging=0.9"],
+    "whitened, pooled first and globally": [
+        *("model.whitening=true", "model.convolutions=2", "model.pooling=first", "model.global_pooling=max", "model.filters=[3,5]"),
+        *("training.label_smoothing=0.2", "model.dense_units=0"),
+    ],
     "a list, another activation": ["model.filters=[3,5]", "model.activation=gelu", "data.augment=[flip,shift]"],
 }
 
@@ -198,7 +242,10 @@ def test_a_fused_replica_ends_like_the_same_seed_alone(config: Any, layers: str,
         assert one.metrics["parameters"] == single.metrics["parameters"]
         model = training.plain(config(*options), 10, one.weights)
         assert model.count_params() == one.metrics["parameters"]
-    assert not np.allclose(together[0].weights[0], together[1].weights[0])
+        images, labels = data.load(config(*options).data).test
+        scores = model.evaluate(images, labels, verbose=0, return_dict=True)
+        assert scores == pytest.approx({"loss": one.metrics["test_loss"], "accuracy": one.metrics["test_accuracy"]}, rel=1e-4)
+    assert not np.allclose(together[0].weights[-2], together[1].weights[-2])
 
 
 def test_replicas_that_stop_early_train_one_after_the_other_and_equal_themselves_alone(config: Any) -> None:
