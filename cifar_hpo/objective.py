@@ -59,11 +59,12 @@ class Objective:
         return float(checked.model.operations() * images * checked.training.epochs * checked.training.replicas)
 
     def measure(self, config: DictConfig) -> dict[str, float]:
-        """What is known of a configuration before it is trained, for constraints."""
+        """What is known of a configuration before it is trained, for constraints: its parameters, its multiplications for one image."""
         from cifar_hpo import data
 
         checked = schema.check(config)
-        return {"parameters": float(checked.model.parameters(len(data.load(checked.data).classes)))}
+        parameters = checked.model.parameters(len(data.load(checked.data).classes))
+        return {"parameters": float(parameters), "operations": float(checked.model.operations())}
 
     def __call__(self, config: DictConfig) -> TrialResult:
         """Train, evaluate and log one configuration.
