@@ -1,9 +1,9 @@
-"""Which trials counted, and which is best: `Told` is a counted trial; `ranked` and `front` order them."""
+"""Which trials counted, and which is best: `Told` is a counted trial; `ranked` and `front` order them; `settings` are a ranking's cells."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from cifar_hpo.space import Value
 
 OUTCOME = "outcome"
 """The attribute of Optuna's trial under which its outcome is noted."""
+
+COLUMNS = 6
+"""Parameters that a ranking gives a column each; more would not fit beside each other."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,26 @@ def _costs(told: Sequence[Told], directions: Sequence[str]) -> dict[int, list[fl
     """The values of finished trials by number, signed so that less is better."""
     signs = [-1 if direction == "maximize" else 1 for direction in directions]
     return {one.number: [sign * value for sign, value in zip(signs, one.values, strict=True)] for one in told if one.values}
+
+
+def settings(ranking: Sequence[Told], keys: Iterable[str]) -> tuple[list[str], list[list[str]]]:
+    """Columns that say what was tried, and their cells for each trial.
+
+    Up to COLUMNS parameters have a column each; more share one, which names all of the first trial's and of the others what differs.
+    """
+    keys = list(keys)
+    if len(keys) <= COLUMNS:
+        return keys, [[_text(told.params.get(key, "")) for key in keys] for told in ranking]
+    first = ranking[0].params if ranking else {}
+    cells = []
+    for rank, told in enumerate(ranking, start=1):
+        differing = [key for key in keys if key in told.params and (rank == 1 or told.params[key] != first.get(key))]
+        cells.append([("" if rank == 1 else "… ") + " ".join(f"{key.rsplit('.', 1)[-1]}={_text(told.params[key])}" for key in differing)])
+    return ["configuration"], cells
+
+
+def _text(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace(" ", "")
 
 
 def identity(params: Mapping[str, Value]) -> str:

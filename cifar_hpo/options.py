@@ -132,7 +132,7 @@ class Sweeper:
 @dataclass
 class Launcher:
     _target_: str = "hydra_plugins.cifar_hpo.WorkersLauncher"
-    n_workers: int | None = key("trials at a time; null is one for each core", default=None, low=1)
+    n_workers: int | None = key("trials at a time; null is one for each core, if there are as many", default=None, low=1)
     threads_per_worker: int | None = key("cores of a worker; null is cores / workers", default=None, low=1)
     trials_per_worker: int | None = key(
         "trials after which a worker is replaced, because each new shape of network leaves some 10 MB", default=25, low=1

@@ -91,6 +91,14 @@ class Plan:
         return f"{varied[:60]}-{digest[:6]}"
 
     @property
+    def n_trials(self) -> int | None:
+        """The most trials that it can have, counted up to CHECKED; None where no one can say."""
+        limits = [self.options["n_trials"]] if self.options["n_trials"] else []
+        if self.options["sampler"]["name"] == "grid":
+            limits.append(len(list(itertools.islice(self.space.cells(), CHECKED))))
+        return min(limits, default=None)
+
+    @property
     def prunes(self) -> bool:
         return bool(self.options["pruner"]["name"] != "none")
 

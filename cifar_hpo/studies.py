@@ -18,8 +18,9 @@ from rich.table import Table
 
 from cifar_hpo.config import GENERATED
 from cifar_hpo.errors import StudyError, UserError, end
-from cifar_hpo.leaderboard import Told, counted, ranked
+from cifar_hpo.leaderboard import Told, counted, ranked, settings
 from cifar_hpo.study import MEANING, storage_of
+from cifar_hpo.watch import table
 
 GROUPS = ("model", "data", "optimizer", "training", "mlflow")
 
@@ -57,15 +58,15 @@ def run(given: argparse.Namespace) -> None:
         raise StudyError(f"{GENERATED}/studies.db is not here; go to the folder where the sweep was started, or give --storage")
     storage = storage_of(given.storage)
     if given.command == "list":
-        table = Table("study", "finished", "pruned", "failed", "waiting", "best", box=None, pad_edge=False)
+        studies = Table("study", "finished", "pruned", "failed", "waiting", "best", box=None, pad_edge=False)
         for name in sorted(optuna.get_all_study_names(storage)):
             study, told = _open(name, storage)
             states = [one.state for one in told]
             best = ranked(told, _directions(study))[:1]
             waiting = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)))
             shown = f"{best[0].value:.4f}" if best and best[0].value is not None else "–"
-            table.add_row(name, *(str(states.count(state)) for state in ("FINISHED", "PRUNED", "FAILED")), str(waiting), shown)
-        _console().print(table)
+            studies.add_row(name, *(str(states.count(state)) for state in ("FINISHED", "PRUNED", "FAILED")), str(waiting), shown)
+        _console().print(studies)
         return
     study, told = _open(given.study, storage)
     ranking = ranked(told, _directions(study))
@@ -100,13 +101,12 @@ def _console() -> Console:
 def _ranking_table(study: optuna.Study, ranking: Sequence[Told]) -> Table:
     metric = study.user_attrs.get(MEANING, {}).get("metric", "value")
     metrics = metric if isinstance(metric, list) else [metric]
-    keys = list(dict.fromkeys(key for told in ranking for key in told.params))
-    table = Table("rank", "trial", *keys, *metrics, "seconds", "state", box=None, pad_edge=False)
-    for rank, told in enumerate(ranking, start=1):
+    keys, cells = settings(ranking, dict.fromkeys(key for told in ranking for key in told.params))
+    rows = []
+    for rank, (told, cell) in enumerate(zip(ranking, cells, strict=True), start=1):
         values = [f"{value:.4f}" for value in told.values] if told.values else ["–"] * len(metrics)
-        params = [str(told.params.get(key, "")) for key in keys]
-        table.add_row(str(rank), str(told.number), *params, *values, f"{told.seconds:.1f}", f"{told.state} {told.error[:100]}".strip())
-    return table
+        rows.append([str(rank), str(told.number), *cell, *values, f"{told.seconds:.1f}", f"{told.state} {told.error[:100]}".strip()])
+    return table(["rank", "trial", *keys, *metrics, "seconds", "state"], rows)
 
 
 def _export(ranking: Sequence[Told], form: str) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_hpo.config import SYNTHETIC_NOTICE
-from cifar_hpo.leaderboard import Told, front
+from cifar_hpo.leaderboard import Told, front, settings
 from cifar_hpo.study import Study
 from cifar_hpo.trial import FINISHED, TrialResult, TrialSpec
 
@@ -125,22 +125,28 @@ def ranking_rows(study: Study, ranking: list[Told]) -> tuple[list[str], list[lis
     """Column names, and a row for each trial: rank, what varied, value, test accuracy, parameters, seconds and state."""
     shown = [name for name in ("test_accuracy", "parameters") if name not in study.metrics and any(name in told.metrics for told in ranking)]
     best = front(ranking, study.directions) if len(study.metrics) > 1 else set()
+    keys, cells = settings(ranking, study.space.dimensions)
     rows = []
-    for rank, told in enumerate(ranking, start=1):
+    for rank, (told, cell) in enumerate(zip(ranking, cells, strict=True), start=1):
         metrics = [_figure(name, told.metrics) for name in (*study.metrics, *shown)]
-        params = [str(told.params.get(key, "")) for key in study.space.dimensions]
         state = "FINISHED, Pareto front" if told.number in best else f"{told.state} {told.error[:100]}".strip()
-        rows.append([str(rank), str(told.number), *params, *metrics, f"{told.seconds:.1f}", state])
-    return ["rank", "trial", *study.space.dimensions, *study.metrics, *shown, "seconds", "state"], rows
+        rows.append([str(rank), str(told.number), *cell, *metrics, f"{told.seconds:.1f}", state])
+    return ["rank", "trial", *keys, *study.metrics, *shown, "seconds", "state"], rows
 
 
 def ranking_table(study: Study, ranking: list[Told]) -> Table:
     """The ranking for a terminal."""
-    columns, rows = ranking_rows(study, ranking)
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    return table(*ranking_rows(study, ranking))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Only what is long is folded: configurations, and why a trial ended."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        drawn.add_column(column, no_wrap=column not in ("configuration", "state"))
     for row in rows:
-        table.add_row(*row)
-    return table
+        drawn.add_row(*row)
+    return drawn
 
 
 def _figure(name: str, metrics: Mapping[str, float]) -> str:

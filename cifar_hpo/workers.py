@@ -121,14 +121,15 @@ class Worker:
 class Pool:
     """The slots of this machine. Use as a context manager: at its end no worker is left.
 
-    options of the launcher, as in `config.Launcher`: one worker for each core that this process may use, and an even
-    share of the cores for each, unless they say otherwise. What a worker prints goes to a file in the sweep's folder.
+    options of the launcher, as in `options.Launcher`: one worker for each core that this process may use, but no more
+    than jobs where that is known, and an even share of the cores for each, unless they say otherwise. What a worker
+    prints goes to a file in the sweep's folder.
     """
 
-    def __init__(self, launcher: Any) -> None:
+    def __init__(self, launcher: Any, jobs: int | None = None) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.launcher, self.options = launcher, launcher.options
-        self.n_workers = self.options.get("n_workers") or cores
+        self.n_workers = self.options.get("n_workers") or min(cores, jobs or cores)
         self.threads = self.options.get("threads_per_worker") or max(1, cores // self.n_workers)
         self.task = cloudpickle.dumps((launcher.task_function, launcher.hydra_context, Singleton.get_state()))
         self.workers: list[Worker] = []
@@ -237,7 +238,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
     """Hydra's contract: run a batch and return it in order. A sweeper that knows `stream` has no need of it."""
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     specs = [TrialSpec(initial_job_idx + place, tuple(overrides)) for place, overrides in enumerate(job_overrides)]
-    with Pool(launcher) as pool:
+    with Pool(launcher, len(specs)) as pool:
         jobs = (Job(spec, compose(launcher, spec.number, spec.overrides)) for spec in specs)
         ended = {one.job.spec.number: one.returned for one in stream(jobs, pool) if isinstance(one, Outcome)}
     return [ended[number] for number in sorted(ended)]

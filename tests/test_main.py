@@ -22,7 +22,13 @@ def test_importing_the_command_line_loads_nothing_heavy(room: str) -> None:
 def test_help_lists_groups_keys_and_examples(run: Run) -> None:
     shown = run("--help")
     assert shown.returncode == 0
-    for expected in ("model: base, deep, enhanced, wide", "optimizer: adam, adamw, nesterov, rmsprop, sgd", "kernel_size", "pixels", "-m model.filters=4,8,16"):
+    for expected in (
+        "model: base, deep, enhanced, wide",
+        "optimizer: adam, adamw, nesterov, rmsprop, sgd",
+        "kernel_size",
+        "pixels",
+        "-m model.filters=4,8,16",
+    ):
         assert expected in shown.stdout
 
 

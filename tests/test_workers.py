@@ -112,6 +112,11 @@ def test_the_death_of_the_server_that_workers_are_forked_from_disturbs_no_trial(
     assert not [pid for _, pid, _ in seen(tmp_path) if is_running(int(pid))]
 
 
+def test_fewer_trials_than_cores_share_all_of_them(tmp_path: Path) -> None:
+    assert code_of(app(tmp_path, "", "+x=1")) == 0
+    assert [threads for *_, threads in seen(tmp_path)] == [str(len(os.sched_getaffinity(0)))]
+
+
 def test_a_worker_that_always_dies_is_one_failure(tmp_path: Path) -> None:
     out, err = (process := app(tmp_path, "if config.x == 1: os._exit(3)", "+x=0,1,2")).communicate(timeout=60)
     assert process.returncode != 0

@@ -51,7 +51,7 @@ class StudySweeper(Sweeper):
         from cifar_hpo.workers import Pool
 
         plan = Plan.of(self, arguments)
-        with Pool(self.launcher) if isinstance(self.launcher, WorkersLauncher) else nullcontext() as pool:
+        with Pool(self.launcher, plan.n_trials) if isinstance(self.launcher, WorkersLauncher) else nullcontext() as pool:
             plan = plan.prepared()
             plan.name_folder(plan.name)
             from cifar_hpo.sweep import sweep
