@@ -18,26 +18,51 @@ from numpy.typing import NDArray
 
 Weights = list[NDArray[Any]]
 
+LANES = 16
+"""Numbers that a processor with AVX-512 multiplies at once."""
+
 
 class Conv2D(keras.layers.Layer):  # type: ignore[misc]
-    """A convolution in groups, from (n, h, w, replicas × channels). Keras' own one with groups is compiled by XLA on a CPU, which is slow."""
+    """A convolution in groups, from (n, h, w, groups × channels). Keras' own one with groups is compiled by XLA on a CPU, which is slow.
 
-    def __init__(self, filters: int, kernel_size: int, padding: str, replicas: int, *, use_bias: bool) -> None:
+    Where a group has fewer channels than the processor has lanes, two rows become one: a pixel then has the numbers of both, and so has
+    the result. The kernel, written twice with a shift of a row between, does an eighth more multiplications, in half to two thirds of the time.
+    """
+
+    def __init__(self, filters: int, kernel_size: int, padding: str, groups: int, *, use_bias: bool) -> None:
         super().__init__()
-        self.filters, self.kernel_size, self.edges, self.replicas, self.use_bias = filters, kernel_size, padding.upper(), replicas, use_bias
+        self.filters, self.kernel_size, self.edges, self.groups, self.use_bias = filters, kernel_size, padding.upper(), groups, use_bias
 
     def build(self, shape: tuple[int, ...]) -> None:
-        width = self.filters * self.replicas
-        self.kernel = self.add_weight((self.kernel_size, self.kernel_size, shape[-1] // self.replicas, width), name="kernel")
+        width = self.filters * self.groups
+        self.kernel = self.add_weight((self.kernel_size, self.kernel_size, shape[-1] // self.groups, width), name="kernel")
         self.bias = self.add_weight((width,), name="bias") if self.use_bias else None
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        x = tf.nn.conv2d(x, tf.convert_to_tensor(self.kernel), 1, self.edges)
+        kernel = tf.convert_to_tensor(self.kernel)
+        narrow = self.filters < LANES and self.kernel_size > 1 and self.compute_output_shape(x.shape)[1] % 2 == 0
+        x = self._by_two_rows(x, kernel) if narrow else tf.nn.conv2d(x, kernel, 1, self.edges)
         return x if self.bias is None else tf.nn.bias_add(x, tf.convert_to_tensor(self.bias))
+
+    def _by_two_rows(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        _, height, width, _ = self.compute_output_shape(x.shape)
+        size, groups, channels, filters = self.kernel_size, self.groups, kernel.shape[2], self.filters
+        pairs = size // 2 + 1  # of rows that a pair of results looks at
+        before = (size - 1) // 2 if self.edges == "SAME" else 0
+        below = height - 2 + 2 * pairs - before - x.shape[1]
+        after = size - 1 - before if self.edges == "SAME" else 0
+        x = tf.pad(x, ((0, 0), (before, below), (before, after), (0, 0)))
+        x = tf.reshape(x, (-1, x.shape[1] // 2, 2, x.shape[2], groups, channels))
+        x = tf.reshape(tf.transpose(x, (0, 1, 3, 4, 2, 5)), (-1, x.shape[1], x.shape[3], groups * 2 * channels))
+        shifted = [tf.pad(kernel, ((row, 2 * pairs - size - row), (0, 0), (0, 0), (0, 0))) for row in (0, 1)]
+        both = tf.reshape(tf.stack(shifted), (2, pairs, 2, size, channels, groups, filters))
+        both = tf.reshape(tf.transpose(both, (1, 3, 2, 4, 5, 0, 6)), (pairs, size, 2 * channels, groups * 2 * filters))
+        x = tf.reshape(tf.nn.conv2d(x, both, 1, "VALID"), (-1, height // 2, width, groups, 2, filters))
+        return tf.reshape(tf.transpose(x, (0, 1, 4, 2, 3, 5)), (-1, height, width, groups * filters))
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         lost = self.kernel_size - 1 if self.edges == "VALID" else 0
-        return (shape[0], shape[1] - lost, shape[2] - lost, self.filters * self.replicas)
+        return (shape[0], shape[1] - lost, shape[2] - lost, self.filters * self.groups)
 
 
 class BatchNormalization(keras.layers.Layer):  # type: ignore[misc]
@@ -113,6 +138,33 @@ class Dropout(keras.layers.Layer):  # type: ignore[misc]
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return shape
+
+
+class Adam(keras.optimizers.Adam):  # type: ignore[misc]
+    """Keras' own in TensorFlow's one operation for it, which takes a third of the time."""
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        if self.amsgrad:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        place = self._get_variable_index(variable)
+        step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[place].value.handle,
+            v=self._velocities[place].value.handle,
+            beta1_power=self.beta_1**step,
+            beta2_power=self.beta_2**step,
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=tf.cast(gradient, variable.dtype),
+        )
+
+
+class AdamW(Adam, keras.optimizers.AdamW):  # type: ignore[misc]
+    """The same with Keras' decay of the weights, which comes before the step."""
 
 
 def loss(smoothing: float) -> Any:

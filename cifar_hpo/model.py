@@ -59,10 +59,12 @@ class _Layers:
     def convolution(self, x: Any, filters: int, *, shared: bool = False, pooled: bool = False) -> Any:
         """`shared`: of the image, which all replicas have; `pooled`: before the norm, which then has a quarter of the work."""
         size, padding, use_bias = self.config.kernel_size, self.config.padding, not self.config.batch_norm
-        if self.replicas > 1 and not shared:
-            x = fused.Conv2D(filters, size, padding, self.replicas, use_bias=use_bias)(x)
+        if not self.replicas:
+            x = layers.Conv2D(filters, size, padding=padding, use_bias=use_bias)(x)
+        elif shared:
+            x = fused.Conv2D(self.replicas * filters, size, padding, 1, use_bias=use_bias)(x)
         else:
-            x = layers.Conv2D(max(self.replicas, 1) * filters, size, padding=padding, use_bias=use_bias)(x)
+            x = fused.Conv2D(filters, size, padding, self.replicas, use_bias=use_bias)(x)
         if pooled:
             x = layers.MaxPooling2D()(x)
         if self.config.batch_norm:

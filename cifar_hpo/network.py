@@ -74,17 +74,18 @@ def compiled(config: Config, classes: int) -> keras.Model:
     """A fresh model of Keras' own parts, for its `fit` and for whoever loads it."""
     keras.mixed_precision.set_dtype_policy(config.training.precision)
     model = build(config.model, classes)
-    model.compile(_optimizer(config), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    model.compile(_optimizer(config, keras.optimizers), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     return model
 
 
-def _optimizer(config: Config) -> keras.optimizers.Optimizer:
+def _optimizer(config: Config, *rooms: Any) -> keras.optimizers.Optimizer:
+    """From the first of the rooms that has it."""
     options = {name: value for name, value in vars(config.optimizer).items() if name != "name"}
     if not options.get("weight_decay", True):
         del options["weight_decay"]  # Keras would take nothing off each weight in each step
     if config.training.weight_averaging:
         options |= {"use_ema": True, "ema_momentum": config.training.weight_averaging}
-    return getattr(keras.optimizers, config.optimizer.KERAS)(**options)
+    return next(getattr(room, config.optimizer.KERAS) for room in rooms if hasattr(room, config.optimizer.KERAS))(**options)
 
 
 class Network:
@@ -95,7 +96,8 @@ class Network:
         self.config, self.classes, self.replicas = config, classes, replicas
         keras.mixed_precision.set_dtype_policy(config.training.precision)
         self.model = build(config.model, classes, replicas)
-        self.model.compile(_optimizer(config), fused.loss(config.training.label_smoothing), metrics=fused.metrics(replicas), jit_compile=False)
+        optimizer, loss = _optimizer(config, fused, keras.optimizers), fused.loss(config.training.label_smoothing)
+        self.model.compile(optimizer, loss, metrics=fused.metrics(replicas), jit_compile=False)
         self.model.optimizer.build(self.model.trainable_variables)  # no graph may make variables
         self.model.test_step((tf.zeros((1, *self.model.input_shape[1:]), tf.uint8), tf.zeros((1,), tf.uint8)))
         self._fit, self._score = self._fit_graph(), self._score_graph()

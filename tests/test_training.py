@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -206,6 +207,36 @@ def test_an_epoch_in_one_graph_agrees_with_keras_fit(config: Any, precision: str
     assert mine == pytest.approx({name: values[0] for name, values in other.items()}, rel=close)
     for own, weight in zip(ours.model.get_weights(), theirs.get_weights(), strict=True):
         assert own == pytest.approx(weight, abs=close)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_convolution_by_two_rows_is_the_convolution(padding: str, kernel_size: int, groups: int) -> None:
+    keras.mixed_precision.set_dtype_policy("float32")
+    for height in (8, 11):
+        images = np.random.default_rng(height).normal(size=(2, height, 9, 6)).astype(np.float32)
+        layer = fused.Conv2D(4, kernel_size, padding, groups, use_bias=True)
+        found = layer(images)
+        parts = zip(np.split(images, groups, axis=3), np.split(layer.kernel.numpy(), groups, axis=3), strict=True)
+        wanted = np.concatenate([tf.nn.conv2d(*part, 1, padding.upper()) for part in parts], axis=3) + layer.bias.numpy()
+        assert found.shape == wanted.shape == layer.compute_output_shape(images.shape)
+        assert found.numpy() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(fused.Adam, keras.optimizers.Adam), (fused.AdamW, keras.optimizers.AdamW)])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_adam_in_one_operation_is_adam(ours: Any, theirs: Any, amsgrad: bool) -> None:
+    ends = []
+    for kind in (ours, theirs):
+        drawn = np.random.default_rng(0)
+        variable = keras.Variable(drawn.normal(size=(5, 7)))
+        optimizer = kind(0.01, beta_1=0.8, beta_2=0.95, epsilon=1e-3, amsgrad=amsgrad)
+        for _ in range(20):
+            optimizer.apply([tf.constant(drawn.normal(size=(5, 7)), tf.float32)], [variable])
+        ends.append([variable.numpy(), *(one.numpy() for one in optimizer.variables)])
+    for mine, other in zip(*ends, strict=True):
+        assert mine == pytest.approx(other, abs=1e-6)
 
 
 LAYERS = {
