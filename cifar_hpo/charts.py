@@ -101,7 +101,9 @@ def importances(findings: Findings) -> Figure:
 
 
 def history(findings: Findings) -> Figure:
-    return _of_optuna(optuna_charts.plot_optimization_history, findings)
+    figure = _of_optuna(optuna_charts.plot_optimization_history, findings)
+    figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
 
 
 def pruning(findings: Findings) -> Figure:

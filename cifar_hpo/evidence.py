@@ -1,4 +1,5 @@
-"""Is it luck? `interval` says how far the seeds let a mean lie, `against_best` which means differ, `replicas_needed` how many would tell."""
+"""Is it luck? `interval` says how far the seeds let a mean lie, `chance` and `against_best` which means differ,
+`replicas_needed` how many would tell."""
 
 from __future__ import annotations
 
@@ -36,26 +37,33 @@ def against_best(groups: Sequence[Mapping[int, float]]) -> list[float | None]:
     one is said to in at most 5 % of studies.
     """
     pairs = list(itertools.combinations(range(len(groups)), 2))
-    chances = {pair: _chance(groups[pair[0]], groups[pair[1]]) for pair in pairs}
-    known = sorted((chance, pair) for pair, chance in chances.items() if chance is not None)
-    corrected: dict[tuple[int, int], float] = {}
-    for rank, (chance, pair) in enumerate(known):  # statsmodels has Holm's steps too, but collects all garbage each time
-        corrected[pair] = min(1.0, max([chance * (len(known) - rank), *list(corrected.values())[-1:]]))
-    return [1.0 if place == 0 else corrected.get((0, place)) for place in range(len(groups))]
+    chances = dict(zip(pairs, corrected([chance(groups[one], groups[other]) for one, other in pairs]), strict=True))
+    return [1.0 if place == 0 else chances[0, place] for place in range(len(groups))]
 
 
-def _chance(one: Mapping[int, float], other: Mapping[int, float]) -> float | None:
+def corrected(chances: Sequence[float | None]) -> list[float | None]:
+    """Each chance as it counts beside the others, by Holm's steps; statsmodels has these too, but collects all garbage each time."""
+    known = sorted((chance, place) for place, chance in enumerate(chances) if chance is not None)
+    found: list[float | None] = [None] * len(chances)
+    highest = 0.0
+    for rank, (chance, place) in enumerate(known):
+        found[place] = highest = min(1.0, max(chance * (len(known) - rank), highest))
+    return found
+
+
+def chance(one: Mapping[int, float], other: Mapping[int, float]) -> float | None:
+    """How likely so large a gap between two groups of values by seed would be by luck alone; None where it can't be told."""
     shared = sorted(one.keys() & other.keys())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # where values do not vary at all
         if len(shared) >= 2:
             first, second = ([group[seed] for seed in shared] for group in (one, other))
-            chance = 1.0 if first == second else float(stats.ttest_rel(first, second).pvalue)
+            found = 1.0 if first == second else float(stats.ttest_rel(first, second).pvalue)
         elif len(one) >= 2 and len(other) >= 2:
-            chance = float(stats.ttest_ind(list(one.values()), list(other.values()), equal_var=False).pvalue)
+            found = float(stats.ttest_ind(list(one.values()), list(other.values()), equal_var=False).pvalue)
         else:
             return None
-    return 1.0 if math.isnan(chance) else chance
+    return 1.0 if math.isnan(found) else found
 
 
 def replicas_needed(gap: float, spread: float, pairs: int = 1) -> int | None:

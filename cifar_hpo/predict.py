@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from rich.console import Console
 from rich.table import Table
 
 from cifar_hpo.config import IMAGE_SIZE
 from cifar_hpo.errors import DataError, UserError, end
+from cifar_hpo.watch import terminal
 from cifar_hpo.workers import redirected
 
 SHOWN = 3
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from cifar_hpo.tracking import Records
 
         name, model, classes = Records(given.tracking_uri).model(given.run, given.model)
-        Console(soft_wrap=True).print(_table(given.images, model.predict(pictures, verbose=0), classes, name))
+        terminal().print(_table(given.images, model.predict(pictures, verbose=0), classes, name))
     except UserError as error:
         end(error)
 

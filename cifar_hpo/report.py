@@ -21,7 +21,7 @@ from cifar_hpo.config import GENERATED, PACKAGE
 from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.findings import COMPARED, Configuration, Findings
 from cifar_hpo.study import storage_of
-from cifar_hpo.watch import SHOWN, sparkline
+from cifar_hpo.watch import SHOWN, sparkline, terminal
 
 CURVES = 5
 """Configurations whose learning curves share a chart."""
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _watch(given, storage)
             return
         found = findings.find(given.study, storage)
-        console = _console()
+        console = terminal()
         console.print(leaderboard(found))
         for sentence in found.verdict():
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -57,11 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             webbrowser.open(page.absolute().as_uri())
     except UserError as error:
         end(error)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
 
 
 def _records(found: Findings, tracking_uri: str | None, console: Console) -> Any:
@@ -79,7 +74,7 @@ def _records(found: Findings, tracking_uri: str | None, console: Console) -> Any
 
 def _watch(given: argparse.Namespace, storage: Any) -> None:
     """The leaderboard and the running trials, drawn anew every two seconds."""
-    console = _console()
+    console = terminal()
     found = findings.find(given.study, storage)
     records = _records(found, given.tracking_uri, console)
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:

@@ -13,14 +13,13 @@ from typing import Any
 
 import optuna
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from cifar_hpo.config import GENERATED
 from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.leaderboard import Told, counted, ranked, settings
 from cifar_hpo.study import MEANING, storage_of
-from cifar_hpo.watch import table
+from cifar_hpo.watch import table, terminal
 
 GROUPS = ("model", "data", "optimizer", "training", "mlflow")
 
@@ -66,12 +65,12 @@ def run(given: argparse.Namespace) -> None:
             waiting = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)))
             shown = f"{best[0].value:.4f}" if best and best[0].value is not None else "–"
             studies.add_row(name, *(str(states.count(state)) for state in ("FINISHED", "PRUNED", "FAILED")), str(waiting), shown)
-        _console().print(studies)
+        terminal().print(studies)
         return
     study, told = _open(given.study, storage)
     ranking = ranked(told, _directions(study))
     if given.command == "show":
-        _console().print(_ranking_table(study, ranking))
+        terminal().print(_ranking_table(study, ranking))
     elif given.command == "export":
         _export(ranking, given.format)
     elif given.command == "best":
@@ -91,11 +90,6 @@ def _open(name: str, storage: Any) -> tuple[optuna.Study, list[Told]]:
 
 def _directions(study: optuna.Study) -> list[str]:
     return [direction.name.lower() for direction in study.directions]
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
 
 
 def _ranking_table(study: optuna.Study, ranking: Sequence[Told]) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -58,10 +57,9 @@ def _servers(given: argparse.Namespace) -> dict[str, tuple[int, list[str]]]:
     port = _port(given.mlflow_port, 5000, "--mlflow-port")
     mlflow = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
     servers = {"MLflow": (port, mlflow)}
-    if importlib.util.find_spec("optuna_dashboard"):
+    if command := shutil.which("optuna-dashboard", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"):
         port = _port(given.optuna_port, 8080, "--optuna-port")
-        command = shutil.which("optuna-dashboard", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-        servers["Optuna"] = (port, [command or "optuna-dashboard", storage, "--host", HOST, "--port", str(port)])
+        servers["Optuna"] = (port, [command, storage, "--host", HOST, "--port", str(port)])
     else:
         sys.stdout.write("Optuna  not installed; pip install 'cifar_hpo[ui]'\n")
     return servers

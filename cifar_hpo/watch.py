@@ -68,9 +68,10 @@ class Screen:
         return f"study {self.study.name}: {done} of {planned or '?'} trials done after {_clock(spent)}{left}"
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=160)  # no reason to fold what goes to a file
+def terminal() -> Console:
+    """The terminal; where there is none, wide, because there is no reason to fold what goes to a file."""
+    found = Console()
+    return found if found.is_terminal else Console(width=200)
 
 
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
@@ -79,7 +80,7 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 @contextlib.contextmanager
 def screen(study: Study, pool: Any) -> Iterator[Screen]:
     """The screen while the sweep runs."""
-    console = _console()
+    console = terminal()
     shown = Screen(study, pool, console)
     planned = study.planned()
     resumed = f", {shown.before} done before" if shown.before else ""
@@ -101,7 +102,7 @@ def note(study: Study) -> str:
 
 def summary(study: Study, plan: Any, run: Any, pool: Any) -> None:
     """The ranking, where everything is, and what to type next."""
-    console = _console()
+    console = terminal()
     ranking = study.ranking()
     if not ranking:
         return

@@ -1,0 +1,219 @@
+"""`python -m cifar_hpo.results`: the README's results, written from the studies: the article's tables again, the optimizers, and model cards."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import optuna
+
+from cifar_hpo import findings
+from cifar_hpo.config import GENERATED
+from cifar_hpo.errors import StudyError, UserError, end
+from cifar_hpo.evidence import LEVEL, chance, corrected, interval
+from cifar_hpo.findings import Configuration, Findings
+from cifar_hpo.leaderboard import Told
+from cifar_hpo.study import storage_of
+
+BEGIN, END = "<!-- results: python -m cifar_hpo.results --readme README.md -->", "<!-- end of results -->"
+EPOCHS = 10
+
+
+class Row(NamedTuple):
+    """A row of the article's tables: one seed's accuracy on the test images and, where its notebooks show them, seconds of an epoch.
+
+    value: what `Configuration.params` has for it.
+    """
+
+    study: str
+    value: Any
+    name: str
+    accuracy: float
+    seconds: int | None
+
+
+ARTICLE = (
+    Row("neuron_count", 4, "4, 8, 16 neurons, kernel 7", 0.6339, 100),
+    Row("neuron_count", 8, "8, 16, 32 neurons, kernel 7", 0.6772, None),
+    Row("neuron_count", 16, "16, 32, 64 neurons, kernel 7", 0.7042, 212),
+    Row("kernel_size", 7, "kernel 7; 16, 32, 64 neurons", 0.6469, 212),
+    Row("kernel_size", 5, "kernel 5; 16, 32, 64 neurons", 0.6980, 126),
+    Row("kernel_size", 3, "kernel 3; 16, 32, 64 neurons", 0.7172, 64),
+    Row("depth", "[16,32]", "2 layers, kernel 3", 0.6571, 52),
+    Row("depth", "[16,32,32,64]", "4 layers, kernel 3", 0.6963, 62),
+    Row("depth", "[16,32,32,32,32,64]", "6 layers, kernel 3", 0.6873, 61),
+    Row("final", "base", "base: 4, 8, 16 neurons, kernel 7", 0.5932, 100),
+    Row("final", "enhanced", "enhanced: 16, 32, 64 neurons, kernel 3", 0.7160, 64),
+)
+"""Seconds of the same model in another of its tables where a table has none."""
+
+CLAIMS = {
+    "accuracy rises with the neurons in each layer": ("neuron_count", ((8, 4), (16, 8))),
+    "accuracy rises as the kernel shrinks": ("kernel_size", ((5, 7), (3, 5))),
+    "four layers beat two and six": ("depth", (("[16,32,32,64]", "[16,32]"), ("[16,32,32,64]", "[16,32,32,32,32,64]"))),
+}
+"""The article's conclusions, each as pairs of which the first should be the better."""
+
+OPTIMIZERS, CARDS = ("optimizer", "optimizer_seeds"), ("final", "best_cnn_final")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exit code 2 where there are no studies, or no place for them in the file."""
+    parser = argparse.ArgumentParser(prog="python -m cifar_hpo.results", description="The results that the studies here show, as Markdown.")
+    parser.add_argument("--storage", help=f"Optuna's storage; {GENERATED}/studies.db unless said")
+    parser.add_argument("--tracking-uri", help="MLflow's store; the one that the studies were logged to unless said")
+    parser.add_argument("--readme", type=Path, help="put them into this file, between the lines that mark their place")
+    given = parser.parse_args(arguments)
+    try:
+        if not given.storage and not Path(GENERATED, "studies.db").exists():
+            raise StudyError(f"{GENERATED}/studies.db is not here; go to the folder where the sweeps were started, or give --storage")
+        storage = storage_of(given.storage)
+        names = {*(row.study for row in ARTICLE), *OPTIMIZERS, *CARDS} & set(optuna.get_all_study_names(storage))
+        found = {name: study for name in names if (study := findings.find(name, storage)).finished}
+        if not found:
+            raise StudyError("no study of the results has a finished trial here; python -m cifar_hpo -cn neuron_count makes one")
+        text = "\n\n".join(_sections(found, given.tracking_uri))
+        if given.readme:
+            _put(given.readme, text)
+        else:
+            sys.stdout.write(text + "\n")
+    except UserError as error:
+        end(error)
+
+
+def _put(readme: Path, text: str) -> None:
+    before, begun, rest = (readme.read_text(encoding="utf-8") if readme.exists() else "").partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not begun or not ended:
+        raise StudyError(f"{readme} has no lines {BEGIN} and {END}")
+    readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def _sections(found: Mapping[str, Findings], tracking_uri: str | None) -> Iterator[str]:
+    replicas = sorted({len(one.values) for name in {row.study for row in ARTICLE} & found.keys() for one in found[name].finished})
+    if replicas:
+        seeds = " to ".join(str(number) for number in dict.fromkeys((replicas[0], replicas[-1])))
+        heads = ["study", "configuration", "article, one seed", f"ours, mean of {seeds} seeds (95 %)", "our seeds", "its seed among them"]
+        yield _table(heads, _rows_of_article(found))
+        yield _table(["the article concludes", "", "gaps, ours"], _claims(found))
+        yield _table(["study", "what ours trained", "minutes on one core", "its notebook, one seed each", "share"], _times(found))
+    if rows := list(_optimizers(found)):
+        heads = ["optimizer", "its best learning rate", "val_accuracy (95 %)", "test accuracy (95 %)", "against the best"]
+        yield _table(heads, rows)
+    for name in CARDS:
+        if name in found:
+            yield _card(found[name], tracking_uri)
+    yield f"TensorFlow {version('tensorflow')}, Keras {version('keras')}, Optuna {version('optuna')}; `python -m cifar_hpo.report STUDY` shows each."
+
+
+def _table(heads: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows))
+
+
+def _of(study: Findings, value: Any) -> Configuration | None:
+    """The configuration in which the one thing that varies has this value."""
+    return next((one for one in study.finished if [str(part) for part in one.params.values()] == [str(value)]), None)
+
+
+def _matched(found: Mapping[str, Findings]) -> Iterator[tuple[Row, Configuration]]:
+    for row in ARTICLE:
+        if row.study in found and (one := _of(found[row.study], row.value)):
+            yield row, one
+
+
+def _rows_of_article(found: Mapping[str, Findings]) -> Iterator[list[str]]:
+    for row, one in _matched(found):
+        low, high = min(one.tests.values()), max(one.tests.values())
+        among = (
+            "yes"
+            if low <= row.accuracy <= high
+            else f"no, {row.accuracy - high:.3f} above"
+            if row.accuracy > high
+            else f"no, {low - row.accuracy:.3f} below"
+        )
+        yield [row.study, row.name, f"{row.accuracy:.4f}", _mean(one.tests), f"{low:.4f} – {high:.4f}", among]
+
+
+def _claims(found: Mapping[str, Findings]) -> Iterator[list[str]]:
+    """Confirmed where each pair differs as claimed, and wrong where one differs the other way round, neither by luck."""
+    for claim, (name, pairs) in CLAIMS.items():
+        known = [[_of(found[name], value) for value in pair] for pair in pairs] if name in found else []
+        sides = [(better.tests, worse.tests) for better, worse in known if better and worse]
+        if len(sides) < len(pairs):
+            continue
+        gaps = [fmean(better.values()) - fmean(worse.values()) for better, worse in sides]
+        chances = corrected([chance(*pair) for pair in sides])
+        sure = [one is not None and one <= 1 - LEVEL for one in chances]
+        is_wrong = any(gap < 0 and is_sure for gap, is_sure in zip(gaps, sure, strict=True))
+        verdict = "wrong" if is_wrong else "confirmed" if all(sure) else "not shown"
+        shown = "; ".join(
+            f"{pair[0]} over {pair[1]}: {gap:+.4f}" + ("" if one is None else f", p = {one:.2g}")
+            for pair, gap, one in zip(pairs, gaps, chances, strict=True)
+        )
+        yield [claim, f"**{verdict}**", shown]
+
+
+def _times(found: Mapping[str, Findings]) -> Iterator[list[str]]:
+    for name in dict.fromkeys(row.study for row in ARTICLE):
+        rows = [(row, one) for row, one in _matched(found) if row.study == name]
+        if not rows:
+            continue
+        ours = sum(one.seconds for _, one in rows) / 60
+        theirs = sum((row.seconds or 0) * EPOCHS for row, _ in rows) / 60
+        least = "" if all(row.seconds for row, _ in rows) else "at least "
+        models = sum(len(one.values) for _, one in rows)
+        yield [
+            name,
+            f"{models} models",
+            f"{ours:.0f}",
+            f"{least}{theirs:.0f} min for {len(rows)}",
+            f"{'at most ' if least else ''}{ours / theirs:.0%}",
+        ]
+
+
+def _optimizers(found: Mapping[str, Findings]) -> Iterator[list[str]]:
+    """Each optimizer at the learning rate that was best for it: the seeds of the second study where they are there, else the first's one."""
+    study = next((found[name] for name in reversed(OPTIMIZERS) if name in found), None)
+    best: dict[Any, Configuration] = {}
+    for one in study.finished if study else ():
+        best.setdefault(one.params.get("optimizer"), one)
+    first, *others = best.values() or (None,)
+    against = corrected([chance(first.values, one.values) for one in others if first])
+    luck = ["best", *("unknown" if one is None else f"p = {one:.2g}" for one in against)]
+    for (name, one), said in zip(best.items(), luck, strict=False):
+        yield [str(name), str(one.params.get("optimizer.learning_rate")), _mean(one.values), _mean(one.tests), said]
+
+
+def _card(study: Findings, tracking_uri: str | None) -> str:
+    """What is to be known of a study's best model."""
+    best: Configuration = study.finished[0]
+    lines = [f"**{study.name}: {best.name}** on {' and '.join(str(one).rpartition(':')[0] for one in study.meaning.get('data', []))}"]
+    lines.append(f"{best.told.metrics['parameters']:,.0f} parameters; test accuracy {_mean(best.tests)}, over {len(best.tests)} seeds")
+    lines.append(f"trained in {best.seconds / max(len(best.values), 1):.0f} s a seed")
+    if classes := _classes(best.told, tracking_uri or study.uri):
+        lines.append("its best seed by class: " + ", ".join(f"{name} {share:.2f}" for name, share in classes.items()))
+    return "\n".join(f"{'' if place == 0 else '- '}{line}" + ("\n" if place == 0 else "") for place, line in enumerate(lines))
+
+
+def _classes(told: Told, uri: str | None) -> dict[str, float]:
+    """The share of each class's test images that was recognised; empty where MLflow does not have it."""
+    from cifar_hpo.tracking import Records
+
+    if not told.run_id:
+        return {}
+    matrix, names = Records(uri).confusion(told.run_id)
+    return {name: float(matrix[place, place] / max(matrix[place].sum(), 1)) for place, name in enumerate(names)}
+
+
+def _mean(values: Mapping[int, float]) -> str:
+    limits = interval(list(values.values()))
+    return f"{fmean(values.values()):.4f}" + (f" ({limits[0]:.4f} – {limits[1]:.4f})" if limits else " (one seed)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The README's results, from studies laid out in a real storage whose truth is known."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from conftest import run_in
+from test_report import lay_out
+
+from cifar_hpo.results import ARTICLE, BEGIN, END
+
+JITTER = np.random.default_rng(0).normal(0, 0.004, (3, 5))
+
+
+def studies(folder: Path) -> None:
+    """Neurons that make no difference, kernels that are good where the article says bad, and depths as it says."""
+    levels = {
+        "neuron_count": ("model.filters", {"4": 0.64, "8": 0.64, "16": 0.64}),
+        "kernel_size": ("model.kernel_size", {"7": 0.70, "5": 0.68, "3": 0.66}),
+        "depth": ("model.filters", {"[16,32]": 0.60, "[16,32,32,64]": 0.70, "[16,32,32,32,32,64]": 0.65}),
+    }
+    for name, (key, values) in levels.items():
+        lay_out(folder, [({key: value}, list(level + JITTER[place])) for place, (value, level) in enumerate(values.items())], name)
+    rates = [("adam", 0.001, 0.70), ("adam", 0.01, 0.60), ("nesterov", 0.03, 0.71), ("nesterov", 0.001, 0.50)]
+    outcomes = [({"optimizer": name, "optimizer.learning_rate": rate}, list(level + JITTER[0])) for name, rate, level in rates]
+    lay_out(folder, outcomes, "optimizer_seeds")
+
+
+def test_the_tables_say_what_the_studies_show(tmp_path: Path) -> None:
+    studies(tmp_path)
+    shown = run_in(tmp_path, module="cifar_hpo.results")
+    assert shown.returncode == 0, shown.stderr
+    assert "accuracy rises with the neurons in each layer | **not shown** |" in shown.stdout
+    assert "accuracy rises as the kernel shrinks | **wrong** | 5 over 7: -0.0" in shown.stdout
+    assert "four layers beat two and six | **confirmed** |" in shown.stdout
+    tests = 0.64 - 0.01 + JITTER[0]
+    row = next(line for line in shown.stdout.splitlines() if "4, 8, 16 neurons" in line)
+    assert f"| 0.6339 | {tests.mean():.4f} (" in row
+    assert f"| {tests.min():.4f} – {tests.max():.4f} | " in row
+    assert row.endswith("| yes |" if tests.min() <= 0.6339 <= tests.max() else " |")
+    assert re.search(r"kernel 7; .* \| 0\.6469 \| .* no, 0\.0\d\d below \|", shown.stdout)
+    assert "| depth | 15 models | 0 | 29 min for 3 |" in shown.stdout
+    assert "| at least 52 min for 3 | at most " in shown.stdout, "one of its notebooks' times is not known"
+    assert re.search(r"^\| nesterov \| 0\.03 \| 0\.\d+ \(.*\) \| .* \| best \|\n\| adam \| 0\.001 \| .* \| p = ", shown.stdout, re.MULTILINE)
+
+
+def test_they_go_into_a_file_between_their_lines_and_nowhere_else(tmp_path: Path) -> None:
+    studies(tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    for _ in range(2):
+        assert run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results").returncode == 0
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n\n| study |")
+    assert text.endswith(f"\n\n{END}\nafter\n")
+    assert "old" not in text
+    readme.write_text("no place")
+    refused = run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results")
+    assert (refused.returncode, refused.stderr.count("\n"), readme.read_text()) == (2, 1, "no place")
+
+
+def test_without_studies_it_says_how_to_get_them(tmp_path: Path) -> None:
+    refused = run_in(tmp_path, module="cifar_hpo.results")
+    assert refused.returncode == 2
+    assert "studies.db is not here" in refused.stderr
+
+
+def test_the_rows_are_the_cells_of_the_sweeps() -> None:
+    for row in ARTICLE:
+        sweep = (Path(__file__).parents[1] / "sweeps" / f"{row.study}.yaml").read_text()
+        assert re.search(rf"model[.\w]*: .*{re.escape(str(row.value))}", sweep), row
