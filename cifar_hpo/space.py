@@ -25,13 +25,16 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Choices:
-    """Finitely many values, and how each was written; step is the distance of the whole numbers of a `range`, else 0."""
+    """Finitely many values, and how each was written; step is the distance of the whole numbers of a `range`, else 0.
+
+    `text` knows others too: a study of a name may hold trials of an earlier, different grid.
+    """
 
     texts: Mapping[Value, str]
     step: int = 0
 
     def text(self, value: Value) -> str:
-        return self.texts[value]
+        return self.texts.get(value, str(value))
 
     def has(self, value: Value) -> bool:
         return value in self.texts

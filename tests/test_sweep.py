@@ -183,6 +183,14 @@ def test_a_diverging_trial_is_failed_says_so_and_is_never_best(run: Run, small: 
 
 
 @pytest.mark.usefixtures("store")
+def test_a_grid_beside_the_earlier_one_ends_well_when_the_best_trial_is_of_that(run: Run, small: list[str], store: None) -> None:
+    for rate, counted in (("0.003", "[1/1]"), ("1e-9", "[2/2]")):
+        shown = run("-m", *small, "training.epochs=4", f"optimizer.learning_rate=choice({rate})", "hydra.sweeper.study_name=grown")
+        assert shown.returncode == 0, shown.stderr
+        assert counted in shown.stdout
+        assert "optimizer.learning_rate=0.003 training.threads=" in shown.stdout, "the way to the best"
+
+
 def test_replicas_give_mean_and_spread(run: Run, small: list[str], tmp_path: Path) -> None:
     shown = run(*small, "training.replicas=3", "training.epochs=1")
     assert shown.returncode == 0, shown.stderr
