@@ -20,7 +20,7 @@ from cifar_hpo import findings
 from cifar_hpo.config import GENERATED, PACKAGE
 from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.findings import COMPARED, Configuration, Findings
-from cifar_hpo.study import storage_of
+from cifar_hpo.study import kept
 from cifar_hpo.watch import SHOWN, sparkline, terminal
 
 CURVES = 5
@@ -40,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     given = parser.parse_args(arguments)
     try:
-        if not given.storage and not Path(GENERATED, "studies.db").exists():
-            raise StudyError(f"{GENERATED}/studies.db is not here; go to the folder where the sweep was started, or give --storage")
-        storage = storage_of(given.storage)
+        storage = kept(given.storage)
         if given.watch:
             _watch(given, storage)
             return

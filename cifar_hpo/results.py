@@ -18,7 +18,7 @@ from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.evidence import LEVEL, chance, corrected, interval
 from cifar_hpo.findings import Configuration, Findings
 from cifar_hpo.leaderboard import Told
-from cifar_hpo.study import storage_of
+from cifar_hpo.study import kept
 
 BEGIN, END = "<!-- results: python -m cifar_hpo.results --readme README.md -->", "<!-- end of results -->"
 EPOCHS = 10
@@ -70,9 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--readme", type=Path, help="put them into this file, between the lines that mark their place")
     given = parser.parse_args(arguments)
     try:
-        if not given.storage and not Path(GENERATED, "studies.db").exists():
-            raise StudyError(f"{GENERATED}/studies.db is not here; go to the folder where the sweeps were started, or give --storage")
-        storage = storage_of(given.storage)
+        storage = kept(given.storage)
         names = {*(row.study for row in ARTICLE), *OPTIMIZERS, *CARDS} & set(optuna.get_all_study_names(storage))
         found = {name: study for name in names if (study := findings.find(name, storage)).finished}
         if not found:
@@ -129,13 +127,8 @@ def _matched(found: Mapping[str, Findings]) -> Iterator[tuple[Row, Configuration
 def _rows_of_article(found: Mapping[str, Findings]) -> Iterator[list[str]]:
     for row, one in _matched(found):
         low, high = min(one.tests.values()), max(one.tests.values())
-        among = (
-            "yes"
-            if low <= row.accuracy <= high
-            else f"no, {row.accuracy - high:.3f} above"
-            if row.accuracy > high
-            else f"no, {low - row.accuracy:.3f} below"
-        )
+        above = row.accuracy - high
+        among = f"no, {above:.3f} above" if above > 0 else f"no, {low - row.accuracy:.3f} below" if row.accuracy < low else "yes"
         yield [row.study, row.name, f"{row.accuracy:.4f}", _mean(one.tests), f"{low:.4f} – {high:.4f}", among]
 
 

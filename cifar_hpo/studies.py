@@ -18,7 +18,7 @@ from rich.table import Table
 from cifar_hpo.config import GENERATED
 from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.leaderboard import Told, counted, ranked, settings
-from cifar_hpo.study import MEANING, storage_of
+from cifar_hpo.study import MEANING, kept
 from cifar_hpo.watch import table, terminal
 
 GROUPS = ("model", "data", "optimizer", "training", "mlflow")
@@ -53,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(given: argparse.Namespace) -> None:
     """Do one command. Raises StudyError when the storage or the study is not there."""
-    if not given.storage and not Path(GENERATED, "studies.db").exists():
-        raise StudyError(f"{GENERATED}/studies.db is not here; go to the folder where the sweep was started, or give --storage")
-    storage = storage_of(given.storage)
+    storage = kept(given.storage)
     if given.command == "list":
         studies = Table("study", "finished", "pruned", "failed", "waiting", "best", box=None, pad_edge=False)
         for name in sorted(optuna.get_all_study_names(storage)):

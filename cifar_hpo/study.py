@@ -68,6 +68,13 @@ def storage_of(url: str | None) -> Any:
         raise StudyError(f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: {one_line(error)[:120]})") from None
 
 
+def kept(url: str | None) -> Any:
+    """The storage of studies that are there already. Raises StudyError where this folder has none."""
+    if not url and not Path(GENERATED, "studies.db").exists():
+        raise StudyError(f"{GENERATED}/studies.db is not here; go to the folder where the sweep was started, or give --storage")
+    return storage_of(url)
+
+
 class Study:
     """An Optuna study held by this process alone. Use as a context manager.
 
