@@ -52,7 +52,7 @@ class Model:
     convolutions: int = key("convolution layers of each width", low=1, high=16)
     kernel_size: int = key("side of each kernel, pixels", low=1, high=IMAGE_SIZE)
     padding: str = key("edges of a convolution", choices=("same", "valid"))
-    pooling: str = key("after which convolution of a width; all but the last width are pooled", choices=("first", "last"))
+    pooling: str = key("after the first or last convolution of all widths but the last; every: after the first of all", choices=("first", "last", "every"))
     residual: bool = key("add a width's first convolution to what its others make of it")
     activation: str = key("after each hidden layer", choices=ACTIVATIONS)
     global_pooling: str = key("of each channel, before the dense layers", choices=("none", "average", "max"))
@@ -72,7 +72,9 @@ class Model:
         """The trained convolutions, first to last; sizes below 1 are for the caller to refuse."""
         channels, size = (WHITE, IMAGE_SIZE - 1) if self.whitening else (3, IMAGE_SIZE)
         for number, width in enumerate(self.widths, start=1):
-            halved = 0 if number == len(self.widths) else 1 if self.pooling == "first" else self.convolutions
+            halved = self.convolutions if self.pooling == "last" else 1
+            if number == len(self.widths) and self.pooling != "every":
+                halved = 0
             for place in range(1, self.convolutions + 1):
                 size -= self.kernel_size - 1 if self.padding == "valid" else 0
                 yield Convolution(self.kernel_size, channels, width, size, size := size // 2 if place == halved else size)

@@ -31,8 +31,8 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
         x = layers.Activation(config.activation)(x)
     shared = not config.whitening
     for number, filters in enumerate(config.widths, start=1):
-        pooled = number < len(config.widths)
-        x = first = build_one.convolution(x, filters, shared=shared, pooled=pooled and config.pooling == "first")
+        pooled = number < len(config.widths) or config.pooling == "every"
+        x = first = build_one.convolution(x, filters, shared=shared, pooled=pooled and config.pooling != "last")
         for _ in range(config.convolutions - 1):
             x = build_one.convolution(x, filters)
         if config.residual:
