@@ -29,6 +29,8 @@ GENERATED = "mlruns"
 IMAGE_SIZE = 32
 SYNTHETIC_NOTICE = "CIFAR-10 can't be had: these are SYNTHETIC images, good for trying things out; no accuracy here means anything"
 ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
+LANES = 16
+"""Numbers that a processor with AVX-512 multiplies at once; a layer with fewer neurons leaves some of them idle."""
 WHITE = 24
 """Channels of the whitening layer: the twelve numbers of 2×2 pixels, with either sign."""
 AUGMENTATIONS = ("flip", "shift", "cutout")
@@ -60,6 +62,7 @@ class Model:
     dropout: float = key("share of units dropped before each dense layer", low=0, below=1)
     batch_norm: bool = key("normalise after each convolution")
     whitening: bool = key("a first layer of 2×2 pixels that is not trained: the principal components of the training images")
+    mirror: bool = key("outside of training, the mean of what it finds for an image and for its mirror image")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -160,11 +163,6 @@ class Training:
     early_stopping: int | None = key("epochs without a better val_loss before a trial stops; null never", low=1)
     threads: int | None = key("threads of a single run; null takes the launcher's share, else all cores", low=1)
 
-    @property
-    def is_fused(self) -> bool:
-        """Whether replicas train as one network; early stopping ends each at its own epoch."""
-        return self.replicas > 1 and not self.early_stopping
-
 
 @dataclass
 class Mlflow:
@@ -183,6 +181,12 @@ class Config:
     optimizer: Any = dataclasses.field(default_factory=Adam)
     training: Training = dataclasses.field(default_factory=Training)
     mlflow: Mlflow = dataclasses.field(default_factory=Mlflow)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether replicas train as one network: not with early stopping, which ends each at its own epoch, nor where one network
+        alone fills the processor's lanes."""
+        return self.training.replicas > 1 and not self.training.early_stopping and self.model.widths[0] < LANES
 
 
 def check(config: DictConfig) -> Config:

@@ -40,6 +40,7 @@ SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+UNPACKED = "cifar-10-batches-py"
 BATCHES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
 HOW_TO_GET = f"download {CIFAR10_URL} and set data.path to it, or try data=synthetic"
 
@@ -139,6 +140,8 @@ def _find(config: Data) -> Path:
         source = path or _keras_cache() or _download()
         if not source.exists():
             raise DataError(f"data.path: {source} does not exist; {HOW_TO_GET}")
+        if (source / UNPACKED).is_dir():
+            source /= UNPACKED
         files = [source / name for name in BATCHES] if source.is_dir() else [source]
         return _stored("cifar10", _fingerprint(files), lambda: (*read_cifar10(source), CIFAR10_CLASSES))
     except (OSError, DataError) as error:
@@ -246,7 +249,7 @@ def read_cifar10(source: Path) -> tuple[Split, Split]:
         batches = {}
         with tarfile.open(source) as archive:
             for name in BATCHES:
-                member = archive.extractfile(f"cifar-10-batches-py/{name}")
+                member = archive.extractfile(f"{UNPACKED}/{name}")
                 if member is None:
                     raise DataError(f"{source}: no {name} in it; {HOW_TO_GET}")
                 batches[name] = _read_batch(name, member)

@@ -16,10 +16,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-Weights = list[NDArray[Any]]
+from cifar_hpo.config import LANES
 
-LANES = 16
-"""Numbers that a processor with AVX-512 multiplies at once."""
+Weights = list[NDArray[Any]]
 
 
 class Conv2D(keras.layers.Layer):  # type: ignore[misc]

@@ -50,6 +50,12 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
     return keras.Model(inputs, build_one.dense(x, classes, activation="softmax", dtype="float32"))
 
 
+def mirrored(model: keras.Model) -> keras.Model:
+    """One with the same weights whose probabilities are the mean over an image and its mirror image."""
+    image = model.inputs[0]
+    return keras.Model(image, layers.Average()([model(image), model(keras.ops.flip(image, axis=2))]))
+
+
 class _Layers:
     """Layers as the config has them, in as many replicas."""
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cifar_hpo import fused
 from cifar_hpo.config import IMAGE_SIZE, Config
 from cifar_hpo.fused import Weights
-from cifar_hpo.model import LOOKED_AT, build, whitening
+from cifar_hpo.model import LOOKED_AT, build, mirrored, whitening
 
 SCORED = 500
 """Images in a batch where nothing is learned."""
@@ -74,6 +74,8 @@ def compiled(config: Config, classes: int) -> keras.Model:
     """A fresh model of Keras' own parts, for its `fit` and for whoever loads it."""
     keras.mixed_precision.set_dtype_policy(config.training.precision)
     model = build(config.model, classes)
+    if config.model.mirror:
+        model = mirrored(model)
     model.compile(_optimizer(config, keras.optimizers), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     return model
 
@@ -101,7 +103,7 @@ class Network:
         self.model.optimizer.build(self.model.trainable_variables)  # no graph may make variables
         self.model.test_step((tf.zeros((1, *self.model.input_shape[1:]), tf.uint8), tf.zeros((1,), tf.uint8)))
         self._fit, self._score = self._fit_graph(), self._score_graph()
-        self._predict = tf.function(lambda images: self.model(images, training=False), input_signature=BATCH[:1])
+        self._predict = tf.function(self._probabilities, input_signature=BATCH[:1])
 
     def reset(self, learning_rate: float, seeds: Sequence[int], images: tf.Tensor | None) -> None:
         """Put everything where it is before the first step: weights and dropout as each seed draws them, the optimizer at rest."""
@@ -179,13 +181,18 @@ class Network:
 
         return fit
 
+    def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        found = self.model(images, training=False)
+        return (found + self.model(images[:, :, ::-1], training=False)) / 2 if self.config.model.mirror else found
+
     def _score_graph(self) -> Any:
         model = self.model
 
         @tf.function(input_signature=BATCH)  # type: ignore[untyped-decorator]
         def score(images: tf.Tensor, labels: tf.Tensor) -> None:
             for start in tf.range(0, tf.shape(images)[0], SCORED):
-                model.test_step((images[start : start + SCORED], labels[start : start + SCORED]))
+                batch = images[start : start + SCORED]
+                model.compute_metrics(batch, labels[start : start + SCORED], self._probabilities(batch))
 
         return score
 

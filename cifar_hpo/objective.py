@@ -48,7 +48,7 @@ class Objective:
             raise ConfigError("training.batch_size", problem)
         if checked.training.precision == "mixed_bfloat16" and not _is_fast_in_bfloat16():
             log.warning("training.precision: this processor gains nothing by bfloat16; mixed_bfloat16 will be slower than float32")
-        if checked.training.replicas > 1 and not checked.training.is_fused:
+        if checked.training.replicas > 1 and checked.training.early_stopping:
             log.warning("training.replicas: with training.early_stopping they train one after the other")
         return f"{dataset.name}:{dataset.digest}"
 
@@ -93,7 +93,7 @@ class Objective:
         number = hydra.job.num if context.study else 0
         training_config = checked.training
         replicas = training_config.replicas
-        steps = training_config.epochs * (1 if training_config.is_fused else replicas)
+        steps = training_config.epochs * (1 if checked.is_fused else replicas)
         folder, done = Path(hydra.runtime.output_dir), 0
         with _cleared(folder), _judged(context, number), tracking.attempt(config, hydra.overrides.task, dataset, context, number) as run:
             trial.report(Progress(0, steps, run_id=run.run_id))
@@ -105,7 +105,8 @@ class Objective:
                 each = {f"replica_{number}/{name}": value for number, one in values.items() for name, value in one.items()}
                 run.log_epoch(epoch, (mean if len(values) == replicas else {}) | (each if replicas > 1 else {}))
                 if not restored:
-                    trial.report(Progress(done, steps, mean.get(context.metric), run.run_id))
+                    # Where replicas train one after the other, the first one is judged, at the epochs where others are.
+                    trial.report(Progress(done, steps, mean.get(context.metric) if 0 in values else None, run.run_id))
                 if not context.study:
                     log.info("epoch %d of %d  %s", done, steps, "  ".join(f"{name} {value:.4f}" for name, value in mean.items()))
 

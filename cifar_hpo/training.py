@@ -67,14 +67,14 @@ def set_up(config: Training) -> None:
 
 
 def train(config: Config, dataset: Dataset, on_epoch: Epoch, folder: Path | None = None) -> list[Trained]:
-    """Train all replicas, as one network where `Training.is_fused`, else one after the other.
+    """Train all replicas, as one network where `Config.is_fused`, else one after the other.
 
     A seed gives the same weights with the same number of threads, bit for bit, on one machine; fused with others it gives them
     but for rounding. folder: where checkpoints lie, from which it goes on, and where it leaves one after each epoch.
     Raises TrialError when a loss diverges, ConfigError when a batch is larger than the training images.
     """
     numbers = list(range(config.training.replicas))
-    groups = [numbers] if config.training.is_fused else [[number] for number in numbers]
+    groups = [numbers] if config.is_fused else [[number] for number in numbers]
     return [trained for group in groups for trained in _train(config, dataset, group, on_epoch, folder)]
 
 

@@ -103,6 +103,8 @@ def test_cifar10_from_its_unpacked_folder_and_from_the_keras_cache(tmp_path: Pat
 
 def test_cifar10_from_an_archive_with_the_right_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches(tmp_path / "made" / "cifar-10-batches-py")
+    assert len(data.load(config("cifar10", tmp_path / "made")).train[0]) == 50, "the folder in which the archive was unpacked does too"
+    shutil.rmtree("mlruns/data")
     archive = tmp_path / "cifar.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(tmp_path / "made" / "cifar-10-batches-py", "cifar-10-batches-py")

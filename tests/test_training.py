@@ -249,6 +249,7 @@ LAYERS = {
         *("model.whitening=true", "model.convolutions=2", "model.pooling=first", "model.global_pooling=max", "model.filters=[3,5]"),
         *("training.label_smoothing=0.2", "model.dense_units=0"),
     ],
+    "mirrored, pooled in every width": ["model.mirror=true", "model.convolutions=2", "model.pooling=every", "model.filters=[3,5]"],
     "a list, another activation": ["model.filters=[3,5]", "model.activation=gelu", "data.augment=[flip,shift]"],
 }
 
@@ -279,9 +280,11 @@ def test_a_fused_replica_ends_like_the_same_seed_alone(config: Any, layers: str,
     assert not np.allclose(together[0].weights[-2], together[1].weights[-2])
 
 
-def test_replicas_that_stop_early_train_one_after_the_other_and_equal_themselves_alone(config: Any) -> None:
-    options = ["training.early_stopping=1", "optimizer=sgd", "optimizer.learning_rate=1.5", "training.epochs=4"]
-    together, _ = train(config(*options, "training.replicas=2"))
+@pytest.mark.parametrize("apart", ["training.early_stopping=1", "model.filters=16"])
+def test_replicas_that_stop_early_or_are_wide_train_one_after_the_other_and_equal_themselves_alone(config: Any, apart: str) -> None:
+    options = [apart, "optimizer=sgd", "optimizer.learning_rate=1.5", "training.epochs=4"]
+    assert not (both := config(*options, "training.replicas=2")).is_fused
+    together, _ = train(both)
     assert np.array_equal(weights(together[1]), weights(alone(config(*options, "training.seed=1"))))
 
 
