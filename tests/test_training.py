@@ -283,7 +283,8 @@ def test_a_fused_replica_ends_like_the_same_seed_alone(config: Any, layers: str,
 @pytest.mark.parametrize("apart", ["training.early_stopping=1", "model.filters=16"])
 def test_replicas_that_stop_early_or_are_wide_train_one_after_the_other_and_equal_themselves_alone(config: Any, apart: str) -> None:
     options = [apart, "optimizer=sgd", "optimizer.learning_rate=1.5", "training.epochs=4"]
-    assert not (both := config(*options, "training.replicas=2")).is_fused
+    both = config(*options, "training.replicas=2")
+    assert not both.is_fused
     together, _ = train(both)
     assert np.array_equal(weights(together[1]), weights(alone(config(*options, "training.seed=1"))))
 
