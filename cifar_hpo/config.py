@@ -54,7 +54,9 @@ class Model:
     convolutions: int = key("convolution layers of each width", low=1, high=16)
     kernel_size: int = key("side of each kernel, pixels", low=1, high=IMAGE_SIZE)
     padding: str = key("edges of a convolution", choices=("same", "valid"))
-    pooling: str = key("after the first or last convolution of all widths but the last; every: after the first of all", choices=("first", "last", "every"))
+    pooling: str = key(
+        "after the first or last convolution of all widths but the last; every: after the first of all", choices=("first", "last", "every")
+    )
     residual: bool = key("add a width's first convolution to what its others make of it")
     activation: str = key("after each hidden layer", choices=ACTIVATIONS)
     global_pooling: str = key("of each channel, before the dense layers", choices=("none", "average", "max"))
