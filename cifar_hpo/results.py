@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -59,7 +60,7 @@ CLAIMS = {
 }
 """The article's conclusions, each as pairs of which the first should be the better."""
 
-OPTIMIZERS, CARDS = ("optimizer", "optimizer_seeds"), ("final", "best_cnn_final")
+OPTIMIZERS, SEARCH, CARDS = ("optimizer", "optimizer_seeds"), "best_cnn", ("final", "best_cnn_final")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         storage = kept(given.storage)
-        names = {*(row.study for row in ARTICLE), *OPTIMIZERS, *CARDS} & set(optuna.get_all_study_names(storage))
+        names = {*(row.study for row in ARTICLE), *OPTIMIZERS, SEARCH, *CARDS} & set(optuna.get_all_study_names(storage))
         found = {name: study for name in names if (study := findings.find(name, storage)).finished}
         if not found:
             raise StudyError("no study of the results has a finished trial here; python -m cifar_hpo -cn neuron_count makes one")
@@ -103,6 +104,8 @@ def _sections(found: Mapping[str, Findings], tracking_uri: str | None) -> Iterat
     if rows := list(_optimizers(found)):
         heads = ["optimizer", "its best learning rate", "val_accuracy (95 %)", "test accuracy (95 %)", "against the best"]
         yield _table(heads, rows)
+    if SEARCH in found:
+        yield _search(found)
     for name in CARDS:
         if name in found:
             yield _card(found[name], tracking_uri)
@@ -180,6 +183,36 @@ def _optimizers(found: Mapping[str, Findings]) -> Iterator[list[str]]:
     luck = ["best", *("unknown" if one is None else f"p = {one:.2g}" for one in against)]
     for (name, one), said in zip(best.items(), luck, strict=False):
         yield [str(name), str(one.params.get("optimizer.learning_rate")), _mean(one.values), _mean(one.tests), said]
+
+
+def _search(found: Mapping[str, Findings]) -> str:
+    """What a search for a better model than the article's best took, and when it had one."""
+    study, goal = found[SEARCH], max(row.accuracy for row in ARTICLE if row.value == "enhanced")
+    states = Counter(one.state for one in study.told)
+    begun = min(one.ended - one.seconds for one in study.told)
+    better = [one for one in study.told if one.metrics.get("test_accuracy", 0) > goal]
+    counts = f"{states['FINISHED']} trials finished, {states['PRUNED']} pruned"
+    lines = [f"{SEARCH}: {counts}, in {_minutes([study])} minutes; best val_accuracy {study.finished[0].value:.4f}"]
+    if better:
+        first = min(better, key=lambda one: one.ended)
+        lines.append(
+            f"the article's {goal:.4f} was passed {(first.ended - begun) / 60:.0f} minutes after the start, by trial {first.number}: "
+            f"{first.metrics['test_accuracy']:.4f} on the test images"
+        )
+    if CARDS[1] in found:
+        theirs = sum((row.seconds or 0) * EPOCHS for row in ARTICLE) / 60
+        lines.append(f"search and final together {_minutes([study, found[CARDS[1]]])} minutes; the article's eleven models at least {theirs:.0f}")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _minutes(studies: Sequence[Findings]) -> str:
+    """How long any of their trials ran, with the gaps between left out."""
+    spans = sorted((one.ended - one.seconds, one.ended) for study in studies for one in study.told)
+    total, until = 0.0, 0.0
+    for begun, ended in spans:
+        total += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return f"{total / 60:.0f}"
 
 
 def _card(study: Findings, tracking_uri: str | None) -> str:

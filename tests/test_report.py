@@ -44,7 +44,7 @@ def say(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run_in(folder, *arguments, module="cifar_hpo.report")
 
 
-def lay_out(folder: Path, outcomes: Sequence[tuple[Mapping[str, Any], Sequence[float] | str]], name: str = "laid") -> Any:
+def lay_out(folder: Path, outcomes: Sequence[tuple[Mapping[str, Any], Sequence[float] | str]], name: str = "laid", seconds: float = 8.0) -> Any:
     """A study whose trials came to these values of their replicas, or to an error."""
     (folder / "mlruns").mkdir(exist_ok=True)
     storage = storage_of(f"sqlite:///{folder}/mlruns/studies.db")
@@ -62,7 +62,7 @@ def lay_out(folder: Path, outcomes: Sequence[tuple[Mapping[str, Any], Sequence[f
         outcome = {"state": FAILED if isinstance(values, str) else FINISHED, "values": None if mean is None else [mean], "metrics": metrics}
         outcome |= {
             "error": values if isinstance(values, str) else "",
-            "seconds": 8.0,
+            "seconds": seconds,
             "run_id": "",
             "worker": number % 2,
             "ended": 1000.0 + 5 * number,
