@@ -91,13 +91,15 @@ def effect(findings: Findings, key: str) -> Figure:
     return figure
 
 
-def parallel_coordinates(findings: Findings) -> Figure:
-    return _of_optuna(optuna_charts.plot_parallel_coordinate, findings)
+def parallel_coordinates(findings: Findings, keys: Sequence[str]) -> Figure:
+    figure = _of_optuna(optuna_charts.plot_parallel_coordinate, findings, params=list(keys))
+    figure.set_size_inches(max(7, 1.2 * len(keys)), 3.6)
+    return figure
 
 
-def importances(findings: Findings) -> Figure:
+def importances(findings: Findings, keys: Sequence[str]) -> Figure:
     """How much of the metric's variation each parameter explains, by Optuna's default evaluator."""
-    return _of_optuna(optuna_charts.plot_param_importances, findings)
+    return _of_optuna(optuna_charts.plot_param_importances, findings, params=list(keys))
 
 
 def history(findings: Findings) -> Figure:
@@ -116,6 +118,7 @@ def pruning(findings: Findings) -> Figure:
             axes.plot(epochs, values, color=STATES["PRUNED" if was_pruned else "FINISHED"], alpha=0.6, linewidth=1)
             axes.plot(epochs[-1:], values[-1:], "x" if was_pruned else "o", color=STATES["PRUNED" if was_pruned else "FINISHED"], markersize=4)
     axes.set(xlabel="epoch", ylabel=findings.metrics[0], title="blue: trained to the end; orange: pruned at the cross")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -220,9 +223,9 @@ def _bounded(axes: Any, metric: str) -> None:
         axes.set_ylim(max(low, 0), min(high, 1))
 
 
-def _of_optuna(draw: Any, findings: Findings) -> Figure:
+def _of_optuna(draw: Any, findings: Findings, **options: Any) -> Figure:
     """One of Optuna's charts in our colours."""
-    options: dict[str, Any] = {"target_name": findings.metrics[0]}
+    options["target_name"] = findings.metrics[0]
     if len(findings.metrics) > 1:
         options["target"] = lambda trial: trial.values[0]
     with warnings.catch_warnings():
@@ -235,6 +238,7 @@ def _of_optuna(draw: Any, findings: Findings) -> Figure:
         axes.tick_params(colors=INK)
         for text in (axes.xaxis.label, axes.yaxis.label, axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()):
             text.set_color(INK)
-        axes.set_title("")
+        for place in ("left", "center"):
+            axes.set_title("", loc=place)
     figure.set_facecolor("none")
     return figure

@@ -13,7 +13,7 @@ import optuna
 
 from cifar_hpo.errors import StudyError
 from cifar_hpo.evidence import LEVEL, against_best, interval, replicas_needed
-from cifar_hpo.leaderboard import Told, counted, identity, ranked
+from cifar_hpo.leaderboard import COLUMNS, Told, counted, identity, ranked
 from cifar_hpo.schema import flat
 from cifar_hpo.study import MEANING, RUN
 from cifar_hpo.trial import FINISHED
@@ -56,6 +56,9 @@ class Configuration:
 
     @property
     def name(self) -> str:
+        """What varied, or where that is much the number of its trial."""
+        if len(self.params) > COLUMNS:
+            return f"trial {self.told.number}"
         return ", ".join(f"{key.split('.')[-1]}={value}" for key, value in self.params.items()) or "base"
 
 

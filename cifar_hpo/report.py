@@ -20,6 +20,7 @@ from cifar_hpo import findings
 from cifar_hpo.config import GENERATED, PACKAGE
 from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.findings import COMPARED, Configuration, Findings
+from cifar_hpo.leaderboard import settings
 from cifar_hpo.study import kept
 from cifar_hpo.watch import SHOWN, sparkline, terminal
 
@@ -91,12 +92,22 @@ def _watch(given: argparse.Namespace, storage: Any) -> None:
 def rows(found: Findings) -> tuple[list[str], list[list[str]]]:
     """Column names and a row for each configuration: rank, what varied, value and interval, whether it is tied, and what it took."""
     has_tests = any(one.tests for one in found.configurations) and "test_accuracy" not in found.metrics
-    columns = ["rank", *found.keys, *found.metrics, "95 %", "against the best", *(["test accuracy"] if has_tests else [])]
+    keys, settled = settings([one.told for one in found.configurations], found.keys)
+    has_numbers = keys != found.keys  # then the verdict calls configurations by their trials' numbers
+    columns = [
+        "rank",
+        *(["trial"] if has_numbers else []),
+        *keys,
+        *found.metrics,
+        "95 %",
+        "against the best",
+        *(["test accuracy"] if has_tests else []),
+    ]
     columns += ["parameters", "seconds", "state"]
     lines = []
-    for rank, one in enumerate(found.configurations, start=1):
+    for rank, (one, cells) in enumerate(zip(found.configurations, settled, strict=True), start=1):
         others = [f"{value:.4f}" for value in (one.told.values or ())[1:]] or ["–"] * (len(found.metrics) - 1)
-        line = [str(rank), *(str(one.params.get(key, "")) for key in found.keys), "–" if one.value is None else f"{one.value:.4f}", *others]
+        line = [str(rank), *([str(one.told.number)] if has_numbers else []), *cells, "–" if one.value is None else f"{one.value:.4f}", *others]
         line += [_limits(one, found.metrics[0]), _standing(one, rank), *([_mean(one.tests)] if has_tests else [])]
         line += [f"{one.told.metrics['parameters']:,.0f}" if "parameters" in one.told.metrics else "–", f"{one.seconds:.1f}"]
         lines.append([*line, f"{one.told.state} {one.told.error[:100]}".strip()])
@@ -200,13 +211,8 @@ def _charts(found: Findings, records: Any) -> Iterator[Chart]:
     if records and (curves := _curves(found, records)):
         text = "Mean over replicas, in the band of its 95 % interval."
         yield "Learning curves", "learning_curves", text, lambda: charts.learning_curves(curves, metric)
-    for key in found.keys:
-        text = "Orange: means with 95 % intervals, over replicas where one configuration has the value, else over configurations. Blue: what they come from."
-        yield "The effect of each parameter", f"effect_{key.strip('+~').replace('/', '.')}", text, lambda key=key: charts.effect(found, key)  # type: ignore[misc]
+    yield from _of_parameters(found)
     if len(finished) > 1 and found.keys:
-        if len(found.keys) > 1:
-            yield "Importance", "importance", "How much of the variation each parameter explains.", lambda: charts.importances(found)
-            yield "All configurations at once", "parallel_coordinates", "A line for each trial.", lambda: charts.parallel_coordinates(found)
         if any("parameters" in one.told.metrics for one in finished):
             yield "What accuracy costs", "trade_off", "On the front nothing else is better and cheaper.", lambda: charts.trade_off(found)
         yield "History", "history", "Each trial and the best so far.", lambda: charts.history(found)
@@ -217,6 +223,20 @@ def _charts(found: Findings, records: Any) -> Iterator[Chart]:
         yield "What was pruned when", "pruning", "", lambda: charts.pruning(found)
     if records and best.run_id:
         yield from _of_best(found, records, best.run_id)
+
+
+def _of_parameters(found: Findings) -> Iterator[Chart]:
+    """What each parameter does that has several values among the finished trials."""
+    from cifar_hpo import charts
+
+    varied = [key for key in found.keys if len({str(one.params.get(key)) for one in found.finished}) > 1]
+    for key in varied:
+        text = "Orange: means with 95 % intervals, over replicas where one configuration has the value, else over configurations. Blue: what they come from."
+        yield "The effect of each parameter", f"effect_{key.strip('+~').replace('/', '.')}", text, lambda key=key: charts.effect(found, key)  # type: ignore[misc]
+    if 1 < len(varied) < len(found.finished):  # fewer trials than parameters explain nothing
+        yield "Importance", "importance", "How much of the variation each parameter explains.", lambda: charts.importances(found, varied)
+    if len(varied) > 1:
+        yield "All configurations at once", "parallel_coordinates", "A line for each trial.", lambda: charts.parallel_coordinates(found, varied)
 
 
 def _curves(found: Findings, records: Any) -> dict[str, Any]:

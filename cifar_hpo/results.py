@@ -218,7 +218,8 @@ def _minutes(studies: Sequence[Findings]) -> str:
 def _card(study: Findings, tracking_uri: str | None) -> str:
     """What is to be known of a study's best model."""
     best: Configuration = study.finished[0]
-    lines = [f"**{study.name}: {best.name}** on {' and '.join(str(one).rpartition(':')[0] for one in study.meaning.get('data', []))}"]
+    name = f"{study.name}: {best.name}" if best.params else study.name
+    lines = [f"**{name}** on {' and '.join(str(one).rpartition(':')[0] for one in study.meaning.get('data', []))}"]
     lines.append(f"{best.told.metrics['parameters']:,.0f} parameters; test accuracy {_mean(best.tests)}, over {len(best.tests)} seeds")
     lines.append(f"trained in {best.seconds / max(len(best.values), 1):.0f} s a seed")
     if classes := _classes(best.told, tracking_uri or study.uri):

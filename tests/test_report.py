@@ -103,6 +103,16 @@ def test_ties_are_told_from_differences(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "mlruns/reports/laid").glob("*.png")} == {"effect_model.filters", "timeline", "history", "trade_off"}
 
 
+def test_a_study_of_many_parameters_calls_its_trials_by_number_and_draws_what_varies(tmp_path: Path) -> None:
+    fixed = {f"+fixed_{place}": 1 for place in range(6)}
+    lay_out(tmp_path, [({**fixed, "model.filters": width}, [value]) for width, value in (("4", 0.6), ("8", 0.61))])
+    shown = say(tmp_path)
+    assert re.search(r"^rank +trial +configuration +val_accuracy", shown.stdout)
+    assert re.search(r"^2 +0 +… filters=4 +0\.6000 ", shown.stdout, re.MULTILINE)
+    assert "trial 1 is ahead of trial 0 by 0.0100" in shown.stdout
+    assert {path.stem for path in (tmp_path / "mlruns/reports/laid").glob("*.png")} == {"effect_model.filters", "timeline", "history", "trade_off"}
+
+
 def test_with_one_replica_it_says_that_it_cannot_know(tmp_path: Path) -> None:
     lay_out(tmp_path, [({"model.filters": width}, [value]) for width, value in (("4", 0.6), ("8", 0.61), ("16", 0.65))])
     shown = say(tmp_path)
