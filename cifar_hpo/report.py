@@ -21,7 +21,7 @@ from cifar_hpo.config import GENERATED, PACKAGE
 from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.findings import COMPARED, Configuration, Findings
 from cifar_hpo.leaderboard import settings
-from cifar_hpo.study import kept
+from cifar_hpo.storage import kept
 from cifar_hpo.watch import SHOWN, sparkline, terminal
 
 CURVES = 5

@@ -19,7 +19,7 @@ from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.evidence import LEVEL, chance, corrected, interval
 from cifar_hpo.findings import Configuration, Findings
 from cifar_hpo.leaderboard import Told
-from cifar_hpo.study import kept
+from cifar_hpo.storage import kept
 
 BEGIN, END = "<!-- results: python -m cifar_hpo.results --readme README.md -->", "<!-- end of results -->"
 EPOCHS = 10

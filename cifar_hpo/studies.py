@@ -18,7 +18,8 @@ from rich.table import Table
 from cifar_hpo.config import GENERATED
 from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.leaderboard import Told, counted, ranked, settings
-from cifar_hpo.study import MEANING, kept
+from cifar_hpo.storage import kept
+from cifar_hpo.study import MEANING
 from cifar_hpo.watch import table, terminal
 
 GROUPS = ("model", "data", "optimizer", "training", "mlflow")

@@ -1,4 +1,4 @@
-"""The only room that knows Optuna's storage: a `Study` gives the specs that are still to be tried and takes their results.
+"""Optuna's study as a sweep sees it: a `Study` gives the specs that are still to be tried and takes their results.
 
 Its accounting: every planned configuration has one counted outcome, FINISHED, FAILED or PRUNED. An attempt that was
 interrupted or whose parent died is no outcome: its trial waits, under its number, and goes on when the study is opened again.
@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import logging
-import os
 import random
-import re
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 import optuna
-import sqlalchemy
-from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from cifar_hpo import samplers
-from cifar_hpo.config import GENERATED, PASSWORD
-from cifar_hpo.errors import ConfigError, StudyError, one_line
+from cifar_hpo.config import PASSWORD
+from cifar_hpo.errors import ConfigError, StudyError
 from cifar_hpo.leaderboard import OUTCOME, Told, counted, identity, ranked
 from cifar_hpo.schema import flat
 from cifar_hpo.space import Choices, Interval, Space, Value
+from cifar_hpo.storage import held, storage_of, widen
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Progress, TrialResult, TrialSpec
 
 log = logging.getLogger(__name__)
@@ -41,38 +35,6 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 MEANING, ATTEMPT, RUN = "meaning", "attempt", "mlflow"
 REPEATS = 10
 """Proposals of a sampler that were tried before, after which an untried cell is drawn instead."""
-
-WIDEN = """
-UPDATE trial_params SET distribution_json = :new WHERE param_name = :key AND trial_id IN (
-    SELECT trial_id FROM trials JOIN studies ON trials.study_id = studies.study_id WHERE study_name = :study)
-"""
-"""Old choices keep their places in a wider distribution, so that trials, which hold places, keep their values."""
-
-
-def storage_of(url: str | None) -> Any:
-    """Optuna's storage; None is studies.db among what is generated, `memory` keeps nothing.
-
-    Raises StudyError when it can't be opened, with no password in the message.
-    """
-    url = url or f"sqlite:///{GENERATED}/studies.db"
-    if url == "memory":
-        return optuna.storages.InMemoryStorage()
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        options = {"connect_args": {"timeout": 60}}
-    try:
-        return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    except Exception as error:  # noqa: BLE001  SQLAlchemy's and the drivers' errors share no base
-        where = re.sub(r"//.*@", "//***@", url)
-        raise StudyError(f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: {one_line(error)[:120]})") from None
-
-
-def kept(url: str | None) -> Any:
-    """The storage of studies that are there already. Raises StudyError where this folder has none."""
-    if not url and not Path(GENERATED, "studies.db").exists():
-        raise StudyError(f"{GENERATED}/studies.db is not here; go to the folder where the sweep was started, or give --storage")
-    return storage_of(url)
 
 
 class Study:
@@ -98,7 +60,7 @@ class Study:
         taken = {study.study_name for study in self._storage.get_all_studies()}
         fresh = (one for n in range(1, len(taken) + 2) if (one := f"{name}-{n}" if n > 1 else name) not in taken)
         self.name = next(fresh) if options["fresh"] else name
-        self._hold()
+        self._lock.enter_context(held(self._storage, self.name))
         try:
             known = self._storage.get_study_id_from_name(self.name) if self.name in taken else None
             self._study = optuna.create_study(
@@ -133,25 +95,6 @@ class Study:
     def _trial_id(self, number: int) -> int:
         return int(self._storage.get_trial_id_from_study_id_trial_number(self._id, number))
 
-    def _hold(self) -> None:
-        """One asker for a study: two would lay out the same cells, and take each other's running trials for abandoned ones.
-
-        The lock lies beside an SQLite file; for other storages it keeps out the commands of this machine only.
-        """
-        if isinstance(self._storage, optuna.storages.InMemoryStorage):
-            return
-        url = str(self._storage.url)
-        shared = Path(tempfile.gettempdir(), f"cifar_hpo-{hashlib.sha256(url.encode()).hexdigest()[:12]}")
-        beside = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else shared
-        path = beside.with_name(f".{beside.name}-{self.name}.lock")
-        holder = path.with_suffix(".holder")
-        try:
-            self._lock.enter_context(FileLock(path, timeout=0))
-        except Timeout:
-            who = holder.read_text() if holder.exists() else "another process"
-            raise StudyError(f"study {self.name}: {who} is working on it; wait for its end, or use hydra.sweeper.fresh=true") from None
-        holder.write_text(f"process {os.getpid()}")
-
     def _agree(self, meaning: dict[str, Any]) -> None:
         """Continue only what means the same."""
         before = self._study.user_attrs.get(MEANING)
@@ -171,10 +114,8 @@ class Study:
             if isinstance(known := trial.distributions.get(key), optuna.distributions.CategoricalDistribution):
                 before = list(known.choices)
         choices = [*before, *(value for value in part.texts if value not in before)]
-        if before and len(choices) > len(before) and isinstance(self._storage, optuna.storages.RDBStorage):
-            wider = optuna.distributions.distribution_to_json(optuna.distributions.CategoricalDistribution(choices))
-            with self._storage.engine.begin() as connection:
-                connection.execute(sqlalchemy.text(WIDEN), {"new": wider, "key": key, "study": self.name})
+        if before and len(choices) > len(before):
+            widen(self._storage, self.name, key, choices)
         return choices
 
     def _warm_start(self) -> None:

@@ -22,7 +22,8 @@ from conftest import clean, run_in
 
 from cifar_hpo.findings import find
 from cifar_hpo.leaderboard import OUTCOME
-from cifar_hpo.study import MEANING, storage_of
+from cifar_hpo.storage import storage_of
+from cifar_hpo.study import MEANING
 from cifar_hpo.trial import FAILED, FINISHED
 
 PRUNED_APP = """
