@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         with redirected(os.devnull):  # TensorFlow's notices about the machine
             import tensorflow as tf  # noqa: F401
-        from cifar_hpo.tracking import Records
+        from cifar_hpo.records import Records
 
         name, model, classes = Records(given.tracking_uri).model(given.run, given.model)
         terminal().print(_table(given.images, model.predict(pictures, verbose=0), classes, name))

@@ -62,7 +62,7 @@ def _records(found: Findings, tracking_uri: str | None, console: Console) -> Any
     """MLflow's part, without which there is a report too."""
     if not found.run_id and not tracking_uri:
         return None
-    from cifar_hpo.tracking import Records
+    from cifar_hpo.records import Records
 
     try:
         return Records(tracking_uri or found.uri)

@@ -229,7 +229,7 @@ def _card(study: Findings, tracking_uri: str | None) -> str:
 
 def _classes(told: Told, uri: str | None) -> dict[str, float]:
     """The share of each class's test images that was recognised; empty where MLflow does not have it."""
-    from cifar_hpo.tracking import Records
+    from cifar_hpo.records import Records
 
     if not told.run_id:
         return {}

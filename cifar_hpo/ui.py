@@ -100,7 +100,7 @@ def _served(servers: dict[str, tuple[int, list[str]]]) -> Iterator[list[subproce
 
 def _tell(servers: dict[str, tuple[int, list[str]]], tracking_uri: str | None) -> None:
     """Where to look."""
-    from cifar_hpo.tracking import Records
+    from cifar_hpo.records import Records
 
     for name, (port, _) in servers.items():
         sys.stdout.write(f"{name:<7} http://{HOST}:{port}\n")

@@ -21,7 +21,7 @@ import pytest
 from conftest import images
 from PIL import Image
 
-from cifar_hpo import data
+from cifar_hpo import data, sources
 from cifar_hpo.config import Data
 from cifar_hpo.errors import ConfigError, DataError
 from cifar_hpo.synthetic import synthetic
@@ -52,7 +52,7 @@ def folder_of_images(root: Path, each: int = 4) -> Path:
 
 def batches(root: Path, per_batch: int = 10) -> Path:
     root.mkdir(parents=True)
-    for seed, name in enumerate(data.BATCHES):
+    for seed, name in enumerate(sources.BATCHES):
         pixels, labels = images(per_batch, seed)
         planes = pixels.transpose(0, 3, 1, 2).reshape(per_batch, -1)
         (root / name).write_bytes(pickle.dumps({b"labels": labels.tolist(), b"data": planes}, protocol=2))
@@ -111,7 +111,7 @@ def test_cifar10_from_an_archive_with_the_right_checksum(tmp_path: Path, monkeyp
     with pytest.raises(DataError, match="not the official archive"):
         data.load(config("cifar10", archive))
     assert not Path("mlruns/data").exists()
-    monkeypatch.setattr(data, "CIFAR10_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(sources, "CIFAR10_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     assert len(data.load(config("cifar10", archive)).train[0]) == 50
 
 
@@ -125,10 +125,10 @@ def test_a_download_shows_its_progress_and_is_held_against_its_checksum(
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "served")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(data, "CIFAR10_URL", f"http://127.0.0.1:{server.server_port}/cifar.tar.gz")
+        monkeypatch.setattr(sources, "CIFAR10_URL", f"http://127.0.0.1:{server.server_port}/cifar.tar.gz")
         with pytest.raises(DataError, match="could not be downloaded"):
             data.load(config("cifar10"))
-        monkeypatch.setattr(data, "CIFAR10_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+        monkeypatch.setattr(sources, "CIFAR10_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
         assert len(data.load(config("cifar10")).train[0]) == 1000
         server.shutdown()
     assert re.search(r"downloading CIFAR-10 ━.* [\d.]+/[\d.]+ [kM]?B", capfd.readouterr().out)

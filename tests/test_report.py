@@ -241,7 +241,7 @@ def test_a_sweep_s_report_has_everything_and_lies_in_mlflow(swept: str, folder: 
 
 
 def test_an_interval_is_over_the_replicas_that_mlflow_has(swept: str, folder: Path) -> None:
-    from cifar_hpo.tracking import Records
+    from cifar_hpo.records import Records
 
     found = find("real", storage_of(f"sqlite:///{folder}/mlruns/studies.db"))
     assert len(found.finished) == 2
