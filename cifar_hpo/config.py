@@ -157,7 +157,7 @@ class Training:
     epochs: int = key("passes over the training images", low=1)
     batch_size: int = key("images in a step", low=1)
     precision: str = key("of the arithmetic", choices=("float32", "mixed_bfloat16"))
-    replicas: int = key("seeds to train, as one network: seed, seed + 1, …; the value is their mean", low=1, high=64)
+    replicas: int = key("seeds to train: seed, seed + 1, …, as one network where layers are narrow; the value is their mean", low=1, high=64)
     seed: int = key("of weights and dropout; the order of the images is the same for all", low=0, high=2**31 - 1)
     schedule: str = key("of the learning rate, over all steps", choices=("constant", "cosine", "one_cycle"))
     label_smoothing: float = key("share of each training label that is spread evenly over all classes", low=0, below=1)
@@ -233,7 +233,7 @@ def refuse_secrets_and_calls(config: Any) -> None:
 
 
 def _check_sizes(model: Model) -> None:
-    """Walk the image through the layers: each valid convolution and each pooling between widths shrinks it."""
+    """Walk the image through the layers: each valid convolution and each pooling shrinks it."""
     for number, layer in enumerate(model.layers(), start=1):
         if layer.size < 1 or (layer.pooled < 1 and layer.pooled < layer.size):
             raise ConfigError("model", f"layer {number} has no pixels left: lower model.depth or model.kernel_size, or pad same")

@@ -31,6 +31,7 @@ class Configuration:
     """Trials that differ in their seed at most, as one.
 
     told: the trial whose model stands for it. values, tests: the study's metric and test accuracy by seed; empty where none finished.
+    name: what varied, or where that is much in this study the number of its trial.
     chance: how likely so large a gap to the best would be by luck; None where it can't be told or was not asked.
     """
 
@@ -39,6 +40,7 @@ class Configuration:
     values: Mapping[int, float]
     tests: Mapping[int, float]
     seconds: float
+    name: str
     chance: float | None = None
 
     @property
@@ -53,13 +55,6 @@ class Configuration:
     def is_tied(self) -> bool:
         """Whether nothing shows that it is worse than the best."""
         return self.chance is not None and self.chance > 1 - LEVEL
-
-    @property
-    def name(self) -> str:
-        """What varied, or where that is much the number of its trial."""
-        if len(self.params) > COLUMNS:
-            return f"trial {self.told.number}"
-        return ", ".join(f"{key.split('.')[-1]}={value}" for key, value in self.params.items()) or "base"
 
 
 @dataclass(frozen=True)
@@ -157,7 +152,8 @@ def _configurations(ranking: Sequence[Told], metric: str, directions: Sequence[s
     together: dict[str, list[Told]] = {}
     for one in ranking:
         together.setdefault(identity({key: value for key, value in one.params.items() if key != SEED}), []).append(one)
-    found = [_configuration(group, metric, seed) for group in together.values()]
+    has_names = len({key for group in together.values() for key in group[0].params} - {SEED}) <= COLUMNS
+    found = [_configuration(group, metric, seed, has_names=has_names) for group in together.values()]
     if len(directions) > 1:
         return found
     sign = -1 if directions[0] == "maximize" else 1
@@ -167,7 +163,7 @@ def _configurations(ranking: Sequence[Told], metric: str, directions: Sequence[s
     return [dataclasses.replace(one, chance=chance) for one, chance in zip(top, chances, strict=True)] + found[len(top) :]
 
 
-def _configuration(group: Sequence[Told], metric: str, seed: int) -> Configuration:
+def _configuration(group: Sequence[Told], metric: str, seed: int, *, has_names: bool) -> Configuration:
     finished = [one for one in group if one.state == FINISHED and one.value is not None]
     values: dict[int, float] = {}
     tests: dict[int, float] = {}
@@ -176,7 +172,9 @@ def _configuration(group: Sequence[Told], metric: str, seed: int) -> Configurati
         values |= _by_seed(one, metric, first, one.value)
         tests |= _by_seed(one, "test_accuracy", first, one.metrics.get("test_accuracy"))
     params = {key: value for key, value in group[0].params.items() if key != SEED}
-    return Configuration(group[0], params, values, tests, sum(one.seconds for one in group))
+    settings = ", ".join(f"{key.split('.')[-1]}={value}" for key, value in params.items()) or "base"
+    name = settings if has_names else f"trial {group[0].number}"
+    return Configuration(group[0], params, values, tests, sum(one.seconds for one in group), name)
 
 
 def _by_seed(one: Told, metric: str, first: int, mean: float | None) -> dict[int, float]:

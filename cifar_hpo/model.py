@@ -1,4 +1,4 @@
-"""A CNN from its config: widths of convolutions, each but the last pooled, then a dense layer and the classes."""
+"""A CNN from its config: widths of convolutions, pooled between, then a dense layer and the classes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
 def mirrored(model: keras.Model) -> keras.Model:
     """One with the same weights whose probabilities are the mean over an image and its mirror image."""
     image = model.inputs[0]
-    return keras.Model(image, layers.Average()([model(image), model(keras.ops.flip(image, axis=2))]))
+    return keras.Model(image, layers.Average(dtype="float32")([model(image), model(keras.ops.flip(image, axis=2))]))
 
 
 class _Layers:

@@ -71,7 +71,7 @@ def network(config: Config, classes: int, seeds: Sequence[int], images: tf.Tenso
 
 
 def compiled(config: Config, classes: int) -> keras.Model:
-    """A fresh model of Keras' own parts, for its `fit` and for whoever loads it."""
+    """A fresh model of Keras' own parts, for its `fit` and for whoever loads it; a mirrored one is for predictions alone."""
     keras.mixed_precision.set_dtype_policy(config.training.precision)
     model = build(config.model, classes)
     if config.model.mirror:

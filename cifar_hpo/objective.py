@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 class Objective:
     """Trains a configuration and logs it; the value of a trial is the mean over its replicas."""
 
+    later: ClassVar[Mapping[str, Any]] = {"model.mirror": False}
     imports = ("cifar_hpo.training", "cifar_hpo.tracking", "mlflow.keras", "mlflow.store.tracking.sqlalchemy_store", "git")
 
     def check(self, config: DictConfig) -> None:

@@ -64,7 +64,7 @@ class Plan:
         configs = [plan.compose(0, cell, task_only=True) for cell in cells]
         for config in configs:
             plan.check(config)
-        meaning: dict[str, Any] = {"config": _unvaried(configs[0], space), "keys": sorted(space.dimensions)}
+        meaning: dict[str, Any] = {"config": _unvaried(configs[0], space, getattr(plan.task, "later", {})), "keys": sorted(space.dimensions)}
         meaning |= {name: options[name] for name in ("metric", "direction", "constraints", "conditions")}
         meaning |= {"sampler": options["sampler"], "pruner": options["pruner"]}
         if options["sampler"]["name"] != "grid":  # a grid may gain cells
@@ -230,13 +230,17 @@ def _exists(config: DictConfig, key: str) -> bool:
     return isinstance(node, DictConfig) and last in node
 
 
-def _unvaried(config: DictConfig, space: Space) -> Any:
-    """The config without what varies and without where things are stored, as nested dicts."""
+def _unvaried(config: DictConfig, space: Space, later: Mapping[str, Any]) -> Any:
+    """The config without what varies and without where things are stored, as nested dicts.
+
+    later: keys that studies of earlier versions do not have, and what these did; where a config does the same, it is the same study.
+    """
     container = OmegaConf.to_container(config, resolve=False)
     assert isinstance(container, dict)
     for name in ("hydra", "mlflow"):
         container.pop(name, None)
-    for key in space.dimensions:
+    unsaid = [key for key, value in later.items() if OmegaConf.select(config, key) == value]
+    for key in [*space.dimensions, *unsaid]:
         *folders, last = key.lstrip("+~").split("@")[0].replace("/", ".").split(".")
         node: Any = container
         for folder in folders:

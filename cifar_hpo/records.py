@@ -53,7 +53,8 @@ class Records:
         experiment_id = self.client.get_run(parent).info.experiment_id
         condition = f"attributes.status = 'RUNNING' and tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
         runs = self.client.search_runs([experiment_id], condition)
-        return [(run.info.run_name, [value for _, value in sorted(self._points(run.info.run_id, metric))]) for run in runs]
+        shown = [(run, metric if metric in run.data.metrics else f"replica_0/{metric}") for run in runs]
+        return [(run.info.run_name, [value for _, value in sorted(self._points(run.info.run_id, name))]) for run, name in shown]
 
     def confusion(self, run_id: str) -> tuple[NDArray[np.int64], list[str]]:
         """Test images by true (rows) and predicted class, and the names of the classes."""

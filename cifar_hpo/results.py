@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -186,17 +187,16 @@ def _optimizers(found: Mapping[str, Findings]) -> Iterator[list[str]]:
 
 
 def _search(found: Mapping[str, Findings]) -> str:
-    """What a search for a better model than the article's best took, and when it had one."""
+    """What a search for a better model took, and when it had one that beats the article's enhanced model."""
     study, goal = found[SEARCH], max(row.accuracy for row in ARTICLE if row.value == "enhanced")
     states = Counter(one.state for one in study.told)
-    begun = min(one.ended - one.seconds for one in study.told)
     better = [one for one in study.told if one.metrics.get("test_accuracy", 0) > goal]
-    counts = f"{states['FINISHED']} trials finished, {states['PRUNED']} pruned"
-    lines = [f"{SEARCH}: {counts}, in {_minutes([study])} minutes; best val_accuracy {study.finished[0].value:.4f}"]
+    counts = ", ".join(f"{count} {state.lower()}" for state, count in sorted(states.items()))
+    lines = [f"{SEARCH}: {len(study.told)} trials ({counts}) in {_minutes([study])} minutes; best val_accuracy {study.finished[0].value:.4f}"]
     if better:
         first = min(better, key=lambda one: one.ended)
         lines.append(
-            f"the article's {goal:.4f} was passed {(first.ended - begun) / 60:.0f} minutes after the start, by trial {first.number}: "
+            f"the article's {goal:.4f} was passed after {_minutes([study], first.ended)} minutes, by trial {first.number}: "
             f"{first.metrics['test_accuracy']:.4f} on the test images"
         )
     if CARDS[1] in found:
@@ -205,9 +205,9 @@ def _search(found: Mapping[str, Findings]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _minutes(studies: Sequence[Findings]) -> str:
-    """How long any of their trials ran, with the gaps between left out."""
-    spans = sorted((one.ended - one.seconds, one.ended) for study in studies for one in study.told)
+def _minutes(studies: Sequence[Findings], end: float = math.inf) -> str:
+    """How long any of their trials ran until then, with the gaps between left out."""
+    spans = sorted((one.ended - one.seconds, min(one.ended, end)) for study in studies for one in study.told)
     total, until = 0.0, 0.0
     for begun, ended in spans:
         total += max(0.0, ended - max(begun, until))

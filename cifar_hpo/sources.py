@@ -42,7 +42,7 @@ def _keras_home() -> Path:
 
 def keras_cache() -> Path | None:
     """CIFAR-10 where Keras keeps it, if it is there."""
-    names = ("cifar-10-batches-py-target/cifar-10-batches-py", "cifar-10-batches-py", "cifar-10-python.tar.gz")
+    names = (f"{UNPACKED}-target/{UNPACKED}", UNPACKED, "cifar-10-python.tar.gz")
     return next((place for name in names if (place := _keras_home() / name).exists()), None)
 
 

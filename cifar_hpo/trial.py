@@ -89,9 +89,11 @@ class Task(Protocol):
     """What a task function may offer beside being called; any Hydra task function does without.
 
     imports: the modules that trials need, imported once for all workers while the parent composes.
+    later: keys that studies of earlier versions do not have, and what those did, so that they go on under this one.
     """
 
     imports: Sequence[str]
+    later: Mapping[str, Any]
 
     def check(self, config: Any) -> None:
         """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts."""

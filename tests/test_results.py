@@ -51,8 +51,8 @@ def test_a_search_says_how_long_it_took_and_when_it_was_ahead_of_the_article(tmp
     lay_out(tmp_path, found, "best_cnn", seconds=600)
     lay_out(tmp_path, [({}, [0.90, 0.91, 0.92])], "best_cnn_final", seconds=900)
     shown = run_in(tmp_path, module="cifar_hpo.results").stdout
-    assert "- best_cnn: 3 trials finished, 0 pruned, in 10 minutes; best val_accuracy 0.8300\n" in shown, "what runs side by side counts once"
-    assert "0.7160 was passed 10 minutes after the start, by trial 1: 0.7300 on the test images\n" in shown
+    assert "- best_cnn: 4 trials (1 failed, 3 finished) in 10 minutes; best val_accuracy 0.8300\n" in shown, "what runs side by side counts once"
+    assert "0.7160 was passed after 10 minutes, by trial 1: 0.7300 on the test images\n" in shown
     assert "search and final together 15 minutes; the article's eleven models at least 176\n" in shown
     assert "test accuracy 0.9000 (" in shown
 

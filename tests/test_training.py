@@ -209,6 +209,22 @@ def test_an_epoch_in_one_graph_agrees_with_keras_fit(config: Any, precision: str
         assert own == pytest.approx(weight, abs=close)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own, where it saves
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_mirrored_model_finds_the_same_for_an_image_and_its_mirror_image(config: Any, precision: str, tmp_path: Path) -> None:
+    checked = config("model.mirror=true", "model.dropout=0.3", f"training.precision={precision}")
+    images = data.load(checked.data).test[0][:8]
+    net = network.network(checked, 10, [0])
+    kept = training.plain(checked, 10, net.weights()[0])
+    kept.save(tmp_path / "kept.keras")
+    found = keras.models.load_model(tmp_path / "kept.keras")(images)
+    assert found.dtype == tf.float32
+    close = 1e-6 if precision == "float32" else 1e-2
+    assert found.numpy() == pytest.approx(net.predict(images)[0], abs=close)
+    assert found.numpy() == pytest.approx(net.predict(images[:, :, ::-1])[0], abs=close)
+    assert not np.allclose(found, net.model(images), atol=1e-4)
+
+
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("groups", [1, 3])

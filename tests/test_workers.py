@@ -186,3 +186,13 @@ def test_another_meaning_under_the_same_name_is_refused_with_its_difference(tmp_
     assert "config.y 1 → 2" in err
     assert code_of(app(tmp_path, "", "+x=0,1", "+y=2", "hydra.sweeper.fresh=true")) == 0
     assert len(seen(tmp_path)) == 4
+
+
+def test_a_study_goes_on_where_a_key_came_later_and_means_what_was_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert code_of(app(tmp_path, "", "+x=0,1")) == 0
+    monkeypatch.setitem(globals(), "APP", APP.replace("if __name__", 'task.__wrapped__.later = {"z": 0}\n\nif __name__'))
+    assert code_of(app(tmp_path, "", "+x=0,1,2", "+z=0")) == 0
+    assert [x for x, _, _ in seen(tmp_path)] == ["0", "1", "2"]
+    _, err = (process := app(tmp_path, "", "+x=0,1", "+z=1")).communicate(timeout=60)
+    assert process.returncode != 0
+    assert "config.z None → 1" in err
