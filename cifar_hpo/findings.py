@@ -13,7 +13,7 @@ import optuna
 
 from cifar_hpo.errors import StudyError
 from cifar_hpo.evidence import LEVEL, against_best, interval, replicas_needed
-from cifar_hpo.leaderboard import COLUMNS, Told, counted, identity, ranked
+from cifar_hpo.leaderboard import Told, counted, has_columns, identity, ranked
 from cifar_hpo.schema import flat
 from cifar_hpo.study import MEANING, RUN
 from cifar_hpo.trial import FINISHED
@@ -130,7 +130,7 @@ def find(name: str | None, storage: Any) -> Findings:
     metrics = metrics if isinstance(metrics, list) else [metrics]
     keys = [key for key in dict.fromkeys(key for one in ranking for key in one.params) if key != SEED]
     seed = int(flat(meaning.get("config", {})).get(SEED, 0))
-    configurations = _configurations(ranking, metrics[0], directions, seed)
+    configurations = _configurations(ranking, keys, metrics[0], directions, seed)
     uri, run_id = study.user_attrs.get(RUN, (None, None))
     return Findings(study.study_name, metrics, directions, keys, told, configurations, study, meaning, uri, run_id)
 
@@ -148,12 +148,11 @@ def _latest(storage: Any) -> str:
     return max(optuna.get_all_study_names(storage), key=began)
 
 
-def _configurations(ranking: Sequence[Told], metric: str, directions: Sequence[str], seed: int) -> list[Configuration]:
+def _configurations(ranking: Sequence[Told], keys: Sequence[str], metric: str, directions: Sequence[str], seed: int) -> list[Configuration]:
     together: dict[str, list[Told]] = {}
     for one in ranking:
         together.setdefault(identity({key: value for key, value in one.params.items() if key != SEED}), []).append(one)
-    has_names = len({key for group in together.values() for key in group[0].params} - {SEED}) <= COLUMNS
-    found = [_configuration(group, metric, seed, has_names=has_names) for group in together.values()]
+    found = [_configuration(group, metric, seed, has_names=has_columns(keys)) for group in together.values()]
     if len(directions) > 1:
         return found
     sign = -1 if directions[0] == "maximize" else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,13 +72,18 @@ def _costs(told: Sequence[Told], directions: Sequence[str]) -> dict[int, list[fl
     return {one.number: [sign * value for sign, value in zip(signs, one.values, strict=True)] for one in told if one.values}
 
 
+def has_columns(keys: Collection[str]) -> bool:
+    """Whether each parameter has a column of its own; where they are too many, a configuration goes by the number of its trial."""
+    return len(keys) <= COLUMNS
+
+
 def settings(ranking: Sequence[Told], keys: Iterable[str]) -> tuple[list[str], list[list[str]]]:
     """Columns that say what was tried, and their cells for each trial.
 
     Up to COLUMNS parameters have a column each; more share one, which names all of the first trial's and of the others what differs.
     """
     keys = list(keys)
-    if len(keys) <= COLUMNS:
+    if has_columns(keys):
         return keys, [[_text(told.params.get(key, "")) for key in keys] for told in ranking]
     first = ranking[0].params if ranking else {}
     cells = []

@@ -29,17 +29,16 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
     if config.whitening:
         x = layers.Conv2D(max(replicas, 1) * WHITE, 2, trainable=False, name="whitening")(x)
         x = layers.Activation(config.activation)(x)
-    shared = not config.whitening
-    for number, filters in enumerate(config.widths, start=1):
-        pooled = number < len(config.widths) or config.pooling == "every"
-        x = first = build_one.convolution(x, filters, shared=shared, pooled=pooled and config.pooling != "last")
-        for _ in range(config.convolutions - 1):
-            x = build_one.convolution(x, filters)
-        if config.residual:
+    for number, layer in enumerate(config.layers()):
+        place, is_pooled = number % config.convolutions, layer.pooled < layer.size
+        is_pooled_late = is_pooled and config.pooling == "last"
+        x = build_one.convolution(x, layer.width, shared=number == 0 and not config.whitening, pooled=is_pooled and not is_pooled_late)
+        if place == 0:
+            first = x
+        if place == config.convolutions - 1 and config.residual:
             x = layers.Add()([first, x])
-        if pooled and config.pooling == "last":
+        if is_pooled_late:
             x = layers.MaxPooling2D()(x)
-        shared = False
     if config.global_pooling != "none":
         x = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[config.global_pooling](keepdims=True)(x)
     x = build_one.flatten(x)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -33,9 +34,9 @@ class Objective:
     later: ClassVar[Mapping[str, Any]] = {"model.mirror": False}
     imports = ("cifar_hpo.training", "cifar_hpo.tracking", "mlflow.keras", "mlflow.store.tracking.sqlalchemy_store", "git")
 
-    def check(self, config: DictConfig) -> None:
+    def check(self, config: DictConfig) -> schema.Config:
         """Raise ConfigError for a wrong value; imports nothing heavy."""
-        schema.check(config)
+        return schema.check(config)
 
     def prepare(self, config: DictConfig) -> str:
         """Decode the images once, and hold batch and splits against them; returns the dataset's name and digest."""
@@ -47,15 +48,20 @@ class Objective:
         if checked.training.batch_size > len(images):
             problem = f"{checked.training.batch_size} is more than the {len(images)} training images"
             raise ConfigError("training.batch_size", problem)
-        if checked.training.precision == "mixed_bfloat16" and not _is_fast_in_bfloat16():
-            log.warning("training.precision: this processor gains nothing by bfloat16; mixed_bfloat16 will be slower than float32")
-        if checked.training.replicas > 1 and checked.training.early_stopping:
-            log.warning("training.replicas: with training.early_stopping they train one after the other")
         return f"{dataset.name}:{dataset.digest}"
 
-    def cost(self, config: DictConfig) -> float:
+    def remarks(self, checked: schema.Config) -> list[str]:
+        """What is slower than one would expect of a configuration."""
+        said = []
+        if checked.training.precision == "mixed_bfloat16" and not _is_fast_in_bfloat16():
+            said.append("training.precision: this processor gains nothing by bfloat16; mixed_bfloat16 will be slower than float32")
+        if checked.training.replicas > 1 and not checked.is_fused:
+            cause = "training.early_stopping" if checked.training.early_stopping else f"{schema.LANES} neurons or more in the first layer"
+            said.append(f"training.replicas: with {cause} they train one after the other")
+        return said
+
+    def cost(self, checked: schema.Config) -> float:
         """How much work a configuration is beside others, so that the longest trials can go first."""
-        checked = schema.check(config)
         images = checked.data.train_size or 1  # with null all configurations take the same
         return float(checked.model.operations() * images * checked.training.epochs * checked.training.replicas)
 
@@ -77,6 +83,8 @@ class Objective:
             return self._try(config)
         try:
             self.prepare(config)
+            for remark in self.remarks(self.check(config)):
+                log.warning(remark)
             return self._try(config)
         except (UserError, TrialError) as error:
             end(error)
@@ -162,6 +170,7 @@ def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
     return means | spread | {f"replica_{number}/{name}": one[name] for number, one in enumerate(metrics) for name in scores}
 
 
+@functools.cache
 def _is_fast_in_bfloat16(listed: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether the processor gains by it; Linux lists its instructions, elsewhere it is believed to.
 

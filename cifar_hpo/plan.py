@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import logging
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from cifar_hpo.schema import check_values
 from cifar_hpo.space import Choices, Space, Value
 from cifar_hpo.workers import compose
 
+log = logging.getLogger(__name__)
+
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 CONSTRAINT = re.compile(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([\d.eE+_-]+)\s*")
 CHECKED = 2000
@@ -36,7 +39,7 @@ class Plan:
     """A search space with all that its trials share.
 
     base: the composed config of one cell. meaning: what the study's identity rests on. data: a config for each source of data.
-    costs: of a grid's cells, by their identity, where the task knows what they cost.
+    remarks: what the task has to say of its configurations. costs: of a grid's cells, by their identity, where the task knows what they cost.
     """
 
     space: Space
@@ -46,6 +49,7 @@ class Plan:
     base: DictConfig
     meaning: Mapping[str, Any]
     data: tuple[DictConfig, ...] = ()
+    remarks: tuple[str, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
     _composed: dict[tuple[str, ...], tuple[bytes, bytes]] = field(default_factory=dict)
 
@@ -62,21 +66,25 @@ class Plan:
         plan = cls(space, options, sweeper.launcher, sweeper.task_function, OmegaConf.create(), {})
         cells = list(itertools.islice(space.cells() if space.is_finite else space.corners(), CHECKED))
         configs = [plan.compose(0, cell, task_only=True) for cell in cells]
-        for config in configs:
-            plan.check(config)
+        checked = [plan.check(config) for config in configs]
         meaning: dict[str, Any] = {"config": _unvaried(configs[0], space, getattr(plan.task, "later", {})), "keys": sorted(space.dimensions)}
         meaning |= {name: options[name] for name in ("metric", "direction", "constraints", "conditions")}
         meaning |= {"sampler": options["sampler"], "pruner": options["pruner"]}
         if options["sampler"]["name"] != "grid":  # a grid may gain cells
             meaning["space"] = {key: repr(part) for key, part in space.dimensions.items()}
         data = {repr(config.get("data")): config for config in configs}
+        remark = getattr(plan.task, "remarks", None)
+        remarks = dict.fromkeys(sentence for one in checked for sentence in remark(one)) if remark else {}
         cost = getattr(plan.task, "cost", None)
-        costs = {identity(cell): cost(config) for cell, config in zip(cells, configs, strict=True)} if cost else {}
-        return dataclasses.replace(plan, base=plan.compose(0, cells[0]), meaning=meaning, data=tuple(data.values()), costs=costs)
+        costs = {identity(cell): cost(one) for cell, one in zip(cells, checked, strict=True)} if cost else {}
+        base = plan.compose(0, cells[0])
+        return dataclasses.replace(plan, base=base, meaning=meaning, data=tuple(data.values()), remarks=tuple(remarks), costs=costs)
 
     def prepared(self) -> Plan:
         """With the data at hand, which is part of the meaning. Raises what the task's `prepare` raises."""
         task: Any = self.task
+        for remark in self.remarks:
+            log.warning(remark)
         identified = sorted(str(task.prepare(config)) for config in self.data) if hasattr(task, "prepare") else []
         return dataclasses.replace(self, meaning={**self.meaning, "data": identified})
 
@@ -130,10 +138,9 @@ class Plan:
     def _is_plain(self, key: str) -> bool:
         return key not in self.space.groups and key[0] != "~" and "@" not in key
 
-    def check(self, config: DictConfig) -> None:
-        """Hold a composed config against what the task expects, where it says so."""
-        if hasattr(self.task, "check"):
-            self.task.check(config)
+    def check(self, config: DictConfig) -> Any:
+        """Hold a composed config against what the task expects, where it says so; returns what the task makes of it."""
+        return self.task.check(config) if hasattr(self.task, "check") else config
 
     def broken_constraint(self, config: DictConfig) -> str:
         """The first constraint that a configuration does not fulfil, before it is trained; empty where it fulfils all."""

@@ -20,7 +20,7 @@ from cifar_hpo import findings
 from cifar_hpo.config import GENERATED, PACKAGE
 from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.findings import COMPARED, Configuration, Findings
-from cifar_hpo.leaderboard import COLUMNS, settings
+from cifar_hpo.leaderboard import has_columns, settings
 from cifar_hpo.storage import kept
 from cifar_hpo.watch import SHOWN, sparkline, terminal
 
@@ -93,7 +93,7 @@ def rows(found: Findings) -> tuple[list[str], list[list[str]]]:
     """Column names and a row for each configuration: rank, what varied, value and interval, whether it is tied, and what it took."""
     has_tests = any(one.tests for one in found.configurations) and "test_accuracy" not in found.metrics
     keys, settled = settings([one.told for one in found.configurations], found.keys)
-    has_numbers = len(found.keys) > COLUMNS  # then the verdict calls configurations by their trials' numbers
+    has_numbers = not has_columns(found.keys)
     columns = [
         "rank",
         *(["trial"] if has_numbers else []),

@@ -95,13 +95,16 @@ class Task(Protocol):
     imports: Sequence[str]
     later: Mapping[str, Any]
 
-    def check(self, config: Any) -> None:
-        """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts."""
+    def check(self, config: Any) -> Any:
+        """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts. Returns what `cost` and `remarks` take."""
 
     def prepare(self, config: Any) -> str:
         """Do once in the parent what all trials share; returns what identifies it, part of the study's meaning."""
 
-    def cost(self, config: Any) -> float:
+    def remarks(self, checked: Any) -> Sequence[str]:
+        """What the user should know of a configuration before it is tried; said once in a sweep."""
+
+    def cost(self, checked: Any) -> float:
         """How much work a configuration is beside others; a grid tries the longest first."""
 
     def measure(self, config: Any) -> Mapping[str, float]:
