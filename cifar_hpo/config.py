@@ -142,6 +142,16 @@ class SGD:
 
 
 @dataclass
+class Muon:
+    KERAS: ClassVar[str] = "SGD"  # what its other weights take; Keras' Muon leaves convolutions to AdamW
+    name: str = key("the optimizer", choices=("muon",))
+    learning_rate: float = key("step size of a convolution's kernel, as a share of the kernel's own size", above=0)
+    momentum: float = key("share of the last step kept", low=0, below=1)
+    nesterov: bool = key("look ahead along the momentum")
+    others: float = key("step size of all other weights, times that of kernels", above=0)
+
+
+@dataclass
 class RMSprop:
     KERAS: ClassVar[str] = "RMSprop"
     name: str = key("the optimizer", choices=("rmsprop",))
@@ -173,7 +183,7 @@ class Mlflow:
     system_metrics: bool = key("log processor, memory, disk and network of each run")
 
 
-OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
+OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "muon": Muon, "sgd": SGD, "rmsprop": RMSprop}
 
 
 @dataclass
@@ -186,9 +196,17 @@ class Config:
 
     @property
     def is_fused(self) -> bool:
-        """Whether replicas train as one network: not with early stopping, which ends each at its own epoch, nor where one network
-        alone fills the processor's lanes."""
-        return self.training.replicas > 1 and not self.training.early_stopping and self.model.widths[0] < LANES
+        """Whether replicas train as one network."""
+        return self.training.replicas > 1 and not self.apart
+
+    @property
+    def apart(self) -> str:
+        """By what replicas train one after the other; empty where they can be one network."""
+        if self.training.early_stopping:
+            return "training.early_stopping"  # each ends at its own epoch
+        if isinstance(self.optimizer, Muon):
+            return "optimizer=muon"  # it looks at a kernel as a whole
+        return f"{LANES} neurons or more in the first layer" if self.model.widths[0] >= LANES else ""  # one network fills the lanes
 
 
 def check(config: DictConfig) -> Config:

@@ -76,18 +76,22 @@ def compiled(config: Config, classes: int) -> keras.Model:
     model = build(config.model, classes)
     if config.model.mirror:
         model = mirrored(model)
-    model.compile(_optimizer(config, keras.optimizers), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    model.compile(_optimizer(config, plain=True), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     return model
 
 
-def _optimizer(config: Config, *rooms: Any) -> keras.optimizers.Optimizer:
-    """From the first of the rooms that has it."""
+def _optimizer(config: Config, *, plain: bool) -> keras.optimizers.Optimizer:
+    """Keras' own, or the one in `fused` that does the same faster; Muon is there alone."""
+    kind = type(config.optimizer)
     options = {name: value for name, value in vars(config.optimizer).items() if name != "name"}
     if not options.get("weight_decay", True):
         del options["weight_decay"]  # Keras would take nothing off each weight in each step
     if config.training.weight_averaging:
         options |= {"use_ema": True, "ema_momentum": config.training.weight_averaging}
-    return next(getattr(room, config.optimizer.KERAS) for room in rooms if hasattr(room, config.optimizer.KERAS))(**options)
+    if plain or not hasattr(fused, kind.__name__):
+        options.pop("others", None)
+        return getattr(keras.optimizers, kind.KERAS)(**options)
+    return getattr(fused, kind.__name__)(**options)
 
 
 class Network:
@@ -98,8 +102,8 @@ class Network:
         self.config, self.classes, self.replicas = config, classes, replicas
         keras.mixed_precision.set_dtype_policy(config.training.precision)
         self.model = build(config.model, classes, replicas)
-        optimizer, loss = _optimizer(config, fused, keras.optimizers), fused.loss(config.training.label_smoothing)
-        self.model.compile(optimizer, loss, metrics=fused.metrics(replicas), jit_compile=False)
+        optimizer, loss = _optimizer(config, plain=False), fused.loss(config.training.label_smoothing)
+        self.model.compile(optimizer, loss, metrics=fused.metrics(replicas, config.training.label_smoothing), jit_compile=False)
         self.model.optimizer.build(self.model.trainable_variables)  # no graph may make variables
         self.model.test_step((tf.zeros((1, *self.model.input_shape[1:]), tf.uint8), tf.zeros((1,), tf.uint8)))
         self._fit, self._score = self._fit_graph(), self._score_graph()
@@ -157,7 +161,7 @@ class Network:
 
     def _results(self) -> list[dict[str, float]]:
         found = self.model.get_metrics_result()
-        pairs = zip(np.asarray(found["replica_loss"]), np.asarray(found["replica_accuracy"]), strict=True)
+        pairs = zip(np.atleast_1d(found.get("replica_loss", found["loss"])), np.asarray(found["replica_accuracy"]), strict=True)
         return [{"loss": float(loss), "accuracy": float(accuracy)} for loss, accuracy in pairs]
 
     def _fit_graph(self) -> Any:
@@ -191,8 +195,10 @@ class Network:
         @tf.function(input_signature=BATCH)  # type: ignore[untyped-decorator]
         def score(images: tf.Tensor, labels: tf.Tensor) -> None:
             for start in tf.range(0, tf.shape(images)[0], SCORED):
-                batch = images[start : start + SCORED]
-                model.compute_metrics(batch, labels[start : start + SCORED], self._probabilities(batch))
+                batch, true = images[start : start + SCORED], labels[start : start + SCORED]
+                found = self._probabilities(batch)
+                model.metrics[0].update_state(model.compute_loss(y=true, y_pred=found), sample_weight=tf.shape(batch)[0])
+                model.compute_metrics(batch, true, found)
 
         return score
 

@@ -56,8 +56,7 @@ class Objective:
         if checked.training.precision == "mixed_bfloat16" and not _is_fast_in_bfloat16():
             said.append("training.precision: this processor gains nothing by bfloat16; mixed_bfloat16 will be slower than float32")
         if checked.training.replicas > 1 and not checked.is_fused:
-            cause = "training.early_stopping" if checked.training.early_stopping else f"{schema.LANES} neurons or more in the first layer"
-            said.append(f"training.replicas: with {cause} they train one after the other")
+            said.append(f"training.replicas: with {checked.apart} they train one after the other")
         return said
 
     def cost(self, checked: schema.Config) -> float:

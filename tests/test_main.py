@@ -24,7 +24,7 @@ def test_help_lists_groups_keys_and_examples(run: Run) -> None:
     assert shown.returncode == 0
     for expected in (
         "model: base, deep, enhanced, wide",
-        "optimizer: adam, adamw, nesterov, rmsprop, sgd",
+        "optimizer: adam, adamw, muon, nesterov, rmsprop, sgd",
         "kernel_size",
         "pixels",
         "-m model.filters=4,8,16",

@@ -40,6 +40,7 @@ def test_bfloat16_is_warned_of_where_it_gains_nothing(tmp_path: Path, cpuinfo: s
             ["training.replicas=3", "training.early_stopping=2"],
             ["training.replicas: with training.early_stopping they train one after the other"],
         ),
+        (["training.replicas=3", "optimizer=muon"], ["training.replicas: with optimizer=muon they train one after the other"]),
         (["model.filters=16"], []),
     ],
 )

@@ -56,10 +56,11 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(config: Any, options: 
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "precision"), [*((name, "float32") for name in ("adam", "adamw", "sgd", "rmsprop")), ("adam", "mixed_bfloat16")]
+    ("optimizer", "precision"), [*((name, "float32") for name in ("adam", "adamw", "muon", "sgd", "rmsprop")), ("adam", "mixed_bfloat16")]
 )
 def test_every_optimizer_learns_and_either_precision(config: Any, optimizer: str, precision: str) -> None:
-    options = ["optimizer.learning_rate=0.01", "optimizer.momentum=0.9"] if optimizer == "sgd" else ["optimizer.learning_rate=0.003"]
+    own = {"sgd": ["optimizer.learning_rate=0.01", "optimizer.momentum=0.9"], "muon": ["optimizer.learning_rate=0.01"]}
+    options = own.get(optimizer, ["optimizer.learning_rate=0.003"])
     overrides = [f"optimizer={optimizer}", *options, f"training.precision={precision}", "training.epochs=6"]
     (trained,), each = train(config(*overrides))
     epochs = [values[0] for values in each]
@@ -71,7 +72,7 @@ def test_every_optimizer_learns_and_either_precision(config: Any, optimizer: str
     assert (trained.certainty >= 0.25).all()
     assert (trained.certainty <= 1).all()
     model = training.plain(config(*overrides), 10, trained.weights)
-    assert type(model.optimizer).__name__.lower() == optimizer
+    assert type(model.optimizer).__name__.lower() == {"muon": "sgd"}.get(optimizer, optimizer)
 
 
 def test_a_diverging_loss_ends_the_trial(config: Any) -> None:
@@ -119,6 +120,7 @@ OPTIONS: dict[str, list[str]] = {
     "fused": ["training.replicas=2", "model.dropout=0.3"],
     "averaged, smoothed, whitened": ["training.weight_averaging=0.9", "training.label_smoothing=0.1", "model.whitening=true"],
     "averaged, stopping early": ["training.weight_averaging=0.5", "training.early_stopping=2", "optimizer=sgd", "optimizer.learning_rate=1.5"],
+    "muon": ["optimizer=muon"],
     "bf16, momentum, one cycle": ["training.schedule=one_cycle", "training.precision=mixed_bfloat16", "optimizer=sgd", "optimizer.momentum=0.9"],
 }
 
@@ -240,19 +242,54 @@ def test_a_convolution_by_two_rows_is_the_convolution(padding: str, kernel_size:
         assert found.numpy() == pytest.approx(wanted, abs=1e-5)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(fused.Adam, keras.optimizers.Adam), (fused.AdamW, keras.optimizers.AdamW)])
-@pytest.mark.parametrize("amsgrad", [False, True])
-def test_adam_in_one_operation_is_adam(ours: Any, theirs: Any, amsgrad: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3, "amsgrad": amsgrad}) for name in ("Adam", "AdamW") for amsgrad in (False, True)),
+        ("SGD", {}),
+        ("SGD", {"momentum": 0.8, "weight_decay": 0.1}),
+        ("SGD", {"momentum": 0.8, "nesterov": True}),
+    ],
+)
+def test_an_optimizer_in_one_operation_is_the_optimizer(name: str, options: dict[str, Any]) -> None:
     ends = []
-    for kind in (ours, theirs):
+    for room in (fused, keras.optimizers):
         drawn = np.random.default_rng(0)
-        variable = keras.Variable(drawn.normal(size=(5, 7)))
-        optimizer = kind(0.01, beta_1=0.8, beta_2=0.95, epsilon=1e-3, amsgrad=amsgrad)
-        for _ in range(20):
+        variable = keras.Variable(drawn.normal(size=(5, 7)), dtype="float32")
+        optimizer = getattr(room, name)(0.01, **options)
+        for step in range(20):
+            optimizer.learning_rate.assign(0.01 * (step + 1))
             optimizer.apply([tf.constant(drawn.normal(size=(5, 7)), tf.float32)], [variable])
         ends.append([variable.numpy(), *(one.numpy() for one in optimizer.variables)])
     for mine, other in zip(*ends, strict=True):
         assert mine == pytest.approx(other, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 20), (1, 1, 5, 9)])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_muon_takes_steps_that_are_equally_long_in_all_directions_and_keeps_a_kernel_at_its_size(shape: tuple[int, ...], nesterov: bool) -> None:
+    drawn = np.random.default_rng(0)
+    kernel, bias = (keras.Variable(drawn.normal(size=size), dtype="float32") for size in (shape, (7,)))
+    other = keras.Variable(bias)
+    options = {"momentum": 0.6, "nesterov": nesterov}
+    muon, sgd = fused.Muon(learning_rate=0.1, others=3.0, **options), keras.optimizers.SGD(0.3, **options)
+    before = kernel.numpy().reshape(-1, shape[-1])
+    sum_of_gradients = np.zeros(shape)
+    for _ in range(5):
+        gradients = [tf.constant(drawn.normal(size=size), tf.float32) for size in (shape, (7,))]
+        muon.apply(gradients, [kernel, bias])
+        sgd.apply(gradients[1:], [other])
+        assert bias.numpy() == pytest.approx(other.numpy(), abs=1e-6)
+        sum_of_gradients = sum_of_gradients * 0.6 + gradients[0]
+        wanted = gradients[0] + 0.6 * sum_of_gradients if nesterov else sum_of_gradients
+        scaled = before * shape[-1] ** 0.5 / np.linalg.norm(before)
+        step = (scaled - kernel.numpy().reshape(before.shape)) / 0.1
+        sizes = np.linalg.svd(step, compute_uv=False)
+        assert sizes.min() > 0.4
+        assert sizes.max() < 1.3
+        left, _, right = np.linalg.svd(np.asarray(wanted).reshape(before.shape), full_matrices=False)
+        assert (step * (left @ right)).sum() / np.linalg.norm(step) / len(sizes) ** 0.5 > 0.95, "the nearest orthogonal matrix, but for the rounds"
+        before = kernel.numpy().reshape(before.shape)
 
 
 LAYERS = {
@@ -296,9 +333,9 @@ def test_a_fused_replica_ends_like_the_same_seed_alone(config: Any, layers: str,
     assert not np.allclose(together[0].weights[-2], together[1].weights[-2])
 
 
-@pytest.mark.parametrize("apart", ["training.early_stopping=1", "model.filters=16"])
-def test_replicas_that_stop_early_or_are_wide_train_one_after_the_other_and_equal_themselves_alone(config: Any, apart: str) -> None:
-    options = [apart, "optimizer=sgd", "optimizer.learning_rate=1.5", "training.epochs=4"]
+@pytest.mark.parametrize("apart", [["training.early_stopping=1"], ["model.filters=16"], ["optimizer=muon"]])
+def test_replicas_that_stop_early_or_are_wide_or_muons_train_one_after_the_other_and_equal_themselves_alone(config: Any, apart: list[str]) -> None:
+    options = ["optimizer=sgd", *apart, "optimizer.learning_rate=1.5", "training.epochs=4"]
     both = config(*options, "training.replicas=2")
     assert not both.is_fused
     together, _ = train(both)
