@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from rich.table import Table
+from rich.text import Text
 
 from cifar_hpo.config import IMAGE_SIZE
 from cifar_hpo.errors import DataError, UserError, end
@@ -57,7 +58,8 @@ def picture(path: Path) -> NDArray[np.uint8]:
 def _table(paths: Sequence[Path], probabilities: NDArray[np.float32], classes: Sequence[str], name: str) -> Any:
     table = Table("image", *("" for _ in range(SHOWN)), box=None, pad_edge=False, header_style="bold", title=f"by {name}", title_justify="left")
     for path, chances in zip(paths, probabilities, strict=True):
-        table.add_row(str(path), *(f"{classes[place]} {chances[place]:.3f}" for place in np.argsort(-chances)[:SHOWN]))
+        cells = (str(path), *(f"{classes[place]} {chances[place]:.3f}" for place in np.argsort(-chances)[:SHOWN]))
+        table.add_row(*map(Text, cells))
     return table
 
 

@@ -54,7 +54,8 @@ class Screen:
             left = _clock(spent / progress.epoch * (progress.epochs - progress.epoch)) if progress.epoch else "…"
             value = f"{progress.value:.4f}" if progress.value is not None else "…"
             epoch = f"{progress.epoch}/{progress.epochs}" if progress.epochs else "starting"
-            table.add_row(str(worker.slot), str(job.spec.number), _params(job.spec.params), epoch, value, sparkline(worker.values), left)
+            cells = (str(worker.slot), str(job.spec.number), _params(job.spec.params), epoch, value, sparkline(worker.values), left)
+            table.add_row(*map(Text, cells))
         best = next(iter(self.study.ranking()), None)
         line = f"best so far: trial {best.number}, {_params(best.params)}: {best.value:.4f}" if best and best.value is not None else ""
         return Group(Text(self._title(), style="bold"), table, Text(line))
@@ -146,7 +147,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for column in columns:
         drawn.add_column(column, no_wrap=column not in ("configuration", "state"))
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))  # as it is: rich would take [flip,shift] for markup
     return drawn
 
 

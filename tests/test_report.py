@@ -317,3 +317,12 @@ def test_the_model_serves_and_takes_raw_images(swept: str, folder: Path, npz: Pa
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
+
+
+@pytest.mark.parametrize("module", ["cifar_hpo.studies", "cifar_hpo.report"])
+def test_a_list_of_words_is_shown_as_it_is(tmp_path: Path, module: str) -> None:
+    lay_out(tmp_path, [({"data.augment": "[flip,shift]"}, [0.5]), ({"data.augment": "[]"}, [0.4])])
+    shown = run_in(tmp_path, *(["show"] if module == "cifar_hpo.studies" else []), "laid", module=module)
+    assert shown.returncode == 0, shown.stderr
+    (row,) = re.findall(r"^1 .*", shown.stdout, re.MULTILINE)
+    assert "[flip,shift]" in row
