@@ -15,9 +15,10 @@ from hydra.core.utils import JobReturn, JobStatus, env_override
 from cifar_hpo import watch
 from cifar_hpo.errors import SweepFailed, TrialError, one_line
 from cifar_hpo.plan import Plan
+from cifar_hpo.serve import value_of
 from cifar_hpo.study import Study
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Context, Pruned, TrialResult
-from cifar_hpo.workers import Job, LimitPassed, Outcome, Pool, Report, WorkerLost, stream, value_of
+from cifar_hpo.workers import Job, LimitPassed, Outcome, Pool, Report, WorkerLost, stream
 
 
 def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any]) -> list[list[JobReturn]]:

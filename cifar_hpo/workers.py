@@ -11,21 +11,20 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, forkserver, get_context, parent_process
+from multiprocessing import connection, forkserver, get_context
 from pathlib import Path
 from typing import Any, Self
 
 import cloudpickle
 import psutil
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, setup_globals
 from omegaconf import DictConfig, open_dict
 
-from cifar_hpo import trial
+from cifar_hpo.serve import serve
 from cifar_hpo.trial import Progress, TrialSpec
 
 SUPERVISION = 0.5
@@ -87,7 +86,7 @@ class Worker:
         context = get_context("forkserver")
         self.pipe, theirs = context.Pipe()
         environment = os.environ | _share(threads)
-        self.process = context.Process(target=_serve, args=(theirs, str(log), environment, task), name=f"worker-{slot}", daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, str(log), environment, task), name=f"worker-{slot}", daemon=True)
         self.process.start()
         self.seen = psutil.Process(self.process.pid)
         theirs.close()
@@ -254,11 +253,6 @@ def compose(launcher: Any, number: int, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def value_of(returned: JobReturn) -> Any:
-    """What a job returned or raised; Hydra's own property prints and raises the latter."""
-    return returned._return_value  # noqa: SLF001
-
-
 def _cause(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         return f"worker killed by {signal.Signals(-exitcode).name}"
@@ -283,59 +277,3 @@ def redirected(path: str) -> Iterator[None]:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(file)
-
-
-def _serve(pipe: connection.Connection, log: str, environment: dict[str, str], task: bytes) -> None:
-    """A worker's whole life: one job after another until the parent has no more or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.clear()
-    os.environ.update(environment)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    setup_globals()
-    task_function, hydra_context, singletons = cloudpickle.loads(task)
-    Singleton.set_state(singletons)
-    judged = False
-
-    def tell(progress: Progress) -> bool:
-        pipe.send(progress)
-        return bool(judged and progress.value is not None and pipe.recv())
-
-    trial.listen(tell)
-    with contextlib.suppress(EOFError):
-        while True:
-            job = cloudpickle.loads(pipe.recv())
-            judged = job.judged
-            with env_override(dict(job.environment)):
-                outcome = run_job(
-                    hydra_context=hydra_context,
-                    task_function=task_function,
-                    config=job.config,
-                    job_dir_key="hydra.sweep.dir",
-                    job_subdir_key="hydra.sweep.subdir",
-                )
-            pipe.send(_packed(outcome))
-
-
-def _packed(outcome: JobReturn) -> bytes:
-    """The outcome as bytes; a value or an error that can't cross to the parent goes as its text."""
-    try:
-        packed = cloudpickle.dumps(outcome)
-        if outcome.status is JobStatus.FAILED:
-            cloudpickle.loads(packed)  # an exception may pack and yet not unpack
-    except Exception:  # noqa: BLE001  pickling runs the value's own code
-        value = value_of(outcome)
-        outcome.return_value = RuntimeError(f"{type(value).__name__}: {value}")
-        outcome.status = JobStatus.FAILED
-        packed = cloudpickle.dumps(outcome)
-    return bytes(packed)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
