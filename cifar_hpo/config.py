@@ -63,6 +63,7 @@ class Model:
     dense_units: int = key("neurons of the hidden dense layer; 0 leaves it out", low=0, high=65536)
     dropout: float = key("share of units dropped before each dense layer", low=0, below=1)
     batch_norm: bool = key("normalise after each convolution")
+    norm_momentum: float = key("share of batch norm's running means that a step keeps; they lag behind where an epoch has few", low=0, below=1)
     whitening: bool = key("a first layer of 2×2 pixels that is not trained: the principal components of the training images")
     mirror: bool = key("outside of training, the mean of what it finds for an image and for its mirror image")
 

@@ -73,7 +73,7 @@ class _Layers:
         if pooled:
             x = layers.MaxPooling2D()(x)
         if self.config.batch_norm:
-            x = (fused.BatchNormalization if self.replicas else layers.BatchNormalization)()(x)
+            x = (fused.BatchNormalization if self.replicas else layers.BatchNormalization)(momentum=self.config.norm_momentum)(x)
         return layers.Activation(self.config.activation)(x)
 
     def flatten(self, x: Any) -> Any:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class Objective:
     """Trains a configuration and logs it; the value of a trial is the mean over its replicas."""
 
-    later: ClassVar[Mapping[str, Any]] = {"model.mirror": False}
+    later: ClassVar[Mapping[str, Any]] = {"model.mirror": False, "model.norm_momentum": 0.99}
     imports = ("cifar_hpo.training", "cifar_hpo.tracking", "mlflow.keras", "mlflow.store.tracking.sqlalchemy_store", "git")
 
     def check(self, config: DictConfig) -> schema.Config:

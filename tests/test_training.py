@@ -295,7 +295,7 @@ def test_muon_takes_steps_that_are_equally_long_in_all_directions_and_keeps_a_ke
 LAYERS = {
     "base": [],
     "dropout": ["model.dropout=0.3"],
-    "batch norm": ["model.batch_norm=true", "model.dropout=0.3", "training.epochs=1", "data.train_size=50"],
+    "batch norm": ["model.batch_norm=true", "model.norm_momentum=0.8", "model.dropout=0.3", "training.epochs=1", "data.train_size=50"],
     "no dense layer, valid": ["model.dense_units=0", "model.padding=valid", "model.depth=2"],
     "residual, pooled late, averaged": ["model.convolutions=3", "model.residual=true", "model.filters=[3,5]", "training.weight_averaging=0.9"],
     "whitened, pooled first and globally": [
