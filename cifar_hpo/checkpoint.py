@@ -18,8 +18,12 @@ STOPPING = ("wait", "stopped_epoch", "best", "best_epoch")
 
 @dataclass(frozen=True)
 class State:
-    """The metrics of each epoch so far, for each replica; the seconds they took; whether early stopping has ended them."""
+    """The metrics of each epoch so far, for each replica; the seconds they took; whether early stopping has ended them.
 
+    training: what is trained on what, so that nothing goes on as something else.
+    """
+
+    training: str
     epochs: list[list[dict[str, float]]]
     seconds: float
     stopped: bool
@@ -41,10 +45,10 @@ def save(path: Path, state: State, model: Any, stopping: Any) -> None:
     draft.replace(path)
 
 
-def load(path: Path, model: Any, stopping: Any) -> State | None:
+def load(path: Path, training: str, model: Any, stopping: Any) -> State | None:
     """Put model, optimizer, random state and early stopping where they were.
 
-    A checkpoint that is cut short, garbled or of another model is passed over for the one before it; without one, None.
+    A checkpoint that is cut short, garbled or of another training is passed over for the one before it; without one, None.
     """
     for file in (path, _before(path)):
         try:
@@ -54,14 +58,16 @@ def load(path: Path, model: Any, stopping: Any) -> State | None:
                 best = [archive[f"best_{n}"] for n in range(about["best"])]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue
-        if any(array.shape != tuple(variable.shape) for array, variable in zip(arrays, _variables(model), strict=True)):
+        if about.get("training") != training or any(
+            array.shape != tuple(variable.shape) for array, variable in zip(arrays, _variables(model), strict=True)
+        ):
             continue
         for array, variable in zip(arrays, _variables(model), strict=True):
             variable.assign(array)
         for name, value in about["stopping"].items():
             setattr(stopping, name, value)
         stopping.best_weights = best or None
-        return State(about["epochs"], about["seconds"], about["stopped"])
+        return State(training, about["epochs"], about["seconds"], about["stopped"])
     return None
 
 

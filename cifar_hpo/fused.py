@@ -96,7 +96,7 @@ class BatchNormalization(keras.layers.Layer):  # type: ignore[misc]
 
 
 class Flatten(keras.layers.Layer):  # type: ignore[misc]
-    """From (n, h, w, replicas × channels) to (n, replicas, h × w × channels), each replica's numbers in the order of a plain Flatten."""
+    """From (n, h, w, replicas × channels) to (replicas, n, h × w × channels), each replica's numbers in the order of a plain Flatten."""
 
     def __init__(self, replicas: int) -> None:
         super().__init__()
@@ -105,39 +105,52 @@ class Flatten(keras.layers.Layer):  # type: ignore[misc]
     def call(self, x: tf.Tensor) -> tf.Tensor:
         _, height, width, channels = x.shape
         x = tf.reshape(x, (-1, height * width, self.replicas, channels // self.replicas))
-        return tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (-1, self.replicas, height * width * channels // self.replicas))
+        return tf.reshape(tf.transpose(x, (2, 0, 1, 3)), (self.replicas, -1, height * width * channels // self.replicas))
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (shape[0], self.replicas, shape[1] * shape[2] * shape[3] // self.replicas)
+        return (self.replicas, shape[0], shape[1] * shape[2] * shape[3] // self.replicas)
 
 
 class Dense(keras.layers.Layer):  # type: ignore[misc]
-    """A dense layer for each replica, on (n, replicas, features)."""
+    """A dense layer for each replica, on (replicas, n, features)."""
 
     def __init__(self, units: int, activation: str, dtype: str | None = None) -> None:
         super().__init__(dtype=dtype)
         self.units, self.activation = units, keras.activations.get(activation)
 
     def build(self, shape: tuple[int, ...]) -> None:
-        self.kernel = self.add_weight((shape[1], shape[2], self.units), name="kernel")
-        self.bias = self.add_weight((shape[1], self.units), name="bias")
+        self.kernel = self.add_weight((shape[0], shape[2], self.units), name="kernel")
+        self.bias = self.add_weight((shape[0], self.units), name="bias")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        return self.activation(tf.einsum("nrf,rfu->nru", x, tf.convert_to_tensor(self.kernel)) + tf.convert_to_tensor(self.bias))
+        return self.activation(self.sums(x))
+
+    def sums(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(x, tf.convert_to_tensor(self.kernel)) + tf.convert_to_tensor(self.bias)[:, None]
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (shape[0], shape[1], self.units)
+        return (*shape[:2], self.units)
+
+
+class Classes(Dense):
+    """The last one, to (n, replicas, classes)."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.activation(tf.transpose(self.sums(x), (1, 0, 2)))
+
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (shape[1], shape[0], self.units)
 
 
 class Dropout(keras.layers.Layer):  # type: ignore[misc]
-    """Each replica drops what it would drop alone, on (n, replicas, features)."""
+    """Each replica drops what it would drop alone, on (replicas, n, features)."""
 
     def __init__(self, rate: float, replicas: int) -> None:
         super().__init__()
         self.each = [keras.layers.Dropout(rate) for _ in range(replicas)]
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return tf.stack([one(x[:, replica], training=training) for replica, one in enumerate(self.each)], axis=1)
+        return tf.stack([one(x[replica], training=training) for replica, one in enumerate(self.each)])
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return shape

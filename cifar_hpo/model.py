@@ -44,9 +44,9 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
     x = build_one.flatten(x)
     if config.dense_units:
         x = build_one.dropout(x)
-        x = build_one.dense(x, config.dense_units, activation=config.activation)
+        x = build_one.dense(x, config.dense_units, config.activation)
     x = build_one.dropout(x)
-    return keras.Model(inputs, build_one.dense(x, classes, activation="softmax", dtype="float32"))
+    return keras.Model(inputs, build_one.classes(x, classes))
 
 
 def mirrored(model: keras.Model) -> keras.Model:
@@ -79,8 +79,11 @@ class _Layers:
     def flatten(self, x: Any) -> Any:
         return (fused.Flatten(self.replicas) if self.replicas > 1 else layers.Flatten())(x)
 
-    def dense(self, x: Any, units: int, **options: Any) -> Any:
-        return (fused.Dense if self.replicas > 1 else layers.Dense)(units, **options)(x)
+    def dense(self, x: Any, units: int, activation: str) -> Any:
+        return (fused.Dense if self.replicas > 1 else layers.Dense)(units, activation)(x)
+
+    def classes(self, x: Any, classes: int) -> Any:
+        return (fused.Classes if self.replicas > 1 else layers.Dense)(classes, activation="softmax", dtype="float32")(x)
 
     def dropout(self, x: Any) -> Any:
         rate = self.config.dropout

@@ -5,11 +5,12 @@ Keras' callbacks act at the ends of epochs, as in `fit`.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,7 +89,8 @@ def _train(config: Config, dataset: Dataset, group: Sequence[int], on_epoch: Epo
     followers = keras.callbacks.CallbackList(callbacks, model=net.model)
     followers.on_train_begin()
     saved = folder and folder / f"replica_{group[0]}.checkpoint"
-    state = checkpoint.load(saved, net.model, stopping) if saved else None
+    training = _identity(config, dataset, group)
+    state = checkpoint.load(saved, training, net.model, stopping) if saved else None
     epochs, seconds = (state.epochs, state.seconds) if state else ([], 0.0)
     for epoch, values in enumerate(epochs):
         on_epoch(epoch, dict(zip(group, values, strict=True)), restored=True)
@@ -109,11 +111,18 @@ def _train(config: Config, dataset: Dataset, group: Sequence[int], on_epoch: Epo
             if not all(map(math.isfinite, mine.values())):
                 raise TrialError(f"diverged: loss {mine['loss']}, val_loss {mine['val_loss']} in epoch {len(epochs)}")
         if saved:
-            checkpoint.save(saved, checkpoint.State(epochs, seconds, stopped=net.model.stop_training), net.model, stopping)
+            checkpoint.save(saved, checkpoint.State(training, epochs, seconds, stopped=net.model.stop_training), net.model, stopping)
         on_epoch(len(epochs) - 1, dict(zip(group, values, strict=True)), restored=False)
     net.swap()
     followers.on_train_end()  # early stopping puts the best epoch's weights back
     return _evaluated(config, dataset, net, epochs, seconds)
+
+
+def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
+    """All that decides how a training goes; threads, which decide its rounding alone, may change on the way."""
+    meaning = asdict(config)
+    del meaning["mlflow"], meaning["data"]["path"], meaning["training"]["threads"]
+    return json.dumps([meaning, dataset.digest, list(group)], sort_keys=True)
 
 
 def _evaluated(config: Config, dataset: Dataset, net: Network, epochs: list[list[dict[str, float]]], seconds: float) -> list[Trained]:

@@ -125,6 +125,19 @@ OPTIONS: dict[str, list[str]] = {
 }
 
 
+@pytest.mark.parametrize("changed", ["optimizer.learning_rate=0.02", "training.seed=1", "training.epochs=4", "data.train_size=500"])
+def test_a_checkpoint_of_another_training_is_not_gone_on_from(config: Any, changed: str, tmp_path: Path) -> None:
+    def die(epoch: int, values: Any, *, restored: bool) -> None:
+        raise Died
+
+    with pytest.raises(Died):
+        training.train(config(), data.load(config().data), die, tmp_path)
+    assert list(tmp_path.glob("replica_0.checkpoint"))
+    other = config(changed)
+    found = alone(other, tmp_path)
+    assert np.array_equal(weights(found), weights(alone(other)))
+
+
 CASES = [*((name, "none") for name in OPTIONS), ("plain", "cut short"), ("plain", "garbled")]
 
 
