@@ -243,16 +243,37 @@ def test_a_mirrored_model_finds_the_same_for_an_image_and_its_mirror_image(confi
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_a_convolution_by_two_rows_is_the_convolution(padding: str, kernel_size: int, groups: int) -> None:
+@pytest.mark.parametrize("filters", [4, 8])
+def test_a_convolution_by_blocks_is_the_convolution(padding: str, kernel_size: int, groups: int, filters: int) -> None:
     keras.mixed_precision.set_dtype_policy("float32")
     for height in (8, 11):
-        images = np.random.default_rng(height).normal(size=(2, height, 9, 6)).astype(np.float32)
-        layer = fused.Conv2D(4, kernel_size, padding, groups, use_bias=True)
+        images = np.random.default_rng(height).normal(size=(2, height, 12, 6)).astype(np.float32)
+        layer = fused.Conv2D(filters, kernel_size, padding, groups, use_bias=True)
+        layer(images)
+        layer.bias.assign(np.arange(groups * filters))
         found = layer(images)
         parts = zip(np.split(images, groups, axis=3), np.split(layer.kernel.numpy(), groups, axis=3), strict=True)
         wanted = np.concatenate([tf.nn.conv2d(*part, 1, padding.upper()) for part in parts], axis=3) + layer.bias.numpy()
         assert found.shape == wanted.shape == layer.compute_output_shape(images.shape)
         assert found.numpy() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("filters", "kernel_size", "groups", "channels", "wanted"),
+    [
+        (4, 7, 1, 3, (2, 2)),
+        (8, 7, 1, 4, (2, 2)),
+        (8, 5, 1, 3, (1, 2)),
+        (8, 3, 1, 3, (1, 1)),
+        (8, 3, 4, 16, (2, 1)),
+        (9, 7, 1, 3, (1, 1)),
+        (4, 1, 1, 3, (1, 1)),
+    ],
+)
+def test_few_filters_are_taken_by_blocks(filters: int, kernel_size: int, groups: int, channels: int, wanted: tuple[int, int]) -> None:
+    layer = fused.Conv2D(filters, kernel_size, "same", groups, use_bias=False)
+    assert layer.block((None, 32, 32, channels)) == wanted
+    assert layer.block((None, 31, 31, channels)) == (1, 1)
 
 
 @pytest.mark.parametrize(
