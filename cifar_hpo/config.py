@@ -168,7 +168,11 @@ class Training:
     epochs: int = key("passes over the training images", low=1)
     batch_size: int = key("images in a step", low=1)
     precision: str = key("of the arithmetic", choices=("float32", "mixed_bfloat16"))
-    replicas: int = key("seeds to train: seed, seed + 1, …, as one network where layers are narrow; the value is their mean", low=1, high=64)
+    replicas: int = key(
+        "seeds to train: seed, seed + 1, …, as one network where layers are narrow, without muon and early stopping; the value is their mean",
+        low=1,
+        high=64,
+    )
     seed: int = key("of weights and dropout; the order of the images is the same for all", low=0, high=2**31 - 1)
     schedule: str = key("of the learning rate, over all steps", choices=("constant", "cosine", "one_cycle"))
     label_smoothing: float = key("share of each training label that is spread evenly over all classes", low=0, below=1)

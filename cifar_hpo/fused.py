@@ -1,8 +1,9 @@
 """Several replicas as one network: their channels side by side, so that narrow layers fill the processor's lanes.
 
 The image is shared. Convolutions hold the replicas' channels one after the other, the first over the same image, later ones in a
-group for each replica; dense layers have an axis for replicas. The loss is the sum over replicas, and the optimizers on offer
-act on each weight alone, so each replica trains exactly as it would by itself. `join` puts the weights of plain models into a
+group for each replica; dense layers have an axis for replicas. The loss is the sum over replicas, and all optimizers on offer but
+Muon act on each weight alone, so each replica trains exactly as it would by itself. One network is made of the same layers and
+optimizers, where they are faster than Keras' own. `join` puts the weights of plain models into a
 fused one, `cut` takes them out again.
 """
 
@@ -56,7 +57,7 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
         elif self.kernel_size < 5:
             wanted = 1, 1
         else:
-            wanted = (1, 2) if shape[-1] <= LANES // 4 - 1 else (2, 2)
+            wanted = (1, 2) if shape[-1] < LANES // 4 else (2, 2)
         return wanted if height % wanted[0] == 0 and width % wanted[1] == 0 else (1, 1)
 
     def _by_blocks(self, x: tf.Tensor, kernel: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
@@ -214,21 +215,22 @@ class AdamW(Adam, keras.optimizers.AdamW):  # type: ignore[misc]
 class SGD(keras.optimizers.SGD):  # type: ignore[misc]
     """Keras' own in TensorFlow's one operation for it."""
 
-    others = 1.0
-
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        self._rate = tf.convert_to_tensor(self.learning_rate) * self.others
+        self._rate = tf.convert_to_tensor(self.learning_rate)  # a tensor of the graph that is being traced, as is what Adam shares
         super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:  # noqa: ARG002  read once, above
+        self._step(gradient, variable, self._rate)
+
+    def _step(self, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:
         gradient = tf.cast(gradient, variable.dtype)
         if not self.momentum:
-            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=self._rate, delta=gradient)
+            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
             return
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
             accum=self.momentums[self._get_variable_index(variable)].value.handle,
-            lr=self._rate,
+            lr=rate,
             grad=gradient,
             momentum=self.momentum,
             use_nesterov=self.nesterov,
@@ -245,9 +247,9 @@ class Muon(SGD):
         super().__init__(**options)
         self.others = others
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:  # noqa: ARG002
         if variable.shape.rank != 4:
-            super().update_step(gradient, variable, learning_rate)
+            self._step(gradient, variable, self._rate * self.others)
             return
         gradient = tf.cast(gradient, variable.dtype)
         step = gradient
@@ -257,7 +259,7 @@ class Muon(SGD):
             step = gradient + self.momentum * step if self.nesterov else tf.convert_to_tensor(step)
         step = tf.reshape(self._orthogonal(tf.reshape(step, (-1, variable.shape[-1]))), variable.shape)
         size = variable.shape[-1] ** 0.5
-        variable.assign(variable * (size / tf.norm(variable)) - tf.convert_to_tensor(learning_rate) * step)
+        variable.assign(variable * (size / tf.norm(variable)) - self._rate * step)
 
     def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
         """One with about the same singular vectors whose singular values are all near 1, by Newton and Schulz."""
@@ -307,9 +309,14 @@ class PerReplica(keras.metrics.Metric):  # type: ignore[misc]
 
 
 def metrics(replicas: int, smoothing: float) -> list[keras.metrics.Metric]:
-    """Accuracy of each replica and, where Keras' mean of the loss is not it, cross-entropy, without smoothing so that all are of one kind."""
+    """Accuracy of each replica, and its cross-entropy, without smoothing so that all are of one kind; unless Keras has it as its mean."""
     accuracy = PerReplica("replica_accuracy", _hits, replicas)
-    return [PerReplica("replica_loss", _losses, replicas), accuracy] if replicas > 1 or smoothing else [accuracy]
+    return [accuracy] if is_mean(replicas, smoothing) else [PerReplica("replica_loss", _losses, replicas), accuracy]
+
+
+def is_mean(replicas: int, smoothing: float) -> bool:
+    """Whether the mean of the loss, which Keras keeps, is the cross-entropy of the one replica."""
+    return replicas == 1 and not smoothing
 
 
 def _losses(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:

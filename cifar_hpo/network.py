@@ -1,7 +1,7 @@
 """The fast path: a `Network` is a compiled Keras model with an epoch of it as one graph, kept by its shape for the next trial.
 
 A loop inside the graph calls Keras' own `train_step` for each batch, so Python is entered once an epoch; losses, metrics and
-optimizers stay Keras'. Several replicas train as one model (see `fused`). What is random in an epoch follows from its number
+optimizers are Keras', or do the same faster. Several replicas train as one model (see `fused`). What is random in an epoch follows from its number
 and the state of the dropout layers, so a training that goes on from a checkpoint equals one that was never interrupted; and
 replicas see the same batches, alone or fused. That the order is no part of the spread over seeds costs little: by Summers and
 Dinneen (2021, arXiv 2103.04514) any one source of randomness spreads results as far as all of them together.
@@ -23,7 +23,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from cifar_hpo import fused
-from cifar_hpo.config import IMAGE_SIZE, Config
+from cifar_hpo.config import IMAGE_SIZE, SGD, Config
 from cifar_hpo.fused import Weights
 from cifar_hpo.model import LOOKED_AT, build, mirrored, whitening
 
@@ -71,7 +71,8 @@ def network(config: Config, classes: int, seeds: Sequence[int], images: tf.Tenso
 
 
 def compiled(config: Config, classes: int) -> keras.Model:
-    """A fresh model of Keras' own parts, for its `fit` and for whoever loads it; a mirrored one is for predictions alone."""
+    """A fresh model of Keras' own parts, for its `fit` and for whoever loads it; a mirrored one is for predictions alone, and one of
+    Muon, which Keras has not for convolutions, would go on by SGD."""
     keras.mixed_precision.set_dtype_policy(config.training.precision)
     model = build(config.model, classes)
     if config.model.mirror:
@@ -84,12 +85,12 @@ def _optimizer(config: Config, *, plain: bool) -> keras.optimizers.Optimizer:
     """Keras' own, or the one in `fused` that does the same faster; Muon is there alone."""
     kind = type(config.optimizer)
     options = {name: value for name, value in vars(config.optimizer).items() if name != "name"}
-    if not options.get("weight_decay", True):
+    if isinstance(config.optimizer, SGD) and not options["weight_decay"]:
         del options["weight_decay"]  # Keras would take nothing off each weight in each step
     if config.training.weight_averaging:
         options |= {"use_ema": True, "ema_momentum": config.training.weight_averaging}
     if plain or not hasattr(fused, kind.__name__):
-        options.pop("others", None)
+        options.pop("others", None)  # of Muon, whose place SGD takes
         return getattr(keras.optimizers, kind.KERAS)(**options)
     return getattr(fused, kind.__name__)(**options)
 
@@ -190,14 +191,15 @@ class Network:
         return (found + self.model(images[:, :, ::-1], training=False)) / 2 if self.config.model.mirror else found
 
     def _score_graph(self) -> Any:
-        model = self.model
+        model, is_mean = self.model, fused.is_mean(self.replicas, self.config.training.label_smoothing)
 
         @tf.function(input_signature=BATCH)  # type: ignore[untyped-decorator]
         def score(images: tf.Tensor, labels: tf.Tensor) -> None:
             for start in tf.range(0, tf.shape(images)[0], SCORED):
                 batch, true = images[start : start + SCORED], labels[start : start + SCORED]
                 found = self._probabilities(batch)
-                model.metrics[0].update_state(model.compute_loss(y=true, y_pred=found), sample_weight=tf.shape(batch)[0])
+                if is_mean:  # `train_step` keeps Keras' mean of the loss by itself, which is the first of the metrics
+                    model.metrics[0].update_state(model.compute_loss(y=true, y_pred=found), sample_weight=tf.shape(batch)[0])
                 model.compute_metrics(batch, true, found)
 
         return score

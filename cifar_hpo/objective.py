@@ -55,7 +55,7 @@ class Objective:
         said = []
         if checked.training.precision == "mixed_bfloat16" and not _is_fast_in_bfloat16():
             said.append("training.precision: this processor gains nothing by bfloat16; mixed_bfloat16 will be slower than float32")
-        if checked.training.replicas > 1 and not checked.is_fused:
+        if checked.training.replicas > 1 and checked.apart:
             said.append(f"training.replicas: with {checked.apart} they train one after the other")
         return said
 

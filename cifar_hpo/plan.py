@@ -83,9 +83,9 @@ class Plan:
     def prepared(self) -> Plan:
         """With the data at hand, which is part of the meaning. Raises what the task's `prepare` raises."""
         task: Any = self.task
+        identified = sorted(str(task.prepare(config)) for config in self.data) if hasattr(task, "prepare") else []
         for remark in self.remarks:
             log.warning(remark)
-        identified = sorted(str(task.prepare(config)) for config in self.data) if hasattr(task, "prepare") else []
         return dataclasses.replace(self, meaning={**self.meaning, "data": identified})
 
     @property
@@ -139,8 +139,9 @@ class Plan:
         return key not in self.space.groups and key[0] != "~" and "@" not in key
 
     def check(self, config: DictConfig) -> Any:
-        """Hold a composed config against what the task expects, where it says so; returns what the task makes of it."""
-        return self.task.check(config) if hasattr(self.task, "check") else config
+        """Hold a composed config against what the task expects, where it says so; returns what the task makes of it, if anything."""
+        checked = self.task.check(config) if hasattr(self.task, "check") else None
+        return config if checked is None else checked
 
     def broken_constraint(self, config: DictConfig) -> str:
         """The first constraint that a configuration does not fulfil, before it is trained; empty where it fulfils all."""

@@ -96,7 +96,8 @@ class Task(Protocol):
     later: Mapping[str, Any]
 
     def check(self, config: Any) -> Any:
-        """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts. Returns what `cost` and `remarks` take."""
+        """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts. What it returns, or
+        where that is None the config, is what `cost` and `remarks` are given."""
 
     def prepare(self, config: Any) -> str:
         """Do once in the parent what all trials share; returns what identifies it, part of the study's meaning."""

@@ -47,3 +47,11 @@ def test_bfloat16_is_warned_of_where_it_gains_nothing(tmp_path: Path, cpuinfo: s
 def test_replicas_that_train_one_after_the_other_are_told_of(overrides: list[str], said: list[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert objective.remarks(objective.check(compose("config", overrides))) == said
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_bfloat16_is_told_of_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, is_fast: bool) -> None:
+    monkeypatch.setattr("cifar_hpo.objective._is_fast_in_bfloat16", lambda: is_fast)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        said = objective.remarks(objective.check(compose("config", ["training.precision=mixed_bfloat16"])))
+    assert [remark.split(":")[0] for remark in said] == ([] if is_fast else ["training.precision"])
