@@ -49,10 +49,12 @@ def test_the_tables_say_what_the_studies_show(tmp_path: Path) -> None:
 def test_a_search_says_how_long_it_took_and_when_it_was_ahead_of_the_article(tmp_path: Path) -> None:
     found = [({"model.filters": 16}, [0.71]), ({"model.filters": 32}, [0.74]), ({"model.filters": 64}, "diverged"), ({"model.filters": 48}, [0.83])]
     lay_out(tmp_path, found, "best_cnn", seconds=600)
+    lay_out(tmp_path, [({"data.augment": "[flip]"}, [0.87]), ({"data.augment": "[cutout]"}, [0.88])], "best_cnn_long", seconds=300)
     lay_out(tmp_path, [({}, [0.90, 0.91, 0.92])], "best_cnn_final", seconds=900)
     shown = run_in(tmp_path, module="cifar_hpo.results").stdout
     assert "- best_cnn: 4 trials (1 failed, 3 finished) in 10 minutes; best val_accuracy 0.8300\n" in shown, "what runs side by side counts once"
     assert "0.7160 was passed after 10 minutes, by trial 1: 0.7300 on the test images\n" in shown
+    assert "- best_cnn_long: val_accuracy for augment=[cutout] 0.8800; augment=[flip] 0.8700; in 5 minutes\n" in shown
     assert "search and final together 15 minutes; the article's eleven models at least 176\n" in shown
     assert "test accuracy 0.9000 (" in shown
 
