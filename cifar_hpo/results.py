@@ -1,9 +1,14 @@
-"""`python -m cifar_hpo.results`: the README's results, written from the studies: the article's tables again, the optimizers, and model cards."""
+"""`python -m cifar_hpo.results`: the README's results, written from the studies: the article's tables again, the optimizers, and model cards.
+
+A part is a section of the results. In a file, each stands behind a line with its name, and stays where no study of it is here: the
+studies of a page need not all be on one machine.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +66,8 @@ CLAIMS = {
 }
 """The article's conclusions, each as pairs of which the first should be the better."""
 
-OPTIMIZERS, SEARCH, CARDS = ("optimizer", "optimizer_seeds"), ("best_cnn", "best_cnn_long"), ("final", "best_cnn_final")
+OPTIMIZERS, SEARCH, CARDS = ("optimizer", "optimizer_seeds"), "best_cnn", ("final", "best_cnn_final")
+PARTS = ("article", "optimizers", SEARCH, *CARDS, "versions")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,44 +79,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         storage = kept(given.storage)
-        names = {*(row.study for row in ARTICLE), *OPTIMIZERS, *SEARCH, *CARDS} & set(optuna.get_all_study_names(storage))
+        names = {*(row.study for row in ARTICLE), *OPTIMIZERS, SEARCH, *CARDS} & set(optuna.get_all_study_names(storage))
         found = {name: study for name in names if (study := findings.find(name, storage)).finished}
         if not found:
             raise StudyError("no study of the results has a finished trial here; python -m cifar_hpo -cn neuron_count makes one")
-        text = "\n\n".join(_sections(found, given.tracking_uri))
+        parts = dict(_parts(found, given.tracking_uri))
         if given.readme:
-            _put(given.readme, text)
+            _put(given.readme, parts)
         else:
-            sys.stdout.write(text + "\n")
+            sys.stdout.write("\n\n".join(parts.values()) + "\n")
     except UserError as error:
         end(error)
 
 
-def _put(readme: Path, text: str) -> None:
+def _put(readme: Path, parts: Mapping[str, str]) -> None:
     before, begun, rest = (readme.read_text(encoding="utf-8") if readme.exists() else "").partition(BEGIN)
-    _, ended, after = rest.partition(END)
+    old, ended, after = rest.partition(END)
     if not begun or not ended:
         raise StudyError(f"{readme} has no lines {BEGIN} and {END}")
-    readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    _, *pairs = re.split(r"^<!-- (\w+) -->$", old, flags=re.MULTILINE)
+    stay = {name: text.strip() for name, text in zip(pairs[::2], pairs[1::2], strict=True)}
+    text = "".join(f"<!-- {name} -->\n\n{part}\n\n" for name in PARTS if (part := parts.get(name, stay.get(name))))
+    readme.write_text(f"{before}{BEGIN}\n\n{text}{END}{after}", encoding="utf-8")
 
 
-def _sections(found: Mapping[str, Findings], tracking_uri: str | None) -> Iterator[str]:
+def _parts(found: Mapping[str, Findings], tracking_uri: str | None) -> Iterator[tuple[str, str]]:
     replicas = sorted({len(one.values) for name in {row.study for row in ARTICLE} & found.keys() for one in found[name].finished})
     if replicas:
         seeds = " to ".join(str(number) for number in dict.fromkeys((replicas[0], replicas[-1])))
         heads = ["study", "configuration", "article, one seed", f"ours, mean of {seeds} seeds (95 %)", "our seeds", "its seed among them"]
-        yield _table(heads, _rows_of_article(found))
-        yield _table(["the article concludes", "", "gaps, ours"], _claims(found))
-        yield _table(["study", "what ours trained", "minutes on one core", "its notebook, one seed each", "share"], _times(found))
+        times = ["study", "what ours trained", "minutes on one core", "its notebook, one seed each", "share"]
+        tables = (heads, _rows_of_article(found)), (["the article concludes", "", "gaps, ours"], _claims(found)), (times, _times(found))
+        yield "article", "\n\n".join(_table(*table) for table in tables)
     if rows := list(_optimizers(found)):
         heads = ["optimizer", "its best learning rate", "val_accuracy (95 %)", "test accuracy (95 %)", "against the best"]
-        yield _table(heads, rows)
-    if SEARCH[0] in found:
-        yield _search(found)
+        yield "optimizers", _table(heads, rows)
+    if SEARCH in found:
+        yield SEARCH, _search(found)
     for name in CARDS:
         if name in found:
-            yield _card(found[name], tracking_uri)
-    yield f"TensorFlow {version('tensorflow')}, Keras {version('keras')}, Optuna {version('optuna')}; `python -m cifar_hpo.report STUDY` shows each."
+            yield name, _card(found[name], tracking_uri)
+    used = f"TensorFlow {version('tensorflow')}, Keras {version('keras')}, Optuna {version('optuna')}"
+    yield "versions", f"{used}; `python -m cifar_hpo.report STUDY` shows each."
 
 
 def _table(heads: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
@@ -188,24 +198,20 @@ def _optimizers(found: Mapping[str, Findings]) -> Iterator[list[str]]:
 
 def _search(found: Mapping[str, Findings]) -> str:
     """What a search for a better model took, and when it had one that beats the article's enhanced model."""
-    name, longer = SEARCH
-    study, goal = found[name], max(row.accuracy for row in ARTICLE if row.value == "enhanced")
+    study, goal = found[SEARCH], max(row.accuracy for row in ARTICLE if row.value == "enhanced")
     states = Counter(one.state for one in study.told)
     better = [one for one in study.told if one.metrics.get("test_accuracy", 0) > goal]
     counts = ", ".join(f"{count} {state.lower()}" for state, count in sorted(states.items()))
-    lines = [f"{name}: {len(study.told)} trials ({counts}) in {_minutes([study])} minutes; best val_accuracy {study.finished[0].value:.4f}"]
+    lines = [f"{SEARCH}: {len(study.told)} trials ({counts}) in {_minutes([study])} minutes; best val_accuracy {study.finished[0].value:.4f}"]
     if better:
         first = min(better, key=lambda one: one.ended)
         lines.append(
             f"the article's {goal:.4f} was passed after {_minutes([study], first.ended)} minutes, by trial {first.number}: "
             f"{first.metrics['test_accuracy']:.4f} on the test images"
         )
-    if longer in found:
-        each = "; ".join(f"{one.name} {one.value:.4f}" for one in found[longer].finished)
-        lines.append(f"{longer}: val_accuracy for {each}; in {_minutes([found[longer]])} minutes")
     if CARDS[1] in found:
         theirs = sum((row.seconds or 0) * EPOCHS for row in ARTICLE) / 60
-        together = _minutes([found[one] for one in (*SEARCH, CARDS[1]) if one in found])
+        together = _minutes([study, found[CARDS[1]]])
         lines.append(f"search and final together {together} minutes; the article's eleven models at least {theirs:.0f}")
     return "\n".join(f"- {line}" for line in lines)
 

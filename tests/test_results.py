@@ -49,26 +49,28 @@ def test_the_tables_say_what_the_studies_show(tmp_path: Path) -> None:
 def test_a_search_says_how_long_it_took_and_when_it_was_ahead_of_the_article(tmp_path: Path) -> None:
     found = [({"model.filters": 16}, [0.71]), ({"model.filters": 32}, [0.74]), ({"model.filters": 64}, "diverged"), ({"model.filters": 48}, [0.83])]
     lay_out(tmp_path, found, "best_cnn", seconds=600)
-    lay_out(tmp_path, [({"data.augment": "[flip]"}, [0.87]), ({"data.augment": "[cutout]"}, [0.88])], "best_cnn_long", seconds=300)
     lay_out(tmp_path, [({}, [0.90, 0.91, 0.92])], "best_cnn_final", seconds=900)
     shown = run_in(tmp_path, module="cifar_hpo.results").stdout
     assert "- best_cnn: 4 trials (1 failed, 3 finished) in 10 minutes; best val_accuracy 0.8300\n" in shown, "what runs side by side counts once"
     assert "0.7160 was passed after 10 minutes, by trial 1: 0.7300 on the test images\n" in shown
-    assert "- best_cnn_long: val_accuracy for augment=[cutout] 0.8800; augment=[flip] 0.8700; in 5 minutes\n" in shown
     assert "search and final together 15 minutes; the article's eleven models at least 176\n" in shown
     assert "test accuracy 0.9000 (" in shown
 
 
-def test_they_go_into_a_file_between_their_lines_and_nowhere_else(tmp_path: Path) -> None:
+def test_they_go_into_a_file_part_by_part_and_nowhere_else(tmp_path: Path) -> None:
     studies(tmp_path)
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    readme.write_text(f"before\n{BEGIN}\n<!-- optimizers -->\nold\n<!-- best_cnn -->\n- elsewhere\n\n- 0.9\n{END}\nafter\n")
+    texts = []
     for _ in range(2):
         assert run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results").returncode == 0
-    text = readme.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n\n| study |")
-    assert text.endswith(f"\n\n{END}\nafter\n")
-    assert "old" not in text
+        texts.append(readme.read_text())
+    assert texts[0] == texts[1]
+    assert texts[0].startswith(f"before\n{BEGIN}\n\n<!-- article -->\n\n| study |")
+    assert texts[0].endswith(f"shows each.\n\n{END}\nafter\n")
+    assert "old" not in texts[0]
+    assert "| p = " in texts[0].partition("<!-- optimizers -->\n\n| optimizer |")[2]
+    assert "\n\n<!-- best_cnn -->\n\n- elsewhere\n\n- 0.9\n\n<!-- versions -->\n\n" in texts[0], "a part without a study here stays"
     readme.write_text("no place")
     refused = run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results")
     assert (refused.returncode, refused.stderr.count("\n"), readme.read_text()) == (2, 1, "no place")
