@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo import fused
+from cifar_hpo import fused, optimizers
 from cifar_hpo.config import IMAGE_SIZE, SGD, Config
 from cifar_hpo.fused import Weights
 from cifar_hpo.model import LOOKED_AT, build, mirrored, whitening
@@ -82,17 +82,17 @@ def compiled(config: Config, classes: int) -> keras.Model:
 
 
 def _optimizer(config: Config, *, plain: bool) -> keras.optimizers.Optimizer:
-    """Keras' own, or the one in `fused` that does the same faster; Muon is there alone."""
+    """Keras' own, or the one in `optimizers` that does the same faster; Muon is there alone."""
     kind = type(config.optimizer)
     options = {name: value for name, value in vars(config.optimizer).items() if name != "name"}
     if isinstance(config.optimizer, SGD) and not options["weight_decay"]:
         del options["weight_decay"]  # Keras would take nothing off each weight in each step
     if config.training.weight_averaging:
         options |= {"use_ema": True, "ema_momentum": config.training.weight_averaging}
-    if plain or not hasattr(fused, kind.__name__):
+    if plain or not hasattr(optimizers, kind.__name__):
         options.pop("others", None)  # of Muon, whose place SGD takes
         return getattr(keras.optimizers, kind.KERAS)(**options)
-    return getattr(fused, kind.__name__)(**options)
+    return getattr(optimizers, kind.__name__)(**options)
 
 
 class Network:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from hydra import compose, initialize_config_dir
 
-from cifar_hpo import data, fused, network, training
+from cifar_hpo import data, fused, network, optimizers, training
 from cifar_hpo.config import CONF, Config, check
 from cifar_hpo.errors import ConfigError, TrialError
 from cifar_hpo.model import whitening
@@ -302,7 +302,7 @@ def test_few_filters_are_taken_by_blocks(filters: int, kernel_size: int, groups:
 )
 def test_an_optimizer_in_one_operation_is_the_optimizer(name: str, options: dict[str, Any]) -> None:
     ends = []
-    for room in (fused, keras.optimizers):
+    for room in (optimizers, keras.optimizers):
         drawn = np.random.default_rng(0)
         variable = keras.Variable(drawn.normal(size=(5, 7)), dtype="float32")
         optimizer = getattr(room, name)(0.01, **options)
@@ -321,7 +321,7 @@ def test_muon_takes_steps_that_are_equally_long_in_all_directions_and_keeps_a_ke
     kernel, bias = (keras.Variable(drawn.normal(size=size), dtype="float32") for size in (shape, (7,)))
     other = keras.Variable(bias)
     options = {"momentum": 0.6, "nesterov": nesterov}
-    muon, sgd = fused.Muon(learning_rate=0.1, others=3.0, **options), keras.optimizers.SGD(0.3, **options)
+    muon, sgd = optimizers.Muon(learning_rate=0.1, others=3.0, **options), keras.optimizers.SGD(0.3, **options)
     before = kernel.numpy().reshape(-1, shape[-1])
     sum_of_gradients = np.zeros(shape)
     for _ in range(5):
