@@ -30,8 +30,8 @@ def main() -> None:
     try:
         refuse_secrets_and_calls(dict(argument.lstrip("+").split("=", 1) for argument in sys.argv[1:] if "=" in argument))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from here\n")
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write("; ".join(["interrupted", *map(str, interrupt.args)]) + "\n")
         sys.exit(130)
     except (HydraException, OmegaConfBaseException, UserError, SweepFailed) as error:
         if full_error:

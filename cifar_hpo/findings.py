@@ -100,20 +100,25 @@ class Findings:
         top = found[:COMPARED]
         pairs = len(top) * (len(top) - 1) // 2
         test = f"95 %, Holm over {pairs} pairs" if pairs > 1 else "95 %"
-        if all(one.chance is None for one in top[1:]):
+        unknown = [one for one in top[1:] if one.chance is None]
+        if len(unknown) == len(top) - 1:
+            alone = [one for one in top if len(one.values) == 1]
+            whose = "each" if len(alone) == len(top) else best.name if best in alone else "each of the others"
             needed = replicas_needed(gap, SUPPOSED, pairs)
             return [
-                f"{best.name} is ahead of {found[1].name} by {gap:.4f}, and it cannot be known whether that is luck: each was trained with one seed.",
+                f"{best.name} is ahead of {found[1].name} by {gap:.4f}, and it cannot be known whether that is luck: {whose} was trained with one seed.",
                 f"If seeds spread results by {SUPPOSED:g}, {_replicas(needed)}; repeat the best with training.replicas=5.",
             ]
         tied = [one for one in top[1:] if one.is_tied]
+        open_ends = [f"Nobody knows of {_names(unknown)}, trained with one seed."] if unknown else []
         if not tied:
-            return [f"{best.name} is the best of these {len(top)}, and that is not luck ({test})."]
-        names = "; ".join(one.name for one in tied[:5]) + ("; …" if len(tied) > 5 else "")
-        spread = fmean(stdev(one.values.values()) for one in (best, found[1]) if len(one.values) > 1)
+            return [f"{best.name} is the best of these {len(top) - len(unknown)}, and that is not luck ({test}).", *open_ends]
+        next_best = next(one for one in top[1:] if one.chance is not None)
+        gap = abs(best.value - next_best.value)  # type: ignore[operator]
+        spread = fmean(stdev(one.values.values()) for one in (best, next_best))
         needed = replicas_needed(gap, spread, pairs)
         hint = f"To tell the best from the next ({gap:.4f} apart, seeds spread by {spread:.4f}), {_replicas(needed)}."
-        return [f"Tied with {best.name}, as far as these replicas can tell: {names} ({test}).", hint]
+        return [f"Tied with {best.name}, as far as these replicas can tell: {_names(tied)} ({test}).", *open_ends, hint]
 
 
 def find(name: str | None, storage: Any) -> Findings:
@@ -182,6 +187,10 @@ def _by_seed(one: Told, metric: str, first: int, mean: float | None) -> dict[int
     while (value := one.metrics.get(f"replica_{len(each)}/{metric}")) is not None:
         each[first + len(each)] = value
     return each or ({} if mean is None else {first: mean})
+
+
+def _names(found: Sequence[Configuration]) -> str:
+    return "; ".join(one.name for one in found[:5]) + ("; …" if len(found) > 5 else "")
 
 
 def _range(limits: tuple[float, float] | None) -> str:

@@ -32,6 +32,7 @@ class Objective:
     """Trains a configuration and logs it; the value of a trial is the mean over its replicas."""
 
     later: ClassVar[Mapping[str, Any]] = {"model.mirror": False, "model.norm_momentum": 0.99}
+    metrics = ("val_accuracy", "val_loss", "accuracy", "loss", "test_accuracy", "test_loss", "parameters", "train_seconds", "epochs")
     imports = ("cifar_hpo.training", "cifar_hpo.tracking", "mlflow.keras", "mlflow.store.tracking.sqlalchemy_store", "git")
 
     def check(self, config: DictConfig) -> schema.Config:

@@ -118,7 +118,7 @@ class Sweeper:
     direction: Any = key("of the metric, or a list for several", default="maximize", choices=("maximize", "minimize"))
     metric: Any = key("what trials are compared by, or a list for several", default="val_accuracy", choices=())
     params: dict[str, Any] = meant("the space, as on the command line", {})
-    conditions: dict[str, Any] = meant("parameters that exist for some choices only: {optimizer.momentum: optimizer=sgd}", {})
+    conditions: dict[str, Any] = meant("parameters that exist for some choices only: {optimizer.momentum: 'optimizer=sgd'}", {})
     constraints: list[str] = meant("what a configuration must fulfil to be tried: ['parameters <= 2000000']", [])
     enqueue: list[Any] = meant("configurations to try first: [{model.filters: 8}]", [])
     warm_start: str | None = key("an earlier study whose trials the sampler should know", default=None)

@@ -38,7 +38,7 @@ CHECKED = 2000
 class Plan:
     """A search space with all that its trials share.
 
-    base: the composed config of one cell. meaning: what the study's identity rests on. data: a config for each source of data.
+    base: the composed config of one cell. meaning: what the study's identity rests on. data: a config for each source of data and each size of its batches.
     remarks: what the task has to say of its configurations. costs: of a grid's cells, by their identity, where the task knows what they cost.
     """
 
@@ -61,7 +61,7 @@ class Plan:
         """
         options: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(sweeper.options), resolve=True)  # type: ignore[assignment]
         space = Space.parse(arguments, options["params"], sweeper.hydra_context.config_loader, options["conditions"])
-        _check_options(space, options, getattr(sweeper.launcher, "options", {}))
+        _check_options(space, options, getattr(sweeper.launcher, "options", {}), getattr(sweeper.task_function, "metrics", ()))
         space = dataclasses.replace(space, absent=_absent(space, sweeper))
         plan = cls(space, options, sweeper.launcher, sweeper.task_function, OmegaConf.create(), {})
         cells = list(itertools.islice(space.cells() if space.is_finite else space.corners(), CHECKED))
@@ -72,7 +72,7 @@ class Plan:
         meaning |= {"sampler": options["sampler"], "pruner": options["pruner"]}
         if options["sampler"]["name"] != "grid":  # a grid may gain cells
             meaning["space"] = {key: repr(part) for key, part in space.dimensions.items()}
-        data = {repr(config.get("data")): config for config in configs}
+        data = {(repr(config.get("data")), OmegaConf.select(config, "training.batch_size")): config for config in configs}
         remark = getattr(plan.task, "remarks", None)
         remarks = dict.fromkeys(sentence for one in checked for sentence in remark(one)) if remark else {}
         cost = getattr(plan.task, "cost", None)
@@ -83,7 +83,7 @@ class Plan:
     def prepared(self) -> Plan:
         """With the data at hand, which is part of the meaning. Raises what the task's `prepare` raises."""
         task: Any = self.task
-        identified = sorted(str(task.prepare(config)) for config in self.data) if hasattr(task, "prepare") else []
+        identified = sorted({str(task.prepare(config)) for config in self.data}) if hasattr(task, "prepare") else []
         for remark in self.remarks:
             log.warning(remark)
         return dataclasses.replace(self, meaning={**self.meaning, "data": identified})
@@ -182,7 +182,7 @@ class Plan:
         OmegaConf.save(config, folder / "multirun.yaml")
 
 
-def _check_options(space: Space, options: dict[str, Any], launcher: Mapping[str, Any]) -> None:
+def _check_options(space: Space, options: dict[str, Any], launcher: Mapping[str, Any], measured: Sequence[str]) -> None:
     """Settle the sampler, and refuse what is out of range, missing or without end."""
     sampler, pruner, name = options["sampler"], options["pruner"], options["study_name"]
     check_values("hydra.sweeper", Sweeper, options)
@@ -199,15 +199,17 @@ def _check_options(space: Space, options: dict[str, Any], launcher: Mapping[str,
         raise ConfigError("hydra.sweeper.sampler", f"{sampler['name']} needs {' and '.join(missing)}, which is not installed; {hint}")
     if sampler["name"] == "grid" and not space.is_finite:
         raise ConfigError("hydra.sweeper.sampler", "a grid has no intervals; give choices, or another sampler and hydra.sweeper.n_trials")
-    _check_objective(options)
+    _check_objective(options, measured)
 
 
-def _check_objective(options: Mapping[str, Any]) -> None:
-    """A sweep needs an end, a direction for each metric, one metric to prune by, and constraints that can be read."""
+def _check_objective(options: Mapping[str, Any], measured: Sequence[str]) -> None:
+    """A sweep needs an end, metrics that are measured, a direction for each, one to prune by, and constraints that can be read."""
     limits = ("n_trials", "timeout", "target", "patience")
     if options["sampler"]["name"] != "grid" and not any(options[limit] for limit in limits):
         raise ConfigError("hydra.sweeper.n_trials", f"this space has no end; say how many trials, or one of {', '.join(limits[1:])}")
     metrics, directions = (options[key] if isinstance(options[key], list) else [options[key]] for key in ("metric", "direction"))
+    if unknown := [name for name in metrics if measured and name.removesuffix("_std") not in measured]:
+        raise ConfigError("hydra.sweeper.metric", f"a trial has no {unknown[0]}; it has {', '.join(measured)}")
     if len(metrics) != len(directions):
         raise ConfigError("hydra.sweeper.direction", f"{len(directions)} directions for {len(metrics)} metrics")
     if len(metrics) > 1 and options["pruner"]["name"] != "none":

@@ -259,7 +259,7 @@ def _of_best(found: Findings, records: Any, run_id: str) -> Iterator[Chart]:
 def _mistakes(found: Findings, records: Any, run_id: str) -> Any:
     from cifar_hpo import charts, data
 
-    digests = [str(one).rpartition(":")[2] for one in found.meaning.get("data", [])]
+    digests = {str(one).rpartition(":")[2] for one in found.meaning.get("data", [])}
     dataset = next((held for digest in digests if (held := data.decoded(digest))), None)
     if dataset is None or len(digests) > 1:
         raise StudyError("the images are not in this folder" if dataset is None else "several datasets were compared")

@@ -1,7 +1,7 @@
 """`python -m cifar_hpo.results`: the README's results, written from the studies: the article's tables again, the optimizers, and model cards.
 
-A part is a section of the results. In a file, each stands behind a line with its name, and stays where no study of it is here: the
-studies of a page need not all be on one machine.
+A part is a section of the results. In a file, each stands behind a line with its name, and stays as it is where its studies are not
+all here: the studies of a page need not be on one machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import optuna
 from cifar_hpo import findings
 from cifar_hpo.config import GENERATED
 from cifar_hpo.errors import StudyError, UserError, end
-from cifar_hpo.evidence import LEVEL, chance, corrected, interval
+from cifar_hpo.evidence import LEVEL, against_best, chance, corrected, interval
 from cifar_hpo.findings import Configuration, Findings
 from cifar_hpo.leaderboard import Told
 from cifar_hpo.storage import kept
@@ -67,7 +67,14 @@ CLAIMS = {
 """The article's conclusions, each as pairs of which the first should be the better."""
 
 OPTIMIZERS, SEARCH, CARDS = ("optimizer", "optimizer_seeds"), "best_cnn", ("final", "best_cnn_final")
-PARTS = ("article", "optimizers", SEARCH, *CARDS, "versions")
+PARTS = {
+    "article": tuple(dict.fromkeys(row.study for row in ARTICLE)),
+    "optimizers": (OPTIMIZERS[-1],),
+    SEARCH: (SEARCH, CARDS[-1]),
+    CARDS[0]: CARDS[:1],
+    CARDS[1]: (SEARCH, CARDS[1]),
+}
+"""What each part of the results needs to take the place of an earlier one in a file; without a file it is shown as far as it goes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,22 +92,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise StudyError("no study of the results has a finished trial here; python -m cifar_hpo -cn neuron_count makes one")
         parts = dict(_parts(found, given.tracking_uri))
         if given.readme:
-            _put(given.readme, parts)
+            whole = {name: text for name, text in parts.items() if found.keys() >= set(PARTS.get(name, ()))}
+            for name in _put(given.readme, whole):
+                sys.stderr.write(f"{given.readme} keeps its part {name}: of {', '.join(PARTS[name])} not all are here\n")
         else:
             sys.stdout.write("\n\n".join(parts.values()) + "\n")
     except UserError as error:
         end(error)
 
 
-def _put(readme: Path, parts: Mapping[str, str]) -> None:
+def _put(readme: Path, parts: Mapping[str, str]) -> list[str]:
+    """Replace these parts; returns the names of those that stay. The versions are of the latest part."""
     before, begun, rest = (readme.read_text(encoding="utf-8") if readme.exists() else "").partition(BEGIN)
     old, ended, after = rest.partition(END)
     if not begun or not ended:
         raise StudyError(f"{readme} has no lines {BEGIN} and {END}")
     _, *pairs = re.split(r"^<!-- (\w+) -->$", old, flags=re.MULTILINE)
     stay = {name: text.strip() for name, text in zip(pairs[::2], pairs[1::2], strict=True)}
-    text = "".join(f"<!-- {name} -->\n\n{part}\n\n" for name in PARTS if (part := parts.get(name, stay.get(name))))
+    text = "".join(f"<!-- {name} -->\n\n{part}\n\n" for name in [*PARTS, "versions"] if (part := parts.get(name, stay.get(name))))
     readme.write_text(f"{before}{BEGIN}\n\n{text}{END}{after}", encoding="utf-8")
+    return [name for name in PARTS if name in stay.keys() - parts.keys()]
 
 
 def _parts(found: Mapping[str, Findings], tracking_uri: str | None) -> Iterator[tuple[str, str]]:
@@ -189,8 +200,7 @@ def _optimizers(found: Mapping[str, Findings]) -> Iterator[list[str]]:
     best: dict[Any, Configuration] = {}
     for one in study.finished if study else ():
         best.setdefault(one.params.get("optimizer"), one)
-    first, *others = best.values() or (None,)
-    against = corrected([chance(first.values, one.values) for one in others if first])
+    _, *against = against_best([one.values for one in best.values()]) or (None,)
     luck = ["best", *("unknown" if one is None else f"p = {one:.2g}" for one in against)]
     for (name, one), said in zip(best.items(), luck, strict=False):
         yield [str(name), str(one.params.get("optimizer.learning_rate")), _mean(one.values), _mean(one.tests), said]
@@ -230,7 +240,7 @@ def _card(study: Findings, tracking_uri: str | None) -> str:
     """What is to be known of a study's best model."""
     best: Configuration = study.finished[0]
     name = f"{study.name}: {best.name}" if best.params else study.name
-    lines = [f"**{name}** on {' and '.join(str(one).rpartition(':')[0] for one in study.meaning.get('data', []))}"]
+    lines = [f"**{name}** on {' and '.join(sorted({str(one).rpartition(':')[0] for one in study.meaning.get('data', [])}))}"]
     lines.append(f"{best.told.metrics['parameters']:,.0f} parameters; test accuracy {_mean(best.tests)}, over {len(best.tests)} seeds")
     lines.append(f"trained in {best.seconds / max(len(best.values), 1):.0f} s a seed")
     if classes := _classes(best.told, tracking_uri or study.uri):

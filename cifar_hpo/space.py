@@ -56,7 +56,7 @@ class Interval:
         return repr(value)
 
     def has(self, value: Value) -> bool:
-        return not isinstance(value, str) and self.low <= value <= self.high
+        return isinstance(value, int if self.whole else int | float) and self.low <= value <= self.high
 
 
 @dataclass(frozen=True)

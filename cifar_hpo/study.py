@@ -22,11 +22,12 @@ from optuna.trial import TrialState
 
 from cifar_hpo import samplers
 from cifar_hpo.config import PASSWORD
+from cifar_hpo.distributions import Distributions
 from cifar_hpo.errors import ConfigError, StudyError
 from cifar_hpo.leaderboard import OUTCOME, Told, counted, identity, ranked
 from cifar_hpo.schema import flat
-from cifar_hpo.space import Choices, Interval, Space, Value
-from cifar_hpo.storage import held, storage_of, widen
+from cifar_hpo.space import Space, Value
+from cifar_hpo.storage import held, storage_of
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Progress, TrialResult, TrialSpec
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 MEANING, ATTEMPT, RUN = "meaning", "attempt", "mlflow"
 REPEATS = 10
 """Proposals of a sampler that were tried before, after which an untried cell is drawn instead."""
+
+MANY = 20_000
+"""Cells above which a sampler's space counts as one without end: nobody will try them all, and to list them takes long."""
 
 
 class Study:
@@ -51,6 +55,7 @@ class Study:
         self.space, self.options, self.costs = space, options, costs or {}
         self.metrics, self.directions = _listed(options["metric"]), _listed(options["direction"])
         self.is_grid = options["sampler"]["name"] == "grid"
+        self._wishes = [_texts(wish) for wish in options["enqueue"]]
         self.running: dict[int, TrialSpec] = {}
         self._again: deque[TrialSpec] = deque()
         self._asked: dict[int, optuna.Trial] = {}
@@ -73,12 +78,12 @@ class Study:
             )
             self._id = self._storage.get_study_id_from_name(self.name)
             self._agree(json.loads(json.dumps(meaning)))
-            self._choices = {key: self._widened(key, part) for key, part in space.dimensions.items() if isinstance(part, Choices)}
+            self._distributions = Distributions(space, self._study, self._storage)
             self._warm_start()
             self._recover()
             self._told = counted(self._study.get_trials(deepcopy=False))
-            for params in options["enqueue"]:
-                self._enqueue(params)
+            for wish in self._wishes:
+                self._enqueue(wish)
         except BaseException:
             self._lock.close()
             raise
@@ -98,6 +103,8 @@ class Study:
     def _agree(self, meaning: dict[str, Any]) -> None:
         """Continue only what means the same."""
         before = self._study.user_attrs.get(MEANING)
+        if before and "data" in before:
+            before["data"] = sorted(set(before["data"]))  # earlier versions have each as often as it was looked at
         if before is None:
             self._study.set_user_attr(MEANING, meaning)
         elif before != meaning:
@@ -106,17 +113,6 @@ class Study:
             shown = ", ".join(f"{key} {one.get(key)} → {other.get(key)}" for key in different[:5])
             hint = "choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true"
             raise StudyError(f"study {self.name} means something else ({shown}); {hint}")
-
-    def _widened(self, key: str, part: Choices) -> list[Value]:
-        """The choices, after those of earlier trials; Optuna, which takes no new ones once a study has begun, is told."""
-        before: list[Any] = []
-        for trial in self._study.get_trials(deepcopy=False):
-            if isinstance(known := trial.distributions.get(key), optuna.distributions.CategoricalDistribution):
-                before = list(known.choices)
-        choices = [*before, *(value for value in part.texts if value not in before)]
-        if before and len(choices) > len(before):
-            widen(self._storage, self.name, key, choices)
-        return choices
 
     def _warm_start(self) -> None:
         """Let the sampler know the finished trials of an earlier study that lie in this space; they count for nothing else."""
@@ -129,10 +125,7 @@ class Study:
         usable = [trial for trial in known if self.space.holds(trial.params) and len(trial.values) == len(self.metrics)]
         for trial in usable:
             trial.user_attrs = {"warm_start": f"{earlier} {trial.number}"}
-            for key in trial.params:
-                part = self.space.dimensions[key]
-                if isinstance(part, Choices) and not part.step:
-                    trial.distributions[key] = optuna.distributions.CategoricalDistribution(self._choices[key])
+            trial.distributions = self._distributions.of(trial.params)
             self._study.add_trial(trial)
         log.warning("%d of %d trials of study %s known beforehand", len(usable), len(known), earlier)
 
@@ -173,10 +166,14 @@ class Study:
     def planned(self) -> int | None:
         """How many trials there will be in all; None where only time or success limits them."""
         limit: int | None = self.options["n_trials"]
-        if not self.space.is_finite or (limit and not self.is_grid):
+        if not self.is_grid and (limit or self.space.size > MANY):
             return limit
-        cells = {identity(cell) for cell in self.space.cells()} | {identity(one.params) for one in self._told}
-        return min(len(cells), limit or len(cells))
+        planned = len(self._identities | {identity(one.params) for one in self._told})
+        return min(planned, limit or planned)
+
+    @functools.cached_property
+    def _identities(self) -> frozenset[str]:
+        return frozenset(identity(cell) for cell in self.space.cells())
 
     def specs(self) -> Iterator[TrialSpec | None]:
         """What is still to be tried; None when that depends on what is running now."""
@@ -201,7 +198,7 @@ class Study:
             return iter([one.params for one in self._told if one.state in (FAILED, KILLED)])
         if not self.is_grid:
             return None
-        first = [cell for wish in self.options["enqueue"] for cell in self.space.cells() if wish.items() <= cell.items()]
+        first = [cell for wish in self._wishes for cell in self.space.cells() if wish.items() <= cell.items()]
         longest_first = sorted(self.space.cells(), key=lambda cell: -self.costs.get(identity(cell), 0))
         cells = {identity(cell): cell for cell in [*first, *longest_first]}
         return iter([cell for key, cell in cells.items() if key not in self._tried])
@@ -225,13 +222,13 @@ class Study:
                 if (cell := next(cells, None)) is None:
                     return None
                 return self._laid_out(cell)
-            if repeat >= REPEATS and self.space.is_finite:
+            if repeat >= REPEATS and self.space.size <= MANY:
                 untried = [cell for cell in self.space.cells() if identity(cell) not in self._tried]
                 if not untried:
                     return None
                 return self._laid_out(random.choice(untried))  # noqa: S311  no secret
             trial = self._study.ask()
-            params = self._suggested(trial)
+            params = self._distributions.suggested(trial)
             if identity(params) not in self._tried:
                 return self._started(trial, params)
             trial.set_user_attr("skipped", "tried before")
@@ -240,8 +237,7 @@ class Study:
 
     def _laid_out(self, cell: Mapping[str, Value]) -> TrialSpec:
         """A trial of this configuration, in one transaction and past the sampler."""
-        forms = {key: self._form(key) for key in cell}
-        running = optuna.trial.create_trial(state=TrialState.RUNNING, params=dict(cell), distributions=forms)
+        running = optuna.trial.create_trial(state=TrialState.RUNNING, params=dict(cell), distributions=self._distributions.of(cell))
         return self._started(optuna.Trial(self._study, self._storage.create_new_trial(self._id, running)), cell)
 
     def _started(self, trial: optuna.Trial, params: Mapping[str, Value]) -> TrialSpec:
@@ -249,28 +245,8 @@ class Study:
         self._asked[trial.number] = trial
         return TrialSpec(trial.number, self.space.overrides(params), dict(params))
 
-    def _form(self, key: str) -> optuna.distributions.BaseDistribution:
-        """A dimension as Optuna has it."""
-        part = self.space.dimensions[key]
-        if isinstance(part, Interval) and not part.whole:
-            return optuna.distributions.FloatDistribution(part.low, part.high, log=part.log)
-        if isinstance(part, Interval):
-            return optuna.distributions.IntDistribution(int(part.low), int(part.high), log=part.log)
-        if part.step:
-            return optuna.distributions.IntDistribution(int(min(part.texts)), int(max(part.texts)), step=part.step)
-        return optuna.distributions.CategoricalDistribution(self._choices[key])
-
-    def _suggested(self, trial: optuna.Trial) -> dict[str, Value]:
-        """A value for each parameter that exists for those before it."""
-        params: dict[str, Value] = {}
-        for key in self.space.order:
-            if self.space.is_active(key, params):
-                params[key] = _suggest(trial, key, self._form(key))
-        return params
-
     def _enqueue(self, wish: Mapping[str, Any]) -> None:
         """Try a known-good configuration first; what it leaves open the sampler fills in. A grid reorders its cells instead."""
-        wish = {key: f"[{','.join(map(str, value))}]" if isinstance(value, list) else value for key, value in wish.items()}
         for key, value in wish.items():
             part = self.space.dimensions.get(key)
             if part is None or not part.has(value):
@@ -325,12 +301,9 @@ def _stops(asked: optuna.Trial, progress: Progress) -> bool:
     return progress.epoch < progress.epochs and asked.should_prune()
 
 
-def _suggest(trial: optuna.Trial, key: str, form: Any) -> Any:
-    if isinstance(form, optuna.distributions.CategoricalDistribution):
-        return trial.suggest_categorical(key, form.choices)
-    if isinstance(form, optuna.distributions.FloatDistribution):
-        return trial.suggest_float(key, form.low, form.high, log=form.log)
-    return trial.suggest_int(key, form.low, form.high, log=form.log, step=form.step)
+def _texts(wish: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration to try first as the space has it, where a list is a text."""
+    return {key: f"[{','.join(map(str, value))}]" if isinstance(value, list) else value for key, value in wish.items()}
 
 
 def _listed(one_or_several: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import numbers
 import signal
@@ -13,12 +14,19 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, env_override
 
 from cifar_hpo import watch
-from cifar_hpo.errors import SweepFailed, TrialError, one_line
+from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, TrialError, one_line
 from cifar_hpo.plan import Plan
 from cifar_hpo.serve import value_of
 from cifar_hpo.study import Study
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Context, Pruned, TrialResult
 from cifar_hpo.workers import Job, LimitPassed, Outcome, Pool, Report, WorkerLost, stream
+
+log = logging.getLogger(__name__)
+
+LEFT_OUT = 500
+"""Configurations in a row of which a sampler has to have a possible one."""
+
+GOES_ON = "the same command goes on from here"
 
 
 def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any]) -> list[list[JobReturn]]:
@@ -70,16 +78,31 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any])
 
 
 def _jobs(plan: Plan, study: Study, run: Any) -> Iterator[Job | None]:
-    """The study's specs, composed; a config that is wrong after all ends the sweep before it is started."""
+    """The study's specs, composed, without those that are wrong after all or break a constraint.
+
+    Raises StudyError where a sampler finds nothing else: its space may have next to no room within the constraints.
+    """
+    left_out, said = 0, set()
     for spec in study.specs():
         if spec is None:
             yield None
             continue
         config = plan.compose(spec.number, spec.params)
-        plan.check(config)
-        if reason := plan.broken_constraint(config):
+        try:
+            plan.check(config)
+            reason = plan.broken_constraint(config)
+        except ConfigError as error:
+            reason = one_line(error)
+            if reason not in said:
+                log.warning("left out: %s", reason)
+            said.add(reason)
+        if reason:
             study.discard(spec, reason)
+            left_out += 1
+            if left_out >= LEFT_OUT and not study.is_grid:
+                raise StudyError(f"{left_out} configurations in a row were left out; of the last one {reason}")
             continue
+        left_out = 0
         parent, experiment = (run.run_id, run.experiment_id) if run else ("", "")
         pruner, storage = (plan.options["pruner"], plan.options["storage"] or "") if plan.prunes else (None, "")
         context = Context(study.name, parent, experiment, study.metrics[0], tuple(spec.params), spec.attempt, pruner, storage)
@@ -89,23 +112,24 @@ def _jobs(plan: Plan, study: Study, run: Any) -> Iterator[Job | None]:
 def _batches(jobs: Iterator[Job | None], launcher: Any, size: int | None) -> Iterator[Outcome]:
     """The same through any Hydra launcher: as many jobs as there are now, up to `size`, and all of their outcomes.
 
-    Numbers in a batch follow one another, as launchers count on; the environment is the only way in for the context.
+    Launchers count a batch's numbers up from the first, and the environment is the only way in for the context: a job whose number or
+    attempt is another one begins the next batch.
     """
-    exhausted = False
-    while not exhausted:
+    job: Job | None = None
+    while True:
         batch: list[Job] = []
-        while not exhausted and len(batch) < (size or math.inf):
-            job = next(jobs, Ellipsis)
-            exhausted = job is Ellipsis
-            if not isinstance(job, Job):
+        while len(batch) < (size or math.inf):
+            job = job or next(jobs, None)
+            if not job or (batch and (job.spec.number, job.spec.attempt) != (batch[-1].spec.number + 1, batch[-1].spec.attempt)):
                 break
             batch.append(job)
+            job = None
         if not batch:
             return
         with env_override(dict(batch[0].environment)):
             returned = launcher.launch([job.spec.overrides for job in batch], initial_job_idx=batch[0].spec.number)
-        for job, outcome in zip(batch, returned, strict=True):
-            yield Outcome(job, outcome)
+        for done, outcome in zip(batch, returned, strict=True):
+            yield Outcome(done, outcome)
 
 
 def result_of(outcome: Outcome, names: Sequence[str]) -> TrialResult:
@@ -139,5 +163,7 @@ def _terminable() -> Iterator[None]:
         return
     try:
         yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(GOES_ON) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -90,10 +90,12 @@ class Task(Protocol):
 
     imports: the modules that trials need, imported once for all workers while the parent composes.
     later: keys that studies of earlier versions do not have, and what those did, so that they go on under this one.
+    metrics: what a trial comes to; with several replicas also `_std` behind the name of one.
     """
 
     imports: Sequence[str]
     later: Mapping[str, Any]
+    metrics: Sequence[str]
 
     def check(self, config: Any) -> Any:
         """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts. What it returns, or

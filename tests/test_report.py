@@ -122,6 +122,19 @@ def test_with_one_replica_it_says_that_it_cannot_know(tmp_path: Path) -> None:
     assert shown.stdout.count("one replica") >= 3
 
 
+def test_what_was_not_compared_is_not_said_to_be_worse(tmp_path: Path) -> None:
+    jitter = np.random.default_rng(0).normal(0, 0.003, 5)
+    lay_out(tmp_path, [({"model.filters": "4"}, list(0.6 + jitter)), ({"model.filters": "8"}, list(0.7 + jitter)), ({"model.filters": "16"}, [0.7])])
+    shown = say(tmp_path).stdout
+    assert re.search(r"^1 +(8|16) .*\n2 +(8|16) .* unknown ", shown, re.MULTILINE)
+    lay_out(tmp_path, [({"model.filters": "4"}, list(0.6 + jitter)), ({"model.filters": "8"}, [0.7])], "alone")
+    assert "cannot be known whether that is luck: filters=8 was trained with one seed." in say(tmp_path, "alone").stdout
+    lay_out(tmp_path, [({"model.filters": w}, list(v + jitter)) for w, v in (("4", 0.6), ("8", 0.7))] + [({"model.filters": "16"}, [0.65])], "some")
+    shown = say(tmp_path, "some").stdout
+    assert "filters=8 is the best of these 2, and that is not luck (95 %, Holm over 3 pairs).\n" in shown
+    assert "Nobody knows of filters=16, trained with one seed.\n" in shown
+
+
 def test_trials_that_differ_in_their_seed_are_one_configuration(tmp_path: Path) -> None:
     outcomes = [({"model.filters": w, "training.seed": s}, [v + s / 1000]) for w, v in (("4", 0.5), ("8", 0.7)) for s in range(3)]
     found = find("laid", lay_out(tmp_path, outcomes))

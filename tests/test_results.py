@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import optuna
 from conftest import run_in
 from test_report import lay_out
 
@@ -23,6 +24,7 @@ def studies(folder: Path) -> None:
     }
     for name, (key, values) in levels.items():
         lay_out(folder, [({key: value}, list(level + JITTER[place])) for place, (value, level) in enumerate(values.items())], name)
+    lay_out(folder, [({"model": value}, list(0.59 + 0.1 * place + JITTER[place])) for place, value in enumerate(("base", "enhanced"))], "final")
     rates = [("adam", 0.001, 0.70), ("adam", 0.01, 0.60), ("nesterov", 0.03, 0.71), ("nesterov", 0.001, 0.50)]
     outcomes = [({"optimizer": name, "optimizer.learning_rate": rate}, list(level + JITTER[0])) for name, rate, level in rates]
     lay_out(folder, outcomes, "optimizer_seeds")
@@ -63,14 +65,22 @@ def test_they_go_into_a_file_part_by_part_and_nowhere_else(tmp_path: Path) -> No
     readme.write_text(f"before\n{BEGIN}\n<!-- optimizers -->\nold\n<!-- best_cnn -->\n- elsewhere\n\n- 0.9\n{END}\nafter\n")
     texts = []
     for _ in range(2):
-        assert run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results").returncode == 0
+        shown = run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results")
+        assert (shown.returncode, shown.stderr) == (0, "README.md keeps its part best_cnn: of best_cnn, best_cnn_final not all are here\n")
         texts.append(readme.read_text())
     assert texts[0] == texts[1]
     assert texts[0].startswith(f"before\n{BEGIN}\n\n<!-- article -->\n\n| study |")
     assert texts[0].endswith(f"shows each.\n\n{END}\nafter\n")
     assert "old" not in texts[0]
     assert "| p = " in texts[0].partition("<!-- optimizers -->\n\n| optimizer |")[2]
-    assert "\n\n<!-- best_cnn -->\n\n- elsewhere\n\n- 0.9\n\n<!-- versions -->\n\n" in texts[0], "a part without a study here stays"
+    assert "\n\n<!-- best_cnn -->\n\n- elsewhere\n\n- 0.9\n\n<!-- final -->\n\n**final: model=enhanced** on small\n\n" in texts[0], (
+        "a part without its studies here stays"
+    )
+    optuna.delete_study(study_name="depth", storage=f"sqlite:///{tmp_path}/mlruns/studies.db")
+    readme.write_text(texts[0].replace("| depth |", "| elsewhere |"))
+    shown = run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results")
+    assert "README.md keeps its part article" in shown.stderr
+    assert readme.read_text() == texts[0].replace("| depth |", "| elsewhere |")
     readme.write_text("no place")
     refused = run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results")
     assert (refused.returncode, refused.stderr.count("\n"), readme.read_text()) == (2, 1, "no place")

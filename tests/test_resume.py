@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,6 +42,45 @@ def test_a_pruner_stops_trials_under_every_launcher(launcher: str, tmp_path: Pat
     assert [trial.state.name for trial in study.trials].count("PRUNED") == len(pruned)
     assert study.trials[0].state.name == "COMPLETE"
     assert not list(tmp_path.rglob("*.checkpoint*"))
+
+
+NUMBERED = """
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+@hydra.main(version_base="1.3", config_path=None)
+def app(config):
+    return config.x * 100 + HydraConfig.get().job.num
+
+if __name__ == "__main__":
+    app()
+"""
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_trials_have_their_own_numbers_under_any_launcher(launcher: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(NUMBERED)
+    command = [sys.executable, "app.py", "-m", "hydra/sweeper=study", f"hydra/launcher={launcher}", "hydra.sweeper.metric=y"]
+    command += ["hydra.sweeper.study_name=s", "hydra.sweeper.constraints=['x <= 5']", "+x=1,9,2,3,8,4"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/mlruns/studies.db")
+    assert [trial.value for trial in study.trials if trial.state.name == "COMPLETE"] == [100, 202, 303, 405]
+
+
+@pytest.mark.usefixtures("store")
+def test_what_a_sampler_may_not_combine_is_left_out(tmp_path: Path, small: list[str]) -> None:
+    space = ["model.residual=false,true", "model.convolutions=1,2", "optimizer.learning_rate=interval(0.001,0.01)"]
+    sampler = ["hydra/sweeper/sampler=random", "hydra.sweeper.n_trials=5", "hydra.sweeper.study_name=s", "hydra.sweeper.sampler.seed=0"]
+    done = run_in(tmp_path, "-m", *small, "training.epochs=1", *space, *sampler)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("left out: model") + done.stdout.count("left out: model") == 1
+    tried = [json.loads(params) for params in outcomes(tmp_path)]
+    assert len(tried) == 5
+    assert not any(one["model.residual"] and one["model.convolutions"] == 1 for one in tried)
+    nothing = run_in(tmp_path, "-m", *small, *space, *sampler[:2], "hydra.sweeper.constraints=['parameters <= 20']", "hydra.sweeper.study_name=t")
+    assert nothing.returncode == 2
+    assert re.fullmatch(r"error: 500 configurations in a row were left out; of the last one .*\n", nothing.stderr.splitlines(keepends=True)[-1])
 
 
 def outcomes(folder: Path) -> dict[str, Any]:
@@ -140,7 +180,7 @@ print("not ended")
 
 
 @pytest.mark.usefixtures("store")
-@pytest.mark.parametrize("mode", ["single", "sweep"])
+@pytest.mark.parametrize("mode", ["single", "terminated", "sweep"])
 def test_a_run_that_is_ended_is_killed_and_says_so(mode: str, tmp_path: Path, small: list[str]) -> None:
     sweep = ["-m", "model.filters=4,8"] if mode == "sweep" else []
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
@@ -150,10 +190,11 @@ def test_a_run_that_is_ended_is_killed_and_says_so(mode: str, tmp_path: Path, sm
     while not list(tmp_path.rglob("*.checkpoint")):
         assert time.monotonic() < deadline, "no training got under way"
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT if mode == "sweep" else signal.SIGTERM)
+    process.send_signal(signal.SIGTERM if mode == "terminated" else signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == (130 if mode == "sweep" else 143)
-    assert ("the same command goes on from here" in err) == (mode == "sweep")
+    assert process.returncode == (143 if mode == "terminated" else 130)
+    assert ("interrupted" in err) == (mode != "terminated")
+    assert ("interrupted; the same command goes on from here" in err) == (mode == "sweep")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert {run.info.status for run in runs} == {"KILLED"}

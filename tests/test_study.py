@@ -177,6 +177,8 @@ def test_known_good_configurations_come_first(space: Callable[..., Space]) -> No
         assert done[0].params == good[0]
         assert done[1].params["model.filters"] == 8
         assert len(done) == 6
+    lists = space("model.filters=[4,8],[8,16],[16,32]")
+    assert swept(lists, lambda spec: finished(0), "lists", enqueue=[{"model.filters": [16, 32]}])[0][0].params == {"model.filters": "[16,32]"}
     with pytest.raises(ConfigError, match=r"model\.filters=5 is not in the space"):
         Study("x", space(*KINDS["choices"]), options(enqueue=[{"model.filters": 5}]), {})
 
@@ -194,6 +196,45 @@ def test_warm_start_informs_the_sampler_and_counts_for_nothing_else(space: Calla
     assert statistics.fmean(abs(float(spec.params["+x"]) - 2) for spec in done) < 1
     with pytest.raises(StudyError, match="no study nowhere"):
         Study("third", narrow, options("tpe", n_trials=3, warm_start="nowhere"), {})
+
+
+def test_a_warm_start_from_another_kind_of_space(space: Callable[..., Space]) -> None:
+    swept(space("+x=1,2,4,8", "+y=range(1,3)"), lambda spec: finished(float(spec.params["+x"])), "first")
+    for name, wanted in {"whole": space("+x=interval(1,8)", "+y=1,2"), "log": space("+x=tag(log,interval(1.0,8.0))", "+y=interval(1,2)")}.items():
+        done, _ = swept(wanted, lambda spec: finished(0), name, sampler="tpe", n_trials=5, warm_start="first")
+        assert len(done) == 5
+        taken = optuna.load_study(study_name=name, storage="sqlite:///mlruns/studies.db").trials[:8]
+        assert [trial.user_attrs["warm_start"] for trial in taken] == [f"first {number}" for number in range(8)]
+
+
+@pytest.mark.parametrize(("first", "then"), [("range(0,3)", "0,1,2,5"), ("0,1,2", "range(0,4)"), ("range(0,3)", "range(0,7,2)"), ("choice(0)", "range(0,2)")])
+def test_a_grid_grows_however_it_is_written(first: str, then: str, space: Callable[..., Space]) -> None:
+    before, _ = swept(space(f"+x={first}"), lambda spec: finished(0))
+    wanted = space(f"+x={then}")
+    after, _ = swept(wanted, lambda spec: finished(0))
+    cells = [cell["+x"] for cell in wanted.cells()]
+    assert [spec.params["+x"] for spec in after] == [x for x in cells if x not in {spec.params["+x"] for spec in before}]
+    assert len(after) in (1, 2)
+
+
+def test_a_study_of_whole_numbers_takes_no_others(space: Callable[..., Space]) -> None:
+    swept(space("+x=range(0,3)"), lambda spec: finished(0))
+    with pytest.raises(StudyError, match=r"study s has \+x as whole numbers; choose another hydra\.sweeper\.study_name"):
+        Study("s", space("+x=0,1.5"), options(), {"a": 1})
+
+
+def test_data_that_earlier_versions_named_twice_is_the_same(space: Callable[..., Space]) -> None:
+    with Study("s", space("+x=1"), options(), {"data": ["b", "a", "a"]}):
+        pass
+    with Study("s", space("+x=1"), options(), {"data": ["a", "b"]}) as study:
+        assert study.name == "s"
+
+
+def test_a_sampler_in_a_space_of_very_many_cells_starts_at_once(space: Callable[..., Space]) -> None:
+    wanted = space(*(f"+x{place}=range(0,10)" for place in range(12)))
+    with Study("s", wanted, options("random", timeout=3600), {}) as study:
+        assert study.planned() is None
+        assert wanted.holds(next(one for one in study.specs() if one).params)
 
 
 def test_failed_trials_are_counted_and_tried_again_only_when_wished(space: Callable[..., Space]) -> None:
