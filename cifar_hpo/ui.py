@@ -35,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mlflow-port", type=int, help="5000, or a free one, unless said")
     parser.add_argument("--optuna-port", type=int, help="8080, or a free one, unless said")
     given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a KeyboardInterrupt that meets an import may end Python with another code
+        signal.signal(ending, lambda *_: sys.exit(0))
     try:
         servers = _servers(given)
-        with contextlib.suppress(KeyboardInterrupt), _served(servers) as processes:
+        with _served(servers) as processes:
             _tell(servers, given.tracking_uri)
             while all(process.poll() is None for process in processes):
                 time.sleep(0.2)
