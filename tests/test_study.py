@@ -207,7 +207,9 @@ def test_a_warm_start_from_another_kind_of_space(space: Callable[..., Space]) ->
         assert [trial.user_attrs["warm_start"] for trial in taken] == [f"first {number}" for number in range(8)]
 
 
-@pytest.mark.parametrize(("first", "then"), [("range(0,3)", "0,1,2,5"), ("0,1,2", "range(0,4)"), ("range(0,3)", "range(0,7,2)"), ("choice(0)", "range(0,2)")])
+@pytest.mark.parametrize(
+    ("first", "then"), [("range(0,3)", "0,1,2,5"), ("0,1,2", "range(0,4)"), ("range(0,3)", "range(0,7,2)"), ("choice(0)", "range(0,2)")]
+)
 def test_a_grid_grows_however_it_is_written(first: str, then: str, space: Callable[..., Space]) -> None:
     before, _ = swept(space(f"+x={first}"), lambda spec: finished(0))
     wanted = space(f"+x={then}")
