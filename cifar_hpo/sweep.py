@@ -90,12 +90,13 @@ def _jobs(plan: Plan, study: Study, run: Any) -> Iterator[Job | None]:
         config = plan.compose(spec.number, spec.params)
         try:
             plan.check(config)
-            reason = plan.broken_constraint(config)
         except ConfigError as error:
             reason = one_line(error)
             if reason not in said:
                 log.warning("left out: %s", reason)
             said.add(reason)
+        else:
+            reason = plan.broken_constraint(config)  # what is no constraint at all is for the user to mend, and ends the sweep
         if reason:
             study.discard(spec, reason)
             left_out += 1

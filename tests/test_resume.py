@@ -81,6 +81,9 @@ def test_what_a_sampler_may_not_combine_is_left_out(tmp_path: Path, small: list[
     nothing = run_in(tmp_path, "-m", *small, *space, *sampler[:2], "hydra.sweeper.constraints=['parameters <= 20']", "hydra.sweeper.study_name=t")
     assert nothing.returncode == 2
     assert re.fullmatch(r"error: 500 configurations in a row were left out; of the last one .*\n", nothing.stderr.splitlines(keepends=True)[-1])
+    mistyped = run_in(tmp_path, "-m", *small, *space, *sampler[:2], "hydra.sweeper.constraints=['paramters <= 20']", "hydra.sweeper.study_name=u")
+    assert mistyped.returncode == 2
+    assert "'paramters <= 20': paramters is no number of this configuration" in mistyped.stderr.splitlines()[-1]
 
 
 def outcomes(folder: Path) -> dict[str, Any]:
