@@ -208,11 +208,16 @@ class Attempt:
             pip_requirements=REQUIREMENTS,
             metadata={"classes": list(dataset.classes)},
             save_exported_model=False,
+            validate_serving_input=False,
         )
 
 
 class _Flavor:
-    """MLflow's Keras flavor with an input example, for which it has not made the folder yet, and which it would try out at length."""
+    """MLflow's Keras flavor with an input example, for which it has not made the folder yet.
+
+    MLflow would load the model and predict the example twice, which takes a second and prints Keras'
+    progress bars; it asks the options that it hands on whether to, so they carry one of its own.
+    """
 
     __name__ = "mlflow.keras"
 
@@ -221,6 +226,7 @@ class _Flavor:
 
     def save_model(self, path: str, **options: Any) -> None:
         Path(path).mkdir()
+        del options["validate_serving_input"]  # for Model.log alone
         mlflow.keras.save_model(path=path, **{**options, "input_example": self.example})
 
 
