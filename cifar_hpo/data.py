@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from cifar_hpo.config import GENERATED, SYNTHETIC_NOTICE, Data
+from cifar_hpo.console import Heartbeat
 from cifar_hpo.errors import ConfigError, DataError, one_line
 from cifar_hpo.sources import BATCHES, CIFAR10_CLASSES, HOW_TO_GET, UNPACKED, Split, download, keras_cache, read_cifar10, read_folder, read_npz
-from cifar_hpo.synthetic import synthetic
+from cifar_hpo.synthetic import CLASSES, VERSION, synthetic
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,8 @@ def prepare(config: Data) -> Path:
 def _find(config: Data) -> Path:
     path = Path(config.path).expanduser() if config.path else None
     if config.source == "synthetic":
-        return _stored("synthetic", "4", lambda: (*synthetic(), [f"class {n}" for n in range(10)]))
+        names = [f"class {n}" for n in range(CLASSES)]
+        return _stored("synthetic", VERSION, lambda: (*synthetic(), names))
     if config.source in ("npz", "folder"):
         if path is None:
             raise ConfigError("data.path", f"data={config.source} needs the path of its images")
@@ -150,7 +152,8 @@ def _stored(name: str, fingerprint: str, read: Any) -> Path:
     if folder.is_dir():
         return folder
     log.info("decoding %s once, to %s", name, folder.relative_to(Path.cwd()))
-    (x_train, y_train), (x_test, y_test), classes = read()
+    with Heartbeat(lambda: log.info("still decoding %s", name)):
+        (x_train, y_train), (x_test, y_test), classes = read()
     order = np.random.default_rng(0).permutation(len(x_train))
     arrays = {"x_train": x_train[order], "y_train": y_train[order], "x_test": x_test, "y_test": y_test}
     digest = hashlib.sha256()

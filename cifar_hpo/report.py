@@ -18,11 +18,12 @@ from rich.text import Text
 
 from cifar_hpo import findings
 from cifar_hpo.config import GENERATED, PACKAGE
+from cifar_hpo.console import terminal
 from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.findings import COMPARED, Configuration, Findings
 from cifar_hpo.leaderboard import has_columns, settings
 from cifar_hpo.storage import kept
-from cifar_hpo.watch import SHOWN, sparkline, terminal
+from cifar_hpo.watch import SHOWN, sparkline
 
 CURVES = 5
 """Configurations whose learning curves share a chart."""

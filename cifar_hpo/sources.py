@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import pickle
 import shutil
@@ -22,7 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpo.config import IMAGE_SIZE
+from cifar_hpo.console import Heartbeat, terminal
 from cifar_hpo.errors import DataError, one_line
+
+log = logging.getLogger(__name__)
 
 SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -31,6 +35,9 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 UNPACKED = "cifar-10-batches-py"
 BATCHES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
 HOW_TO_GET = f"download {CIFAR10_URL} and set data.path to it, or try data=synthetic"
+
+CONNECT_TIMEOUT = 10
+"""Seconds without an answer after which a server is taken for out of reach."""
 
 Images = NDArray[np.uint8]
 Split = tuple[Images, Images]
@@ -47,25 +54,44 @@ def keras_cache() -> Path | None:
 
 
 def download() -> Path:
-    """The official archive, put where Keras looks for it too; its progress is shown, its checksum verified before it gets its name."""
+    """The official archive, put where Keras looks for it too.
+
+    Its progress is shown, and its checksum verified before it gets its name. Raises DataError.
+    """
     from rich.progress import wrap_file
 
     target = _keras_home() / "cifar-10-python.tar.gz"
-    target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f"{target.name}.{os.getpid()}")
+    log.info("CIFAR-10 is not in data.path nor in the Keras cache: trying to download it")
     try:
-        with contextlib.ExitStack() as opened:
-            response = opened.enter_context(urllib.request.urlopen(CIFAR10_URL, timeout=20))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(CIFAR10_URL, timeout=CONNECT_TIMEOUT) as response:
             size = int(response.headers["Content-Length"])
-            body = opened.enter_context(wrap_file(response, size, description="downloading CIFAR-10"))
-            shutil.copyfileobj(body, opened.enter_context(draft.open("wb")))
+            with (
+                draft.open("wb") as file,
+                wrap_file(response, size, description="downloading CIFAR-10") as body,
+                _progress_said(draft, size),
+            ):
+                shutil.copyfileobj(body, file)
         _verify(draft)
         draft.replace(target)
     except (OSError, TypeError, DataError) as error:
-        raise DataError(f"CIFAR-10 could not be downloaded ({one_line(error)}); {HOW_TO_GET}") from error
+        problem = f"CIFAR-10 could not be downloaded ({one_line(error)})"
+        raise DataError(f"{problem}; {HOW_TO_GET}") from error
     finally:
         draft.unlink(missing_ok=True)
     return target
+
+
+def _progress_said(draft: Path, size: int) -> contextlib.AbstractContextManager[object]:
+    """A line now and then with the bytes that are there, of size; on a terminal there is a bar."""
+    if terminal().is_terminal:
+        return contextlib.nullcontext()
+
+    def say() -> None:
+        log.info("%d of %d MB downloaded", draft.stat().st_size // 10**6, size // 10**6)
+
+    return Heartbeat(say)
 
 
 def _verify(archive: Path) -> None:

@@ -16,11 +16,12 @@ import yaml
 from rich.table import Table
 
 from cifar_hpo.config import GENERATED
+from cifar_hpo.console import terminal
 from cifar_hpo.errors import StudyError, UserError, end
 from cifar_hpo.leaderboard import Told, counted, ranked, settings
 from cifar_hpo.storage import kept
 from cifar_hpo.study import MEANING
-from cifar_hpo.watch import table, terminal
+from cifar_hpo.watch import table
 
 GROUPS = ("model", "data", "optimizer", "training", "mlflow")
 

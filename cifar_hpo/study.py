@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from statistics import fmean
 from typing import Any, Self
 
 import optuna
@@ -170,6 +171,25 @@ class Study:
             return limit
         planned = len(self._identities | {identity(one.params) for one in self._told})
         return min(planned, limit or planned)
+
+    def cost(self, params: Mapping[str, Value]) -> float:
+        """How much work a configuration is beside others; the mean of all where it is not known."""
+        known = self.costs.get(identity(params))
+        return self._mean_cost if known is None else known
+
+    def waiting_costs(self) -> list[float]:
+        """The cost of each planned trial that has not begun, in the order in which they will."""
+        started = {identity(one.params) for one in self._told}
+        started |= {identity(spec.params) for spec in list(self.running.values())}
+        count = (self.planned() or 0) - len(started)
+        if not self.is_grid:
+            return [self._mean_cost] * count
+        waiting = self._identities - started
+        return sorted((self.costs.get(key, self._mean_cost) for key in waiting), reverse=True)[:count]
+
+    @functools.cached_property
+    def _mean_cost(self) -> float:
+        return fmean(self.costs.values()) if self.costs else 1.0
 
     @functools.cached_property
     def _identities(self) -> frozenset[str]:

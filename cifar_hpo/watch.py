@@ -14,9 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_hpo.config import SYNTHETIC_NOTICE
+from cifar_hpo.console import PLAIN, Heartbeat, clock, terminal
+from cifar_hpo.estimate import sweep_seconds_left
 from cifar_hpo.leaderboard import Told, front, settings
 from cifar_hpo.study import Study
 from cifar_hpo.trial import FINISHED, TrialResult, TrialSpec
+from cifar_hpo.workers import Pool, Worker
 
 SHOWN = 10
 """Rows of the ranking; MLflow has them all."""
@@ -25,72 +28,106 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 class Screen:
-    """Follows a sweep; on a terminal its table is drawn anew twice a second from what the pool knows."""
+    """Follows a sweep from what the pool knows.
 
-    def __init__(self, study: Study, pool: Any, console: Console) -> None:
+    On a terminal a table is drawn anew twice a second. Elsewhere there is a line for each trial that
+    ends, and one for all that run: as soon as the first epoch is timed, and then whenever nothing
+    was printed for a while.
+    """
+
+    def __init__(self, study: Study, pool: Pool | None, console: Console) -> None:
         self.study, self.pool, self.console = study, pool, console
         self.started, self.before = time.monotonic(), len(study.told())
+        self.is_live = console.is_terminal and pool is not None
+        self.heartbeat = Heartbeat(self.print_status, soon=self._has_estimate)
 
     def ended(self, spec: TrialSpec, result: TrialResult, counted: bool) -> None:
         """A trial ended; without a terminal a line tells."""
-        if self.console.is_terminal and self.pool:
+        if self.is_live:
             return
         name = self.study.metrics[0]
         value = result.metrics.get(name)
         what = f"{name} {value:.4f}" if value is not None else f"{result.state} {result.error}".strip()
         again = "" if counted else ", will be tried again"
         done = f"{len(self.study.told())}/{self.study.planned() or '?'}"
-        self.console.print(f"[{done}] trial {spec.number}: {_params(spec.params)}: {what} in {result.seconds:.1f} s{again}", **PLAIN)
+        line = f"[{done}] trial {spec.number}: {_params(spec.params)}: {what}"
+        self.console.print(f"{line} in {result.seconds:.1f} s{again}", **PLAIN)
+        self.heartbeat.heard()
+
+    def print_status(self) -> None:
+        """One line: how far the sweep is, and each worker's trial, epoch, value and time left."""
+        parts = [f"[{len(self.study.told())}/{self.study.planned() or '?'}]"]
+        parts[0] += f" after {clock(time.monotonic() - self.started)}{self._time_left()}"
+        if self.pool is None:
+            numbers = ", ".join(str(number) for number in list(self.study.running))
+            parts.append(f"with the launcher: {numbers or 'nothing yet'}")
+        running = self._running()
+        for worker, spec in running[:SHOWN]:
+            epoch, value, left = _progress(worker)
+            parts.append(f"trial {spec.number}: epoch {epoch}, {value}, {left} left")
+        if len(running) > SHOWN:
+            parts.append(f"… and {len(running) - SHOWN} more")
+        self.console.print(" | ".join(parts), **PLAIN)
 
     def __rich__(self) -> Group:
         table = Table(box=None, pad_edge=False)
-        for column in ("worker", "trial", "configuration", "epoch", self.study.metrics[0], "so far", "time left"):
+        metric = self.study.metrics[0]
+        for column in ("worker", "trial", "configuration", "epoch", metric, "so far", "time left"):
             table.add_column(column)
-        for worker in self.pool.busy if self.pool else ():
-            job, progress = worker.job, worker.progress
-            if job is None:
-                continue
-            spent = time.monotonic() - worker.started
-            left = _clock(spent / progress.epoch * (progress.epochs - progress.epoch)) if progress.epoch else "…"
-            value = f"{progress.value:.4f}" if progress.value is not None else "…"
-            epoch = f"{progress.epoch}/{progress.epochs}" if progress.epochs else "starting"
-            cells = (str(worker.slot), str(job.spec.number), _params(job.spec.params), epoch, value, sparkline(worker.values), left)
-            table.add_row(*map(Text, cells))
+        for worker, spec in self._running():
+            epoch, value, left = _progress(worker)
+            curve = sparkline(worker.values)
+            cells = (worker.slot, spec.number, _params(spec.params), epoch, value, curve, left)
+            table.add_row(*(Text(str(cell)) for cell in cells))
         best = next(iter(self.study.ranking()), None)
-        line = f"best so far: trial {best.number}, {_params(best.params)}: {best.value:.4f}" if best and best.value is not None else ""
+        line = ""
+        if best and best.value is not None:
+            line = f"best so far: trial {best.number}, {_params(best.params)}: {best.value:.4f}"
         return Group(Text(self._title(), style="bold"), table, Text(line))
 
     def _title(self) -> str:
         planned, done = self.study.planned(), len(self.study.told())
-        spent = time.monotonic() - self.started
-        running = [worker.progress for worker in self.pool.busy] if self.pool else []
-        share = done + sum(progress.epoch / progress.epochs for progress in running if progress.epochs)
-        left = f", ends in about {_clock(spent / (share - self.before) * (planned - share))}" if planned and share > self.before else ""
-        return f"study {self.study.name}: {done} of {planned or '?'} trials done after {_clock(spent)}{left}"
+        spent = clock(time.monotonic() - self.started)
+        said = f"study {self.study.name}: {done} of {planned or '?'} trials done after {spent}"
+        return said + self._time_left()
+
+    def _running(self) -> list[tuple[Worker, TrialSpec]]:
+        """Busy workers and what each tries, as of now: the sweep goes on in another thread."""
+        workers = list(self.pool.workers) if self.pool else []
+        return [(worker, job.spec) for worker in workers if (job := worker.job)]
+
+    def _has_estimate(self) -> bool:
+        return any(worker.seconds_left is not None for worker, _ in self._running())
+
+    def _time_left(self) -> str:
+        if not self.pool:
+            return ""
+        left = sweep_seconds_left(self.study, self._running(), self.pool.n_workers, self.before)
+        return "" if left is None else f", about {clock(left)} left"
 
 
-def terminal() -> Console:
-    """The terminal; where there is none, wide, because there is no reason to fold what goes to a file."""
-    found = Console()
-    return found if found.is_terminal else Console(width=200)
-
-
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+def _progress(worker: Worker) -> tuple[str, str, str]:
+    """Epoch of epochs, the value so far and the time left of a worker's trial."""
+    progress, left = worker.progress, worker.seconds_left
+    epoch = f"{progress.epoch}/{progress.epochs}" if progress.epochs else "starting"
+    value = "…" if progress.value is None else f"{progress.value:.4f}"
+    return epoch, value, "…" if left is None else clock(left)
 
 
 @contextlib.contextmanager
-def screen(study: Study, pool: Any) -> Iterator[Screen]:
+def screen(study: Study, pool: Pool | None) -> Iterator[Screen]:
     """The screen while the sweep runs."""
     console = terminal()
     shown = Screen(study, pool, console)
     planned = study.planned()
     resumed = f", {shown.before} done before" if shown.before else ""
     console.print(f"study {study.name}: {planned or 'any number of'} trials{resumed}", **PLAIN)
-    if console.is_terminal and pool:
+    if shown.is_live:
         with Live(shown, console=console, refresh_per_second=2, transient=True):
             yield shown
     else:
-        yield shown
+        with shown.heartbeat:
+            yield shown
 
 
 def note(study: Study) -> str:
@@ -170,7 +207,3 @@ def sparkline(values: Sequence[float]) -> str:
 
 def _params(params: Any) -> str:
     return ", ".join(f"{key}={value}" for key, value in params.items()) or "base"
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

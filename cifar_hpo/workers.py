@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, setup_globals
 from omegaconf import DictConfig, open_dict
 
+from cifar_hpo.console import stderr_redirected
 from cifar_hpo.serve import serve
 from cifar_hpo.trial import Progress, TrialSpec
 
@@ -83,6 +83,8 @@ class Worker:
         self.started = 0.0
         self.progress = Progress(0, 0)
         self.values: list[float] = []
+        self._first: tuple[float, int] | None = None
+        self._latest = 0.0
         context = get_context("forkserver")
         self.pipe, theirs = context.Pipe()
         environment = os.environ | _share(threads)
@@ -93,9 +95,34 @@ class Worker:
 
     def start(self, job: Job) -> None:
         self.job, self.started, self.progress = job, time.monotonic(), Progress(0, 0)
-        self.values = []
+        self.values, self._first = [], None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a dead worker is told by its sentinel
             self.pipe.send(cloudpickle.dumps(job))
+
+    def note(self, progress: Progress) -> None:
+        """Take in how the trial goes, and when it said so."""
+        if progress.epoch > self.progress.epoch:
+            self._latest = time.monotonic()
+            self._first = self._first or (self._latest, progress.epoch)
+        if progress.value is not None:
+            self.values.append(progress.value)
+        self.progress = progress
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that the trial will go on, by the epochs that it did here; None before the first.
+
+        A first epoch counts with all that came before it, building and tracing, until a second
+        one is done. A trial that went on from a checkpoint did no more than one epoch by then.
+        """
+        if self._first is None:
+            return None
+        first_time, first_epoch = self._first
+        epoch = first_time - self.started
+        if self.progress.epoch > first_epoch:
+            epoch = (self._latest - first_time) / (self.progress.epoch - first_epoch)
+        since = time.monotonic() - self._latest
+        return max(0.0, epoch * (self.progress.epochs - self.progress.epoch) - since)
 
     def finish(self, returned: JobReturn | Exception) -> Outcome:
         assert self.job is not None
@@ -136,7 +163,7 @@ class Pool:
     def __enter__(self) -> Self:
         """Start to import what the task says that its trials need."""
         forkserver.set_forkserver_preload(list(getattr(self.launcher.task_function, "imports", ())))
-        with env_override(_share(self.threads)), redirected(os.devnull):
+        with env_override(_share(self.threads)), stderr_redirected(os.devnull):
             forkserver.ensure_running()
         return self
 
@@ -187,8 +214,7 @@ class Pool:
             while worker.job and worker.pipe.poll():
                 message = worker.pipe.recv()
                 if isinstance(message, Progress):
-                    worker.progress = message
-                    worker.values += [] if message.value is None else [message.value]
+                    worker.note(message)
                     if worker.job.judged and message.value is not None:
                         yield Report(worker.job, message, worker.pipe)
                 else:
@@ -263,17 +289,3 @@ def _share(threads: int) -> dict[str, str]:
     """The environment variables that give NumPy and TensorFlow so many threads."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     return dict.fromkeys(names, str(threads))
-
-
-@contextlib.contextmanager
-def redirected(path: str) -> Iterator[None]:
-    """What this process, and one that it starts, writes to standard error goes to a file."""
-    sys.stderr.flush()
-    stderr, file = os.dup(2), os.open(path, os.O_WRONLY)
-    os.dup2(file, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(file)

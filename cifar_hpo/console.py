@@ -1,0 +1,92 @@
+"""The terminal: `terminal` prints to it, `clock` writes durations, a `Heartbeat` breaks silences."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console  # half of what `--help` would take
+
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+"""Options of `print` for text that is not rich's markup and must not be folded."""
+
+SILENCE = 25.0
+"""Seconds without a line after which a `Heartbeat` says how things stand: CI kills what is silent."""
+
+
+def terminal() -> Console:
+    """The terminal; where there is none, wide, because there is no reason to fold what goes to a file."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def clock(seconds: float) -> str:
+    """A duration as minutes and seconds, from an hour on as hours, minutes and seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+@contextlib.contextmanager
+def stderr_redirected(path: str) -> Iterator[None]:
+    """What this process, and one that it starts, writes to standard error goes to a file."""
+    sys.stderr.flush()
+    stderr, file = os.dup(2), os.open(path, os.O_WRONLY)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(file)
+
+
+class Heartbeat:
+    """Calls `say` from a thread whenever nothing has been said for a while. A context manager.
+
+    say: prints a line. silence: seconds, SILENCE unless given. soon: asked once a second until it is true, whereupon
+    `say` is called at once; for what is worth a line of its own as soon as it is known.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[], object],
+        silence: float | None = None,
+        soon: Callable[[], bool] | None = None,
+    ) -> None:
+        self._say = say
+        self._silence = SILENCE if silence is None else silence
+        self._soon = soon
+        self._last = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def heard(self) -> None:
+        """Something else was printed, so the silence begins anew."""
+        self._last = time.monotonic()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(min(1.0, self._silence)):
+            is_known = self._soon is not None and self._soon()
+            if is_known:
+                self._soon = None
+            if is_known or time.monotonic() - self._last >= self._silence:
+                self._say()
+                self.heard()
