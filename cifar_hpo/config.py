@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cifar_hpo import processor
 from cifar_hpo.errors import ConfigError, one_line
 from cifar_hpo.schema import check_values, flat, key
 
@@ -29,8 +30,6 @@ GENERATED = "mlruns"
 IMAGE_SIZE = 32
 SYNTHETIC_NOTICE = "CIFAR-10 can't be had: these are SYNTHETIC images, good for trying things out; no accuracy here means anything"
 ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
-LANES = 16
-"""Numbers that a processor with AVX-512 multiplies at once; a layer with fewer neurons leaves some of them idle."""
 WHITE = 24
 """Channels of the whitening layer: the twelve numbers of 2×2 pixels, with either sign."""
 AUGMENTATIONS = ("flip", "shift", "cutout")
@@ -211,7 +210,10 @@ class Config:
             return "training.early_stopping"  # each ends at its own epoch
         if isinstance(self.optimizer, Muon):
             return "optimizer=muon"  # it looks at a kernel as a whole
-        return f"{LANES} neurons or more in the first layer" if self.model.widths[0] >= LANES else ""  # one network fills the lanes
+        wide = processor.fused_below()
+        if self.model.widths[0] >= wide:
+            return f"{wide} neurons or more in the first layer"  # one network fills the lanes
+        return ""
 
 
 def check(config: DictConfig) -> Config:

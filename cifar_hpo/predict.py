@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from PIL import Image, UnidentifiedImageError
 from rich.table import Table
 from rich.text import Text
 
+from cifar_hpo import processor
 from cifar_hpo.config import IMAGE_SIZE
+from cifar_hpo.console import terminal
 from cifar_hpo.errors import DataError, UserError, end
-from cifar_hpo.watch import terminal
-from cifar_hpo.workers import redirected
 
 SHOWN = 3
 """Classes named for each image, the likeliest first."""
@@ -33,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         pictures = np.stack([picture(path) for path in given.images])
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with redirected(os.devnull):  # TensorFlow's notices about the machine
+        processor.set_tensorflow_switches()
+        with processor.quiet_tensorflow():
             import tensorflow as tf  # noqa: F401
         from cifar_hpo.records import Records
 

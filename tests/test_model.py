@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from cifar_hpo.config import CONF, SWEEPS, check
-from cifar_hpo.model import build
+from cifar_hpo.training.model import build
 
 
 def model(*overrides: str, config_name: str = "config") -> keras.Model:

@@ -191,6 +191,7 @@ def test_a_grid_beside_the_earlier_one_ends_well_when_the_best_trial_is_of_that(
         assert "optimizer.learning_rate=0.003 training.threads=" in shown.stdout, "the way to the best"
 
 
+@pytest.mark.processors
 def test_replicas_give_mean_and_spread(run: Run, small: list[str], tmp_path: Path) -> None:
     shown = run(*small, "training.replicas=3", "training.epochs=1")
     assert shown.returncode == 0, shown.stderr

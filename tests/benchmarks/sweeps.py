@@ -1,11 +1,11 @@
 """A sweep of six trials, from process start to exit, against the plain loop that documentation writes, in the same run.
 
-    python tests/benchmarks/sweeps.py [--data cifar10.npz] [--images 20000] [--epochs 3]
+    python tests/benchmarks/sweeps.py [--data cifar10.npz] [--images 20000] [--epochs 3] [--isa AVX2]
 
 Both sides train the same six models (filters 4, 8, 16 × adam, sgd; kernel 3) on the same images, validate after each epoch on 5,000,
 score 10,000 test images once, and leave params, curves and the Keras model in a new MLflow store. The loop runs twice: with
 `mlflow.keras.log_model` as it comes, and with `pip_requirements` given, which spares MLflow six seconds a model.
-Run by hand, with nothing else running; the README quotes it.
+It has TensorFlow's own switches, which leave oneDNN off on AVX2. Run by hand, with nothing else running; the README quotes it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import instruction_set
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -63,10 +64,11 @@ for filters in (4, 8, 16):
 """
 
 
-def seconds(command: list[str], folder: Path) -> float:
+def seconds(command: list[str], folder: Path, switches: dict[str, str]) -> float:
     """Wall time of a process in a new folder; what it prints goes to a file there."""
     folder.mkdir(parents=True)
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment = os.environ | switches
+    environment.pop("MLFLOW_TRACKING_URI", None)
     started = time.perf_counter()
     with (folder / "output.txt").open("w") as output:
         subprocess.run([sys.executable, *command], cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=environment, check=True)
@@ -79,11 +81,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--ours-alone", action="store_true", help="leave the loops out")
+    parser.add_argument("--no-bf16", action="store_true", help="leave bfloat16 out")
+    instruction_set.add_option(parser)
     given = parser.parse_args()
+    computes_with = instruction_set.use(given.isa)
     with tempfile.TemporaryDirectory() as made:
         folder, path = Path(made), given.data and given.data.absolute()
         if path is None:
-            (x_train, y_train), (x_test, y_test) = synthetic()
+            (x_train, y_train), (x_test, y_test) = synthetic(50_000, 10_000)
             path = folder / "synthetic.npz"
             np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
         (folder / "loop.py").write_text(LOOP)
@@ -99,13 +104,22 @@ def main() -> None:
             f"data.train_size={given.images}",
             f"training.epochs={given.epochs}",
         ]
-        commands = {"plain loop": [*loop, "default"], "with pip_requirements": [*loop, "pinned"]} if not given.ours_alone else {}
-        commands |= {"cifar_hpo, float32": sweep, "cifar_hpo, bf16": [*sweep, "training.precision=mixed_bfloat16"]}
-        taken = {name: seconds(command, folder / str(n)) for n, (name, command) in enumerate(commands.items())}
-    table = Table("what", "seconds", *("ratio to the " + name for name in list(commands)[:-2]), box=None)
+        loops = {"plain loop": [*loop, "default"], "with pip_requirements": [*loop, "pinned"]}
+        if given.ours_alone:
+            loops = {}
+        commands = loops | {"cifar_hpo, float32": sweep}
+        if not given.no_bf16:
+            commands["cifar_hpo, bf16"] = [*sweep, "training.precision=mixed_bfloat16"]
+        taken = {}
+        for name, command in commands.items():
+            switches = instruction_set.by_default(given.isa) if name in loops else {}
+            taken[name] = seconds(command, folder / str(len(taken)), switches)
+    table = Table("what", "seconds", *("ratio to the " + name for name in loops), box=None)
     for name, time_taken in taken.items():
-        table.add_row(name, f"{time_taken:.1f}", *(f"{taken[loop] / time_taken:.2f}" for loop in list(commands)[:-2]))
-    Console().print(f"six trials of {given.images:,} images, {given.epochs} epochs, {os.cpu_count()} cores", table)
+        ratios = (f"{taken[loop] / time_taken:.2f}" for loop in loops)
+        table.add_row(name, f"{time_taken:.1f}", *ratios)
+    what = f"six trials of {given.images:,} images, {given.epochs} epochs"
+    Console().print(f"{what}, {os.cpu_count()} cores, {computes_with}", table)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,37 @@
-"""What training costs: the one-graph epoch against Keras' `fit`, precision, augmentation, replicas, and the time between trials.
+"""What training costs: an epoch in one graph against Keras' `fit`, precision, augmentation, replicas.
 
-    python tests/benchmarks/training.py [--data cifar10.npz] [--threads 1]
+    python tests/benchmarks/training.py [--data cifar10.npz] [--threads 1] [--isa AVX2]
 
-All in this process, on the same images, the base model unless said. Run by hand, with nothing else running; the README quotes it.
+All in this process, on the same images. Run by hand, with nothing else running.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import instruction_set
+import numpy as np
 import psutil
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
 from cifar_hpo import config as schema
-from cifar_hpo.objective import _hushed
-
-with _hushed():
-    import tensorflow as tf
-
-    from cifar_hpo import data, network, training
+from cifar_hpo import processor
+from cifar_hpo.synthetic import synthetic
 
 IMAGES = 5_000
+BF16 = "training.precision=mixed_bfloat16"
+Step = Callable[[], object]
 
 
 def composed(*overrides: str) -> schema.Config:
@@ -37,8 +39,11 @@ def composed(*overrides: str) -> schema.Config:
         return schema.check(compose("config", list(overrides)))
 
 
-def rates(steps: dict[str, Callable[[], object]], rounds: int = 6) -> dict[str, float]:
-    """Images a second: the best of some rounds, in which all take turns, since what disturbs only slows, and may last."""
+def rates(steps: dict[str, Step], rounds: int = 6) -> dict[str, float]:
+    """Images a second: the best of some rounds, since what disturbs only slows, and may last.
+
+    In each round all take turns.
+    """
     best = dict.fromkeys(steps, math.inf)
     for _ in range(rounds + 1):  # the first one traces
         for name, step in steps.items():
@@ -48,76 +53,110 @@ def rates(steps: dict[str, Callable[[], object]], rounds: int = 6) -> dict[str, 
     return {name: IMAGES / seconds for name, seconds in best.items()}
 
 
+class Bench:
+    """Networks of both kinds on the same 5,000 images, with the overrides that all share."""
+
+    def __init__(self, base: Sequence[str]) -> None:
+        from cifar_hpo import data
+        from cifar_hpo.training import trainer
+
+        self.base = base
+        config = composed(*base)
+        trainer.set_up(config.training)
+        self.dataset = data.load(config.data)
+        (images, labels), _ = trainer.tensors(self.dataset, config.data)
+        self.images, self.labels = images[:IMAGES], labels[:IMAGES]
+
+    def fit(self, *overrides: str) -> Step:
+        from cifar_hpo.training import compiled
+
+        model = compiled.compiled(composed(*self.base, *overrides), len(self.dataset.classes))
+        x, y = self.images.numpy(), self.labels.numpy()
+        return lambda: model.fit(x, y, batch_size=32, verbose=0)
+
+    def ours(self, *overrides: str, replicas: int = 1) -> Step:
+        net = self.network(*overrides, replicas=replicas)
+        return lambda: net.fit(self.images, self.labels, 0, 1)
+
+    def network(self, *overrides: str, replicas: int = 1) -> Any:
+        from cifar_hpo.training import compiled
+
+        config = composed(*self.base, *overrides)
+        return compiled.network(config, len(self.dataset.classes), list(range(replicas)))
+
+    def seconds_to_first_step(self, *overrides: str) -> float:
+        """From the start of a trial; its first step is its only one."""
+        started = time.perf_counter()
+        net = self.network("training.epochs=1", *overrides)
+        net.fit(self.images[:32], self.labels[:32], 0, 1)
+        return time.perf_counter() - started
+
+
+def beside_fit(bench: Bench) -> Table:
+    table = Table("images a second", "model.fit", "ours", "×", box=None)
+    for filters, kernel in itertools.product((4, 8, 16), (3, 7)):
+        chosen = [f"model.filters={filters}", f"model.kernel_size={kernel}"]
+        found = rates({"fit": bench.fit(*chosen), "ours": bench.ours(*chosen)})
+        row = (f"{found['fit']:,.0f}", f"{found['ours']:,.0f}")
+        table.add_row(f"{filters} neurons, kernel {kernel}", *row, f"{found['ours'] / found['fit']:.2f}")
+    return table
+
+
+def options(bench: Bench) -> Table:
+    table = Table("4 neurons, kernel 7", "images a second", "beside", box=None)
+    found = rates(
+        {
+            "alone": bench.ours(),
+            "with flip, shift and cutout": bench.ours("data.augment=[flip,shift,cutout]"),
+            "2 replicas": bench.ours(replicas=2),
+            "4 replicas": bench.ours(replicas=4),
+            "8 replicas": bench.ours(replicas=8),
+            "mixed_bfloat16": bench.ours(BF16),
+            "mixed_bfloat16, 4 replicas": bench.ours(BF16, replicas=4),
+            "mixed_bfloat16, 8 replicas": bench.ours(BF16, replicas=8),
+        }
+    )
+    for name, speed in found.items():
+        precision = "mixed_bfloat16" if "bfloat16" in name else "alone"
+        count = int(name.split()[-2]) if "replicas" in name else 1
+        beside = f"{speed / found['alone']:.2f} ×"
+        if count > 1:
+            beside = f"cost {found[precision] / speed:.2f} × one"
+        table.add_row(name, f"{speed * count:,.0f}", beside)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="an .npz as data=npz takes it; synthetic images unless said")
+    parser.add_argument("--data", type=Path, help="an .npz as data=npz takes it; else synthetic")
     parser.add_argument("--threads", type=int, default=1)
+    instruction_set.add_option(parser)
     given = parser.parse_args()
-    source = ["data=npz", f"data.path={given.data.absolute()}"] if given.data else ["data=synthetic"]
+    computes_with = instruction_set.use(given.isa)
+    with processor.quiet_tensorflow():
+        import tensorflow as tf
+
     with tempfile.TemporaryDirectory() as folder:
+        path = given.data and given.data.absolute()
         os.chdir(folder)
-        base = [*source, f"training.threads={given.threads}"]
-        config = composed(*base)
-        training.set_up(config.training)
-        dataset = data.load(config.data)
-        (images, labels), _ = training.tensors(dataset, config.data)
-        images, labels = images[:IMAGES], labels[:IMAGES]
+        if path is None:
+            path = Path("synthetic.npz").absolute()
+            (x_train, y_train), (x_test, y_test) = synthetic(2 * IMAGES, 100)
+            np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+        bench = Bench(["data=npz", f"data.path={path}", f"training.threads={given.threads}"])
+        tf.random.set_seed(0)  # else fit refuses to shuffle where all is to be repeatable
+        console = Console(width=120)
+        console.print(f"batch 32, {given.threads} thread(s), {computes_with}, {tf.__version__}")
+        console.print(beside_fit(bench))
+        console.print(options(bench))
 
-        x, y = images.numpy(), labels.numpy()
-        tf.random.set_seed(0)  # without one, fit refuses to shuffle where everything is to be repeatable
-
-        def fit(*overrides: str) -> Callable[[], object]:
-            model = network.compiled(composed(*base, *overrides), len(dataset.classes))
-            return lambda: model.fit(x, y, batch_size=32, verbose=0)
-
-        def ours(*overrides: str, replicas: int = 1) -> Callable[[], object]:
-            net = network.network(composed(*base, *overrides), len(dataset.classes), list(range(replicas)))
-            return lambda: net.fit(images, labels, 0, 1)
-
-        bf16 = "training.precision=mixed_bfloat16"
-        found = rates(
-            {
-                "kernel 3: model.fit": fit("model.kernel_size=3"),
-                "kernel 3: an epoch in one graph": ours("model.kernel_size=3"),
-                "kernel 7: model.fit": fit(),
-                "kernel 7: an epoch in one graph": ours(),
-                "… with flip, shift and cutout": ours("data.augment=[flip,shift,cutout]"),
-                "… 4 replicas": ours(replicas=4),
-                "… 8 replicas": ours(replicas=8),
-                "kernel 7, mixed_bfloat16": ours(bf16),
-                "… 4 replicas in it": ours(bf16, replicas=4),
-                "… 8 replicas in it": ours(bf16, replicas=8),
-            }
-        )
-        table = Table("what", "images a second", "beside", box=None)
-        single = "kernel 7: an epoch in one graph"
-        for name, speed in found.items():
-            kernel = name[:8]
-            if "one graph" in name:
-                said = f"{speed / found[f'{kernel}: model.fit']:.2f} × model.fit"
-            elif "replicas" in name:
-                said = f"cost {found['kernel 7, mixed_bfloat16' if 'in it' in name else single] / speed:.2f} × one"
-                speed *= int(name[2])  # noqa: PLW2901  of replicas
-            else:
-                said = {"… with": f"costs {found[single] / speed - 1:.0%}"}.get(
-                    name[:6], f"{speed / found[single]:.2f} × float32" if "," in name else "1"
-                )
-            table.add_row(name, f"{speed:,.0f}", said)
-        Console().print(f"base model, batch 32, {given.threads} thread(s)", table)
-
-        def trial(*overrides: str) -> float:
-            """Seconds from the start of a trial to its first step, here one step long."""
-            checked = composed(*base, "data.train_size=32", "training.epochs=1", *overrides)
-            (x, y), _ = training.tensors(dataset, checked.data)
-            started = time.perf_counter()
-            network.network(checked, len(dataset.classes), [0]).fit(x, y, 0, 1)
-            return time.perf_counter() - started
-
-        new = [trial(f"model.filters={n}") for n in (5, 6, 7)]
-        known = [trial("model.filters=7", f"optimizer.learning_rate={rate}") for rate in (0.01, 0.02, 0.03)]
-        Console().print(f"to the first step: a new shape {median(new):.2f} s, a known one {median(known):.2f} s")
+        first = bench.seconds_to_first_step
+        new = [first(f"model.filters={n}") for n in (5, 6, 7)]
+        rates_tried = (0.01, 0.02, 0.03)
+        known = [first("model.filters=7", f"optimizer.learning_rate={n}") for n in rates_tried]
+        console.print(f"first step: {median(new):.2f} s, of a known shape {median(known):.2f} s")
         memory = psutil.Process().memory_info().rss / 2**30
-        Console().print(f"resident memory with {len(dataset.train[0]):,} images at hand: {memory:.2f} GiB; TensorFlow {tf.__version__}")
+        console.print(f"resident memory: {memory:.2f} GiB")
 
 
 if __name__ == "__main__":

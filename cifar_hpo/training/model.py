@@ -10,8 +10,8 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
-from cifar_hpo import fused
 from cifar_hpo.config import IMAGE_SIZE, WHITE, Model
+from cifar_hpo.training import replicas as fused
 
 LOOKED_AT = 1_000
 """Images that whitening is computed from: a million patches for a dozen numbers each."""

@@ -8,6 +8,7 @@ they are faster than Keras' own. `join` puts the weights of plain models into a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,75 +17,140 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo.config import LANES
+from cifar_hpo import processor
 
 Weights = list[NDArray[Any]]
 
 
 class Conv2D(keras.layers.Layer):  # type: ignore[misc]
-    """A convolution in groups, from (n, h, w, groups × channels). Keras' own one with groups is compiled by XLA on a CPU, which is slow.
+    """A convolution in groups, from (n, h, w, groups × channels) to (n, h', w', groups × filters).
 
-    Where a group has few filters, a block of pixels becomes one: it has the numbers of all, and so has the result, which fills more of the
-    processor's lanes. The kernel, written once for each place in the block, multiplies more zeros, and yet takes 0.4 to 0.95 of the time.
+    Keras' own with groups is compiled by XLA on a CPU, which takes a hundred times as long.
+
+    A group of few filters fills few of the processor's lanes. There a block of pixels is taken as
+    one pixel with the numbers of all, and so is the result; the kernel, written once for each place
+    in the block, multiplies more zeros, and yet takes 0.4 to 0.95 of the time.
+
+    block: rows and columns of pixels that are taken as one, which must divide the result's height
+    and width; None takes what is fastest on this processor.
     """
 
-    def __init__(self, filters: int, kernel_size: int, padding: str, groups: int, *, use_bias: bool) -> None:
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int,
+        padding: str,
+        groups: int,
+        *,
+        use_bias: bool,
+        block: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
-        self.filters, self.kernel_size, self.edges, self.groups, self.use_bias = filters, kernel_size, padding.upper(), groups, use_bias
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.padding = padding.upper()
+        self.groups = groups
+        self.use_bias = use_bias
+        self.block = block
 
     def build(self, shape: tuple[int, ...]) -> None:
+        channels = shape[-1] // self.groups
         width = self.filters * self.groups
-        self.kernel = self.add_weight((self.kernel_size, self.kernel_size, shape[-1] // self.groups, width), name="kernel")
+        kernel_shape = (self.kernel_size, self.kernel_size, channels, width)
+        self.kernel = self.add_weight(kernel_shape, name="kernel")
         self.bias = self.add_weight((width,), name="bias") if self.use_bias else None
+        if self.block is None:
+            self.block = processor.block(self.kernel_size, channels, self.filters, self.groups, self._size(shape))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel = tf.convert_to_tensor(self.kernel)
-        if (block := self.block(x.shape)) != (1, 1):
-            return self._by_blocks(x, kernel, *block)
-        x = tf.nn.conv2d(x, kernel, 1, self.edges)
-        return x if self.bias is None else tf.nn.bias_add(x, tf.convert_to_tensor(self.bias))
+        bias = None if self.bias is None else tf.convert_to_tensor(self.bias)
+        if self.block in (None, (1, 1)):
+            return _convolve(x, kernel, bias, self.padding, self.groups)
+        return self._convolve_blocks(x, kernel, bias, *self.block)
 
-    def block(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Rows and columns of pixels that are taken as one: what was fastest for kernels of 3, 5 and 7 pixels on a processor with AVX-512."""
-        _, height, width, _ = self.compute_output_shape(shape)
-        if self.filters > LANES // 2 or self.kernel_size == 1:
-            wanted = 1, 1
-        elif self.filters <= LANES // 4:
-            wanted = 2, 2
-        elif self.groups > 1:
-            wanted = 2, 1
-        elif self.kernel_size < 5:
-            wanted = 1, 1
-        else:
-            wanted = (1, 2) if shape[-1] < LANES // 4 else (2, 2)
-        return wanted if height % wanted[0] == 0 and width % wanted[1] == 0 else (1, 1)
+    def _convolve_blocks(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, rows: int, columns: int) -> tf.Tensor:
+        """The same, (n, H, W, g·ch) → (n, h, w, g·f), with r × c pixels of the result as one.
 
-    def _by_blocks(self, x: tf.Tensor, kernel: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
-        _, height, width, _ = self.compute_output_shape(x.shape)
-        size, groups, channels, filters, pixels = self.kernel_size, self.groups, kernel.shape[2], self.filters, rows * columns
-        down, across = (-(-(size + side - 1) // side) for side in (rows, columns))  # blocks that a block of results looks at
-        before = (size - 1) // 2 if self.edges == "SAME" else 0
-        below, right = height + rows * (down - 1) - before - x.shape[1], width + columns * (across - 1) - before - x.shape[2]
+        A block of the result sees `down` × `across` blocks of the image.
+        """
+        height, width = self._size(x.shape)
+        size, groups, filters, pixels = self.kernel_size, self.groups, self.filters, rows * columns
+        channels = kernel.shape[2]
+        down = -(-(size + rows - 1) // rows)
+        across = -(-(size + columns - 1) // columns)
+
+        before = (size - 1) // 2 if self.padding == "SAME" else 0
+        below = height + rows * (down - 1) - before - x.shape[1]
+        right = width + columns * (across - 1) - before - x.shape[2]
         x = tf.pad(x, ((0, 0), (before, below), (before, right), (0, 0)))
-        x = tf.reshape(x, (-1, x.shape[1] // rows, rows, x.shape[2] // columns, columns, groups, channels))
-        x = tf.reshape(tf.transpose(x, (0, 1, 3, 5, 2, 4, 6)), (-1, x.shape[1], x.shape[3], groups * pixels * channels))
-        places = [(row, column) for row in range(rows) for column in range(columns)]
-        sides = [((row, rows * down - size - row), (column, columns * across - size - column)) for row, column in places]
-        kernel = tf.reshape(
-            tf.stack([tf.pad(kernel, (*side, (0, 0), (0, 0))) for side in sides]),
-            (pixels, down, rows, across, columns, channels, groups, filters),
-        )
-        kernel = tf.reshape(tf.transpose(kernel, (1, 3, 2, 4, 5, 6, 0, 7)), (down, across, pixels * channels, groups * pixels * filters))
-        x = tf.nn.conv2d(x, kernel, 1, "VALID")
-        if self.bias is not None:
-            bias = tf.reshape(tf.convert_to_tensor(self.bias), (groups, 1, filters))
-            x = tf.nn.bias_add(x, tf.reshape(tf.tile(bias, (1, pixels, 1)), (-1,)))
+        high, wide = x.shape[1] // rows, x.shape[2] // columns
+        x = tf.reshape(x, (-1, high, rows, wide, columns, groups, channels))
+        x = tf.transpose(x, (0, 1, 3, 5, 2, 4, 6))  # (n, high, wide, g, r, c, ch)
+        x = tf.reshape(x, (-1, high, wide, groups * pixels * channels))
+
+        copies = []  # the kernel as each pixel of a block sees it: (r·down, c·across, ch, g·f)
+        for row in range(rows):
+            for column in range(columns):
+                vertical = (row, rows * down - size - row)
+                horizontal = (column, columns * across - size - column)
+                copies.append(tf.pad(kernel, (vertical, horizontal, (0, 0), (0, 0))))
+        kernel = tf.stack(copies)
+        kernel = tf.reshape(kernel, (pixels, down, rows, across, columns, channels, groups, filters))
+        kernel = tf.transpose(kernel, (1, 3, 2, 4, 5, 6, 0, 7))  # (down, across, r, c, ch, g, p, f)
+        kernel = tf.reshape(kernel, (down, across, pixels * channels, groups * pixels * filters))
+
+        if bias is not None:
+            bias = tf.tile(tf.reshape(bias, (groups, 1, filters)), (1, pixels, 1))  # (g, p, f)
+            bias = tf.reshape(bias, (-1,))
+        x = _convolve(x, kernel, bias, "VALID", groups)  # (n, h/r, w/c, g·p·f)
         x = tf.reshape(x, (-1, height // rows, width // columns, groups, rows, columns, filters))
-        return tf.reshape(tf.transpose(x, (0, 1, 4, 2, 5, 3, 6)), (-1, height, width, groups * filters))
+        x = tf.transpose(x, (0, 1, 4, 2, 5, 3, 6))  # (n, h/r, r, w/c, c, g, f)
+        return tf.reshape(x, (-1, height, width, groups * filters))
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        lost = self.kernel_size - 1 if self.edges == "VALID" else 0
-        return (shape[0], shape[1] - lost, shape[2] - lost, self.filters * self.groups)
+        return (shape[0], *self._size(shape), self.filters * self.groups)
+
+    def _size(self, shape: tuple[Any, ...]) -> tuple[int, int]:
+        """Height and width of the result for images (n, H, W, channels)."""
+        lost = self.kernel_size - 1 if self.padding == "VALID" else 0
+        return shape[1] - lost, shape[2] - lost
+
+
+def _convolve(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, padding: str, groups: int) -> tf.Tensor:
+    """A convolution in groups, by one operation where TensorFlow has it for groups.
+
+    Its own kernels have none on a CPU, nor the gradients: there each group is convolved by itself.
+    """
+    if groups == 1 or _has_grouped_convolutions(x.dtype):
+        x = tf.nn.conv2d(x, kernel, 1, padding)
+    else:
+        images, kernels = tf.split(x, groups, axis=3), tf.split(kernel, groups, axis=3)
+        parts = [tf.nn.conv2d(*pair, 1, padding) for pair in zip(images, kernels, strict=True)]
+        x = tf.concat(parts, axis=3)
+    return x if bias is None else tf.nn.bias_add(x, bias)
+
+
+@functools.cache
+def _has_grouped_convolutions(dtype: tf.DType) -> bool:
+    """Whether TensorFlow has convolutions in groups here, with a bias and their gradients.
+
+    Tried once in a process: oneDNN has them, TensorFlow's own kernels do not, and these take over
+    what oneDNN has not, such as bfloat16 on AVX2.
+    """
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def gradients(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> list[tf.Tensor]:
+        y = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
+        return list(tf.gradients(y, (x, kernel, bias)))
+
+    with tf.init_scope():
+        try:
+            shapes = ((1, 4, 4, 4), (3, 3, 2, 4), (4,))
+            gradients(*(tf.ones(shape, dtype) for shape in shapes))
+        except tf.errors.OpError:
+            return False
+    return True
 
 
 class BatchNormalization(keras.layers.Layer):  # type: ignore[misc]

@@ -19,12 +19,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo import checkpoint
 from cifar_hpo.config import Config, Data, Training
 from cifar_hpo.data import Dataset
 from cifar_hpo.errors import ConfigError, TrialError
-from cifar_hpo.fused import Weights
-from cifar_hpo.network import Network, compiled, network
+from cifar_hpo.training import checkpoint
+from cifar_hpo.training.compiled import Network, compiled, network
+from cifar_hpo.training.replicas import Weights
 
 Tensors = tuple[Any, Any]
 

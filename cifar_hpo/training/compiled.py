@@ -22,10 +22,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo import fused, optimizers
+from cifar_hpo import processor
 from cifar_hpo.config import IMAGE_SIZE, SGD, Config
-from cifar_hpo.fused import Weights
-from cifar_hpo.model import LOOKED_AT, build, mirrored, whitening
+from cifar_hpo.training import optimizers
+from cifar_hpo.training import replicas as fused
+from cifar_hpo.training.model import LOOKED_AT, build, mirrored, whitening
+from cifar_hpo.training.replicas import Weights
 
 SCORED = 500
 """Images in a batch where nothing is learned."""
@@ -73,12 +75,20 @@ def network(config: Config, classes: int, seeds: Sequence[int], images: tf.Tenso
 def compiled(config: Config, classes: int) -> keras.Model:
     """A fresh model of Keras' own parts, for its `fit` and for whoever loads it; a mirrored one is for predictions alone, and one of
     Muon, which Keras has not for convolutions, would go on by SGD."""
-    keras.mixed_precision.set_dtype_policy(config.training.precision)
+    _set_precision(config)
     model = build(config.model, classes)
     if config.model.mirror:
         model = mirrored(model)
     model.compile(_optimizer(config, plain=True), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     return model
+
+
+def _set_precision(config: Config) -> None:
+    """Let Keras build layers of the config's precision; of float32 where bfloat16 can't be had."""
+    precision = config.training.precision
+    if precision == "mixed_bfloat16" and not processor.can_compute_in_bfloat16():
+        precision = "float32"
+    keras.mixed_precision.set_dtype_policy(precision)
 
 
 def _optimizer(config: Config, *, plain: bool) -> keras.optimizers.Optimizer:
@@ -101,7 +111,7 @@ class Network:
     def __init__(self, config: Config, classes: int, replicas: int) -> None:
         keras.utils.clear_session()
         self.config, self.classes, self.replicas = config, classes, replicas
-        keras.mixed_precision.set_dtype_policy(config.training.precision)
+        _set_precision(config)
         self.model = build(config.model, classes, replicas)
         optimizer, loss = _optimizer(config, plain=False), fused.loss(config.training.label_smoothing)
         self.model.compile(optimizer, loss, metrics=fused.metrics(replicas, config.training.label_smoothing), jit_compile=False)
@@ -112,7 +122,7 @@ class Network:
 
     def reset(self, learning_rate: float, seeds: Sequence[int], images: tf.Tensor | None) -> None:
         """Put everything where it is before the first step: weights and dropout as each seed draws them, the optimizer at rest."""
-        keras.mixed_precision.set_dtype_policy(self.config.training.precision)
+        _set_precision(self.config)
         fresh = []
         for seed in seeds:
             random.seed(seed)  # from which Keras draws all seeds; its own function would also make TensorFlow prepare kept graphs anew

@@ -1,0 +1,177 @@
+"""What the processor is taken for, and what is chosen for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cifar_hpo import processor
+
+FLAGS = {
+    processor.OLDER: "flags : sse4_2 avx",
+    processor.AVX2: "flags : sse4_2 avx avx2 fma",
+    processor.AVX512: "flags : avx2 avx512f avx512bw avx512_vnni",
+    processor.AVX512_BF16: "vendor_id : AuthenticAMD\nflags : avx2 avx512bw avx512_bf16",
+    processor.AMX: "vendor_id : GenuineIntel\nflags : avx2 avx512bw avx512_bf16 amx_bf16",
+}
+INTEL_BF16 = "vendor_id : GenuineIntel\nflags : avx2 avx512bw avx512_bf16"
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
+    """`machine(cpuinfo, NAME=value…)` pretends to be on it."""
+    for name in ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def pretend(cpuinfo: str, architecture: str = "x86_64", **environment: str) -> None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+        monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr("platform.machine", lambda: architecture)
+        monkeypatch.setattr("sys.platform", "linux")
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+    return pretend
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+def test_the_instruction_set_is_that_of_the_flags(machine: object, kind: str) -> None:
+    machine(FLAGS[kind])
+    assert processor.instruction_set() == kind
+
+
+@pytest.mark.parametrize(
+    ("most", "kind"),
+    [
+        ("SSE41", processor.OLDER),
+        ("AVX", processor.OLDER),
+        ("AVX2", processor.AVX2),
+        ("avx2_vnni", processor.AVX2),
+        ("AVX512_CORE", processor.AVX512),
+        ("AVX512_CORE_VNNI", processor.AVX512),
+        ("AVX512_CORE_BF16", processor.AVX512_BF16),
+        ("AVX10_1_512", processor.AVX512_BF16),
+        ("AVX512_CORE_AMX", processor.AMX),
+        ("AVX10_1_512_AMX", processor.AMX),
+        ("ALL", processor.AMX),
+        ("a typo", processor.AMX),
+        ("", processor.AMX),
+    ],
+)
+def test_onednn_may_be_told_to_use_less(machine: object, most: str, kind: str) -> None:
+    machine(FLAGS[processor.AMX], ONEDNN_MAX_CPU_ISA=most)
+    assert processor.instruction_set() == kind
+    machine(FLAGS[processor.AVX2], ONEDNN_MAX_CPU_ISA=most)
+    assert processor.instruction_set() in (processor.AVX2, processor.OLDER), "never more than it has"
+
+
+@pytest.mark.parametrize("off", ["0", "false", "False"])
+def test_without_onednn_tensorflow_uses_its_own_kernels(machine: object, off: str) -> None:
+    machine(FLAGS[processor.AMX], TF_ENABLE_ONEDNN_OPTS=off)
+    assert processor.instruction_set() == processor.OWN_KERNELS
+    assert not processor.is_fast_in_bfloat16()
+
+
+def test_arm_is_not_taken_for_x86(machine: object) -> None:
+    machine("Features : asimd bf16", "aarch64")
+    assert processor.instruction_set() == processor.ARM
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "architecture", "is_fast"),
+    [
+        (FLAGS[processor.AVX2], "x86_64", False),
+        (FLAGS[processor.AVX512], "x86_64", False),
+        (FLAGS[processor.AVX512_BF16], "x86_64", True),
+        (INTEL_BF16, "x86_64", False),
+        (FLAGS[processor.AMX], "x86_64", True),
+        ("Features : asimd bf16", "aarch64", True),
+        ("Features : asimd", "aarch64", False),
+    ],
+)
+def test_bfloat16_pays_where_the_processor_multiplies_it_faster(machine: object, cpuinfo: str, architecture: str, is_fast: bool) -> None:
+    machine(cpuinfo, architecture)
+    assert processor.is_fast_in_bfloat16() is is_fast
+
+
+def test_bfloat16_does_not_pay_on_a_newer_processor_that_stands_for_an_older_one(
+    machine: object,
+) -> None:
+    machine(FLAGS[processor.AVX512_BF16], ONEDNN_MAX_CPU_ISA="AVX2")
+    assert not processor.is_fast_in_bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "most", "can"),
+    [
+        (FLAGS[processor.AVX2], "", True),
+        (FLAGS[processor.AVX512], "", True),
+        (FLAGS[processor.AVX512], "AVX512_CORE", True),
+        (FLAGS[processor.AVX512], "AVX2", False),
+        (FLAGS[processor.AMX], "AVX", False),
+    ],
+)
+def test_bfloat16_can_be_computed_unless_onednn_is_kept_from_it(machine: object, cpuinfo: str, most: str, can: bool) -> None:
+    """TensorFlow computes by itself what a processor has not, but not what oneDNN then refuses."""
+    machine(cpuinfo, ONEDNN_MAX_CPU_ISA=most)
+    assert processor.can_compute_in_bfloat16() is can
+
+
+@pytest.mark.parametrize(("given", "wanted"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
+@pytest.mark.parametrize("module", ["training.trainer", "training.model", "training.replicas"])
+def test_onednn_is_on_before_tensorflow_loads_unless_the_user_has_it_off(
+    monkeypatch: pytest.MonkeyPatch, module: str, given: dict[str, str], wanted: str
+) -> None:
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    code = (
+        f"import os, cifar_hpo.{module}\n"
+        "from tensorflow.python.util import _pywrap_util_port\n"
+        "print(os.environ['TF_ENABLE_ONEDNN_OPTS'], int(_pywrap_util_port.IsMklEnabled()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == [wanted, wanted]
+
+
+RULED = [kind for kind in (*processor.X86, processor.OWN_KERNELS) if kind != processor.OLDER]
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "wanted"),
+    [
+        (processor.OWN_KERNELS, (7, 3, 4, 1, (32, 32)), (4, 2)),
+        (processor.OWN_KERNELS, (3, 8, 16, 2, (8, 8)), (1, 2)),
+        (processor.AVX2, (7, 3, 4, 1, (32, 32)), (2, 2)),
+        (processor.AVX2, (7, 3, 8, 1, (32, 32)), (1, 1)),
+        (processor.AVX2, (3, 3, 16, 1, (32, 32)), (1, 1)),
+        (processor.AVX512, (7, 3, 8, 1, (32, 32)), (1, 2)),
+        (processor.AVX512_BF16, (3, 4, 8, 4, (16, 16)), (2, 1)),
+        (processor.OLDER, (7, 3, 4, 1, (32, 32)), (1, 1)),
+        (processor.ARM, (7, 3, 4, 1, (32, 32)), (1, 1)),
+    ],
+)
+def test_blocks_are_what_was_fastest_on_such_a_processor(
+    monkeypatch: pytest.MonkeyPatch, kind: str, layer: tuple[object, ...], wanted: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(processor, "instruction_set", lambda: kind)
+    assert processor.block(*layer) == wanted
+
+
+@pytest.mark.parametrize("kind", RULED)
+@pytest.mark.parametrize("size", [(31, 31), (30, 30), (26, 13), (1, 1)])
+def test_a_block_divides_the_image(monkeypatch: pytest.MonkeyPatch, kind: str, size: tuple[int, int]) -> None:
+    monkeypatch.setattr(processor, "instruction_set", lambda: kind)
+    for kernel_size in (1, 3, 5, 7):
+        for filters in (1, 4, 8, 12, 16, 32):
+            rows, columns = processor.block(kernel_size, 3, filters, 1, size)
+            assert size[0] % rows == size[1] % columns == 0
+
+
+@pytest.mark.parametrize("kind", RULED)
+def test_a_kernel_of_one_pixel_takes_no_blocks(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(processor, "instruction_set", lambda: kind)
+    assert processor.block(1, 3, 4, 1, (32, 32)) == (1, 1)
