@@ -39,14 +39,10 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[float, str]]:
     folder = tmp_path_factory.mktemp("watch")
     (folder / "app.py").write_text(APP)
     plugins = ["hydra/sweeper=study", "hydra/launcher=workers", "hydra.launcher.n_workers=2"]
-    process = subprocess.Popen(
-        [sys.executable, "app.py", "-m", "+x=0.6,0.8,1.0", *plugins],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "app.py", "-m", "+x=0.6,0.8,1.0", *plugins]
     started = time.monotonic()
-    said = [(time.monotonic() - started, line.rstrip("\n")) for line in process.stdout]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        said = [(time.monotonic() - started, line.rstrip("\n")) for line in process.stdout]
     assert process.wait() == 0
     return said
 

@@ -1,4 +1,4 @@
-"""What lies between two trials of a worker, and what a worker takes of memory: `python tests/benchmarks/between.py [overrides]`.
+"""What lies between two trials of a worker, and what a worker takes of memory: `python tests/benchmarks/between.py [--isa AVX2] [overrides]`.
 
 From the end of a trial's MLflow run to the next one's first step: the result on its way, the next job composed and sent, its run
 opened, the network made or found, its first step traced. The first step is taken to begin one epoch, as long as the second one,
@@ -8,6 +8,7 @@ sees each shape anew once and then again.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import statistics
@@ -17,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import instruction_set
 import mlflow
 import psutil
 
@@ -26,8 +28,13 @@ SWEEP += ["data.train_size=2000", "model.kernel_size=3", "hydra.launcher.n_worke
 
 def main() -> None:
     """Run the sweep, watch its processes, and read the rest from MLflow."""
+    parser = argparse.ArgumentParser(description="What lies between two trials of a worker.")
+    parser.add_argument("overrides", nargs="*")
+    instruction_set.add_option(parser)
+    given = parser.parse_args()
+    print(instruction_set.use(given.isa))  # noqa: T201
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen([sys.executable, "-m", "cifar_hpo", *SWEEP, *sys.argv[1:]], cwd=folder, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, "-m", "cifar_hpo", *SWEEP, *given.overrides], cwd=folder, stdout=subprocess.DEVNULL)
         most = 0
         while process.poll() is None:
             with contextlib.suppress(psutil.NoSuchProcess, TypeError):
