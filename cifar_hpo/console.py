@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.console import Console  # half of what `--help` would take
+
+log = logging.getLogger(__name__)
 
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 """Options of `print` for text that is not rich's markup and must not be folded."""
@@ -84,9 +87,18 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._ended.wait(min(1.0, self._silence)):
-            is_known = self._soon is not None and self._soon()
-            if is_known:
-                self._soon = None
-            if is_known or time.monotonic() - self._last >= self._silence:
-                self._say()
-                self.heard()
+            try:
+                is_known = self._soon is not None and self._soon()
+                if is_known:
+                    self._soon = None
+                if is_known or time.monotonic() - self._last >= self._silence:
+                    self._say()
+                    self.heard()
+            except Exception:
+                log.exception("the heartbeat ends")
+                return
+
+
+def still(doing: str) -> Heartbeat:
+    """Says that something is going on which takes long."""
+    return Heartbeat(lambda: log.info("still %s", doing))

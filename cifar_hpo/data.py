@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cifar_hpo.config import GENERATED, SYNTHETIC_NOTICE, Data
-from cifar_hpo.console import Heartbeat
+from cifar_hpo.console import still
 from cifar_hpo.errors import ConfigError, DataError, one_line
 from cifar_hpo.sources import BATCHES, CIFAR10_CLASSES, HOW_TO_GET, UNPACKED, Split, download, keras_cache, read_cifar10, read_folder, read_npz
 from cifar_hpo.synthetic import CLASSES, VERSION, synthetic
@@ -152,7 +152,7 @@ def _stored(name: str, fingerprint: str, read: Any) -> Path:
     if folder.is_dir():
         return folder
     log.info("decoding %s once, to %s", name, folder.relative_to(Path.cwd()))
-    with Heartbeat(lambda: log.info("still decoding %s", name)):
+    with still(f"decoding {name}"):
         (x_train, y_train), (x_test, y_test), classes = read()
     order = np.random.default_rng(0).permutation(len(x_train))
     arrays = {"x_train": x_train[order], "y_train": y_train[order], "x_test": x_test, "y_test": y_test}

@@ -24,6 +24,9 @@ from cifar_hpo.trial import FINISHED, Context, Progress, Pruned, TrialResult
 
 log = logging.getLogger(__name__)
 
+ALL_IMAGES = 50_000
+"""What data.train_size=null is taken for where nobody has looked at the images: CIFAR-10's."""
+
 IMAGE_COST = 1_200_000
 """What an image costs beside its multiplications, in these: base models of 4, 8 and 16 neurons take
 1 : 2 : 6 of the time for 1 : 3 : 10.5 of the multiplications (AVX2, one thread)."""
@@ -58,8 +61,7 @@ class Objective:
         if checked.training.precision == "mixed_bfloat16":
             kind = processor.instruction_set()
             if not processor.can_compute_in_bfloat16():
-                why = f"oneDNN may use no more than {kind} (ONEDNN_MAX_CPU_ISA)"
-                said.append(f"training.precision: {why}, which has no bfloat16: it is float32 here")
+                said.append(f"training.precision: oneDNN has no bfloat16 on {kind}: it is float32")
             elif not processor.is_fast_in_bfloat16():
                 slow = "mixed_bfloat16 will be slower than float32"
                 said.append(f"training.precision: {kind} gains nothing by bfloat16; {slow}")
@@ -69,7 +71,7 @@ class Objective:
 
     def cost(self, checked: schema.Config) -> float:
         """How much work a configuration is beside others, so that the longest trials can go first."""
-        images = checked.data.train_size or 1  # with null all configurations take the same
+        images = checked.data.train_size or ALL_IMAGES
         passes = checked.training.epochs * checked.training.replicas
         return float((checked.model.operations() + IMAGE_COST) * images * passes)
 
@@ -90,14 +92,15 @@ class Objective:
         if Context.from_environment().study:
             return self._try(config)
         try:
-            self.prepare(config)
-            for remark in self.remarks(self.check(config)):
-                log.warning(remark)
-            return self._try(config)
+            with _EpochLines() as lines:
+                self.prepare(config)
+                for remark in self.remarks(self.check(config)):
+                    log.warning(remark)
+                return self._try(config, lines)
         except (UserError, TrialError) as error:
             end(error)
 
-    def _try(self, config: DictConfig) -> TrialResult:
+    def _try(self, config: DictConfig, lines: _EpochLines | None = None) -> TrialResult:
         checked = schema.check(config)
         with processor.quiet_tensorflow():
             from cifar_hpo import data, tracking
@@ -112,29 +115,40 @@ class Objective:
         training_config = checked.training
         replicas = training_config.replicas
         steps = training_config.epochs * (1 if checked.is_fused else replicas)
-        folder, done = Path(hydra.runtime.output_dir), 0
-        lines = contextlib.nullcontext(None) if context.study else _EpochLines(steps)
+        folder = Path(hydra.runtime.output_dir)
+        done = done_before = 0  # epochs of all replicas; those that an earlier attempt trained
         with (
             _cleared(folder),
             _judged(context, number),
             tracking.attempt(config, hydra.overrides.task, dataset, context, number) as run,
-            lines as printed,
         ):
+            if lines:
+                lines.training_begins(steps)
             trial.report(Progress(0, steps, run_id=run.run_id))
 
             def on_epoch(epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool) -> None:
-                nonlocal done
+                nonlocal done, done_before
                 done += 1
-                mean = {name: fmean(one[name] for one in values.values()) for name in next(iter(values.values()))}
-                each = {f"replica_{number}/{name}": value for number, one in values.items() for name, value in one.items()}
+                done_before += restored
+                names = next(iter(values.values()))
+                mean = {name: fmean(one[name] for one in values.values()) for name in names}
+                each = {
+                    f"replica_{replica}/{name}": value
+                    for replica, metrics in values.items()
+                    for name, value in metrics.items()
+                }
                 run.log_epoch(epoch, (mean if len(values) == replicas else {}) | (each if replicas > 1 else {}))
                 if not restored:
-                    # Where replicas train one after the other, the first one is judged, at the epochs where others are.
-                    trial.report(Progress(done, steps, mean.get(context.metric) if 0 in values else None, run.run_id))
-                if printed:
-                    printed.epoch_ended(mean, restored=restored)
+                    # Where replicas train one after the other the first one is judged, at the
+                    # epochs where others are.
+                    value = mean.get(context.metric) if 0 in values else None
+                    trial.report(Progress(done, steps, value, run.run_id, done_before))
+                if lines:
+                    lines.epoch_ended(mean, restored=restored)
 
             trained = trainer.train(checked, dataset, on_epoch, folder)
+            if lines:
+                lines.training_ended()
             metrics = _summary([one.metrics for one in trained])
             best = max(trained, key=lambda one: one.metrics["val_accuracy"])
             run.log_outcome(metrics, dataset, best.predicted, best.certainty, training_config.epochs)
@@ -147,12 +161,13 @@ class Objective:
 
 
 class _EpochLines:
-    """What a single run says: a line for each epoch, and one whenever an epoch takes long."""
+    """What a single run says: a line for each epoch, and one whenever something takes long."""
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs, self.done, self.trained = epochs, 0, 0
+    def __init__(self) -> None:
+        self.epochs = self.done = self.trained = 0
         self.started = time.monotonic()
-        self.heartbeat = Heartbeat(self._say_where)
+        self.doing = "still preparing"
+        self.heartbeat = Heartbeat(self._say_what)
 
     def __enter__(self) -> Self:
         self.heartbeat.__enter__()
@@ -161,10 +176,15 @@ class _EpochLines:
     def __exit__(self, *_: object) -> None:
         self.heartbeat.__exit__()
 
+    def training_begins(self, epochs: int) -> None:
+        self.epochs, self.started = epochs, time.monotonic()
+        self.doing = f"in epoch 1 of {epochs}"
+
     def epoch_ended(self, metrics: Mapping[str, float], *, restored: bool) -> None:
         """Print an epoch's metrics, and the time left by those that were trained here."""
         self.done += 1
         self.trained += not restored
+        self.doing = f"in epoch {min(self.done + 1, self.epochs)} of {self.epochs}"
         values = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         spent, left = time.monotonic() - self.started, ""
         if self.trained and self.done < self.epochs:
@@ -172,9 +192,11 @@ class _EpochLines:
         log.info("epoch %d of %d  %s%s", self.done, self.epochs, values, left)
         self.heartbeat.heard()
 
-    def _say_where(self) -> None:
-        where = f"epoch {self.done + 1} of {self.epochs}" if self.done < self.epochs else "scoring"
-        log.info("%s, after %s", where, clock(time.monotonic() - self.started))
+    def training_ended(self) -> None:
+        self.doing = "scoring and logging"
+
+    def _say_what(self) -> None:
+        log.info("%s, after %s", self.doing, clock(time.monotonic() - self.started))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ goes on there equals one that was never interrupted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import sys
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from cifar_hpo.console import stderr_redirected
 
-OWN_KERNELS = "TensorFlow's own kernels"  # oneDNN is off, or not built in
+OWN_KERNELS = "TensorFlow's own kernels"  # on x86, where oneDNN is off or not built in
 OLDER = "x86 before AVX2"
 AVX2 = "AVX2"
 AVX512 = "AVX-512"
@@ -109,7 +110,8 @@ def set_tensorflow_switches() -> None:
     oneDNN: TensorFlow turns it on by itself only where it sees AVX-512 VNNI, bfloat16 or AMX, but on
     AVX2 it trains small CNNs two to three times as fast as TensorFlow's own kernels.
     """
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower() not in ("0", "1", "false", "true"):
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # TensorFlow passes over what it can't read
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
@@ -124,13 +126,13 @@ def quiet_tensorflow() -> contextlib.AbstractContextManager[None]:
 
 
 def instruction_set() -> str:
-    """The kernels of this process: OWN_KERNELS, ARM, or one of X86, as far as oneDNN may use it."""
+    """The kernels of this process: ARM, OWN_KERNELS, or one of X86, as far as oneDNN may use it."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return ARM
     is_off = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("0", "false")
     if is_off or sys.platform == "darwin":  # TensorFlow for macOS has no oneDNN
         return OWN_KERNELS
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return ARM
-    has = _of_flags(_cpuinfo().split())
+    has = _of_flags(_cpuinfo(CPUINFO).split())
     most = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     return min(has, _of_limit(most.upper()), key=X86.index)
 
@@ -150,9 +152,9 @@ def is_fast_in_bfloat16() -> bool:
 
     The base model, one thread: AMD's AVX-512 with bfloat16 takes 0.7 of the time, Intel's 1.5 times
     as long, for which AMX alone is fast in it. AVX2 and TensorFlow's own kernels have no such
-    operations and convert instead. ARM's own are believed to be fast.
+    operations and convert instead. ARM's could not be measured: what has them is believed.
     """
-    kind, listed = instruction_set(), _cpuinfo()
+    kind, listed = instruction_set(), _cpuinfo(CPUINFO)
     if kind == AVX512_BF16:
         return "GenuineIntel" not in listed
     return kind == AMX or (kind == ARM and "bf16" in listed)
@@ -161,18 +163,19 @@ def is_fast_in_bfloat16() -> bool:
 def can_compute_in_bfloat16() -> bool:
     """Whether mixed_bfloat16 is computed at all, fast or not.
 
-    TensorFlow hands bfloat16 to oneDNN where the processor has AVX-512, and converts by itself where
-    it has not. Where oneDNN may use less than the processor has, it refuses, and some operations
-    end the process.
+    TensorFlow hands bfloat16 to oneDNN where the processor has AVX-512 or converts by AVX, and
+    computes by itself where it has neither. But oneDNN trains in it from AVX-512 on: with less,
+    or kept to less by ONEDNN_MAX_CPU_ISA, it refuses, and some operations end the process.
     """
     if instruction_set() not in (OLDER, AVX2):
         return True
-    return "avx512f" not in _cpuinfo().split()
+    return not {"avx512f", "avx_ne_convert"} & set(_cpuinfo(CPUINFO).split())
 
 
-def _cpuinfo() -> str:
-    """What Linux lists of the processor; elsewhere nothing."""
-    return CPUINFO.read_text() if CPUINFO.exists() else ""
+@functools.cache
+def _cpuinfo(path: Path) -> str:
+    """What Linux lists of the first processor; elsewhere nothing."""
+    return path.read_text().split("\n\n", 1)[0] if path.exists() else ""
 
 
 def _of_flags(flags: list[str]) -> str:

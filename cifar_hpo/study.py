@@ -53,7 +53,10 @@ class Study:
     def __init__(
         self, name: str, space: Space, options: Mapping[str, Any], meaning: Mapping[str, Any], costs: Mapping[str, float] | None = None
     ) -> None:
-        self.space, self.options, self.costs = space, options, costs or {}
+        self.space, self.options = space, options
+        self.costs = costs if costs and any(costs.values()) else {}
+        self.started = time.monotonic()
+        self._discarded: set[str] = set()
         self.metrics, self.directions = _listed(options["metric"]), _listed(options["direction"])
         self.is_grid = options["sampler"]["name"] == "grid"
         self._wishes = [_texts(wish) for wish in options["enqueue"]]
@@ -169,7 +172,8 @@ class Study:
         limit: int | None = self.options["n_trials"]
         if not self.is_grid and (limit or self.space.size > MANY):
             return limit
-        planned = len(self._identities | {identity(one.params) for one in self._told})
+        told = {identity(one.params) for one in self._told}
+        planned = len((self._identities - self._discarded) | told)
         return min(planned, limit or planned)
 
     def cost(self, params: Mapping[str, Value]) -> float:
@@ -179,13 +183,24 @@ class Study:
 
     def waiting_costs(self) -> list[float]:
         """The cost of each planned trial that has not begun, in the order in which they will."""
-        started = {identity(one.params) for one in self._told}
-        started |= {identity(spec.params) for spec in list(self.running.values())}
-        count = (self.planned() or 0) - len(started)
-        if not self.is_grid:
-            return [self._mean_cost] * count
-        waiting = self._identities - started
-        return sorted((self.costs.get(key, self._mean_cost) for key in waiting), reverse=True)[:count]
+        failed = [one for one in self._told if one.state in (FAILED, KILLED)]
+        running = {identity(spec.params) for spec in list(self.running.values())}
+        if self.options["retry_failed"]:
+            waiting = frozenset(identity(one.params) for one in failed) - running
+            count = len(waiting)
+        else:
+            begun = running | {identity(one.params) for one in self._told}
+            count = max(0, (self.planned() or 0) - len(begun))
+            if not self.is_grid:
+                return [self._mean_cost] * count
+            waiting = self._identities - begun - self._discarded
+        costs = [self.costs.get(key, self._mean_cost) for key in waiting]
+        return sorted(costs, reverse=True)[:count]
+
+    def seconds_to_timeout(self) -> float | None:
+        """Seconds in which trials may still start; None without a timeout."""
+        timeout = self.options["timeout"]
+        return None if not timeout else max(0.0, timeout - (time.monotonic() - self.started))
 
     @functools.cached_property
     def _mean_cost(self) -> float:
@@ -197,11 +212,11 @@ class Study:
 
     def specs(self) -> Iterator[TrialSpec | None]:
         """What is still to be tried; None when that depends on what is running now."""
-        started, self._count = time.monotonic(), len(self._told)
+        self.started, self._count = time.monotonic(), len(self._told)
         self._tried = {identity(one.params) for one in self._told} | {identity(spec.params) for spec in self._again}
         self._count += len(self._again)
         cells = self._cells()
-        while not self._is_over(started):
+        while not self._is_over():
             spec = self._again.popleft() if self._again else None
             if not spec and not (self.options["n_trials"] and self._count >= self.options["n_trials"] and not self.options["retry_failed"]):
                 spec = self._ask(cells)
@@ -223,12 +238,12 @@ class Study:
         cells = {identity(cell): cell for cell in [*first, *longest_first]}
         return iter([cell for key, cell in cells.items() if key not in self._tried])
 
-    def _is_over(self, started: float) -> bool:
+    def _is_over(self) -> bool:
         """Whether a limit other than the number of trials is reached."""
         options = self.options
         if options["max_failures"] and self._failures >= options["max_failures"]:
             return True
-        if options["timeout"] and time.monotonic() - started > options["timeout"]:
+        if self.seconds_to_timeout() == 0:
             return True
         sign = 1 if self.directions[0] == "maximize" else -1
         values = [-float("inf") if one.value is None else sign * one.value for one in self._told]
@@ -280,6 +295,7 @@ class Study:
 
     def discard(self, spec: TrialSpec, reason: str) -> None:
         """Give up a trial before it starts; it does not count."""
+        self._discarded.add(identity(spec.params))
         del self.running[spec.number]
         self._count -= 1
         self._asked.pop(spec.number).set_user_attr("skipped", reason)

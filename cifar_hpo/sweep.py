@@ -14,6 +14,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, env_override
 
 from cifar_hpo import watch
+from cifar_hpo.console import still
 from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, TrialError, one_line
 from cifar_hpo.plan import Plan
 from cifar_hpo.serve import value_of
@@ -39,7 +40,8 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any])
     size = plan.options["max_batch_size"]
     with Study(plan.name, plan.space, plan.options, plan.meaning, plan.costs) as study, _terminable():
         plan.name_folder(study.name)
-        run = open_run(plan, study)
+        with still("opening the study's run"):
+            run = open_run(plan, study)
         jobs = _jobs(plan, study, run)
         outcomes = stream(jobs, pool) if pool else _batches(jobs, plan.launcher, size)
         returned: dict[int, JobReturn] = {}
@@ -65,16 +67,22 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any])
             if pool:
                 pool.close()
             if run:
-                run.close_abandoned()
-                ranking = study.ranking()
-                if ranking and ranking[0].value is not None and ranking[0].run_id:
-                    run.crown(ranking[0].run_id, study.metrics[0], ranking[0].value, study.directions[0])
-                run.close(status, watch.note(study), plan.best(ranking))
+                with still("closing the study's run"):
+                    _close(run, study, plan, status)
         watch.summary(study, plan, run, pool)
     if any(told.number in returned for told in failed) or (failed and not returned):
         raise SweepFailed(f"{len(failed)} of {len(study.told())} trials failed; the first: {failed[0].error}")
     ordered = [returned[number] for number in sorted(returned)]
     return [ordered[at : at + (size or len(ordered))] for at in range(0, len(ordered), size or len(ordered) or 1)]
+
+
+def _close(run: Any, study: Study, plan: Plan, status: str) -> None:
+    """End the study's run with what it found; the best model becomes the champion if it is one."""
+    run.close_abandoned()
+    ranking = study.ranking()
+    if ranking and ranking[0].value is not None and ranking[0].run_id:
+        run.crown(ranking[0].run_id, study.metrics[0], ranking[0].value, study.directions[0])
+    run.close(status, watch.note(study), plan.best(ranking))
 
 
 def _jobs(plan: Plan, study: Study, run: Any) -> Iterator[Job | None]:

@@ -55,12 +55,16 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Progress:
-    """A running trial's word from inside: epochs done of all, the value so far, and its MLflow run."""
+    """A running trial's word from inside: epochs done of all, the value so far, and its MLflow run.
+
+    restored: how many of the epochs an earlier attempt did.
+    """
 
     epoch: int
     epochs: int
     value: float | None = None
     run_id: str = ""
+    restored: int = 0
 
 
 @dataclass(frozen=True)

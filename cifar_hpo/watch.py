@@ -15,10 +15,10 @@ from rich.text import Text
 
 from cifar_hpo.config import SYNTHETIC_NOTICE
 from cifar_hpo.console import PLAIN, Heartbeat, clock, terminal
-from cifar_hpo.estimate import sweep_seconds_left
+from cifar_hpo.estimate import Timed, sweep_seconds_left
 from cifar_hpo.leaderboard import Told, front, settings
 from cifar_hpo.study import Study
-from cifar_hpo.trial import FINISHED, TrialResult, TrialSpec
+from cifar_hpo.trial import FINISHED, PRUNED, TrialResult, TrialSpec
 from cifar_hpo.workers import Pool, Worker
 
 SHOWN = 10
@@ -38,11 +38,14 @@ class Screen:
     def __init__(self, study: Study, pool: Pool | None, console: Console) -> None:
         self.study, self.pool, self.console = study, pool, console
         self.started, self.before = time.monotonic(), len(study.told())
+        self.timed: list[Timed] = []
         self.is_live = console.is_terminal and pool is not None
         self.heartbeat = Heartbeat(self.print_status, soon=self._has_estimate)
 
     def ended(self, spec: TrialSpec, result: TrialResult, counted: bool) -> None:
         """A trial ended; without a terminal a line tells."""
+        if counted and spec.attempt == 0 and result.state in (FINISHED, PRUNED):
+            self.timed.append((result.seconds, self.study.cost(spec.params)))
         if self.is_live:
             return
         name = self.study.metrics[0]
@@ -61,12 +64,9 @@ class Screen:
         if self.pool is None:
             numbers = ", ".join(str(number) for number in list(self.study.running))
             parts.append(f"with the launcher: {numbers or 'nothing yet'}")
-        running = self._running()
-        for worker, spec in running[:SHOWN]:
+        for worker, spec in self._running():
             epoch, value, left = _progress(worker)
             parts.append(f"trial {spec.number}: epoch {epoch}, {value}, {left} left")
-        if len(running) > SHOWN:
-            parts.append(f"… and {len(running) - SHOWN} more")
         self.console.print(" | ".join(parts), **PLAIN)
 
     def __rich__(self) -> Group:
@@ -102,15 +102,16 @@ class Screen:
     def _time_left(self) -> str:
         if not self.pool:
             return ""
-        left = sweep_seconds_left(self.study, self._running(), self.pool.n_workers, self.before)
+        slots = self.pool.n_workers
+        left = sweep_seconds_left(self.study, self._running(), slots, self.timed)
         return "" if left is None else f", about {clock(left)} left"
 
 
 def _progress(worker: Worker) -> tuple[str, str, str]:
     """Epoch of epochs, the value so far and the time left of a worker's trial."""
-    progress, left = worker.progress, worker.seconds_left
+    progress, left, values = worker.progress, worker.seconds_left, worker.values
     epoch = f"{progress.epoch}/{progress.epochs}" if progress.epochs else "starting"
-    value = "…" if progress.value is None else f"{progress.value:.4f}"
+    value = f"{values[-1]:.4f}" if values else "…"
     return epoch, value, "…" if left is None else clock(left)
 
 

@@ -8,6 +8,7 @@ large costs its own trial only, and a worker whose parent dies ends itself.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -23,9 +24,11 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, setup_globals
 from omegaconf import DictConfig, open_dict
 
-from cifar_hpo.console import stderr_redirected
+from cifar_hpo.console import Heartbeat, stderr_redirected
 from cifar_hpo.serve import serve
 from cifar_hpo.trial import Progress, TrialSpec
+
+log = logging.getLogger(__name__)
 
 SUPERVISION = 0.5
 """Seconds between two looks at time and memory limits; a death is noticed at once."""
@@ -83,8 +86,8 @@ class Worker:
         self.started = 0.0
         self.progress = Progress(0, 0)
         self.values: list[float] = []
-        self._first: tuple[float, int] | None = None
-        self._latest = 0.0
+        self._base: tuple[float, int] = (0.0, 0)
+        self._latest: tuple[float, int] | None = None
         context = get_context("forkserver")
         self.pipe, theirs = context.Pipe()
         environment = os.environ | _share(threads)
@@ -94,35 +97,43 @@ class Worker:
         theirs.close()
 
     def start(self, job: Job) -> None:
-        self.job, self.started, self.progress = job, time.monotonic(), Progress(0, 0)
-        self.values, self._first = [], None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a dead worker is told by its sentinel
+        self.started, self.progress = time.monotonic(), Progress(0, 0)
+        self.values, self._latest, self._base = [], None, (self.started, 0)
+        self.job = job
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its sentinel tells
             self.pipe.send(cloudpickle.dumps(job))
 
     def note(self, progress: Progress) -> None:
         """Take in how the trial goes, and when it said so."""
-        if progress.epoch > self.progress.epoch:
-            self._latest = time.monotonic()
-            self._first = self._first or (self._latest, progress.epoch)
+        now = time.monotonic()
+        if progress.epoch == 0:
+            self._base = (now, 0)  # what came before the training is no part of an epoch
+        elif progress.epoch > self.progress.epoch:
+            if self._latest is None:
+                self._base = (self._base[0], progress.restored)
+            elif self._base[1] == progress.restored:
+                self._base = self._latest  # a first epoch takes longer, so the next ones count
+            self._latest = (now, progress.epoch)
         if progress.value is not None:
             self.values.append(progress.value)
         self.progress = progress
 
     @property
-    def seconds_left(self) -> float | None:
-        """Seconds that the trial will go on, by the epochs that it did here; None before the first.
-
-        A first epoch counts with all that came before it, building and tracing, until a second
-        one is done. A trial that went on from a checkpoint did no more than one epoch by then.
-        """
-        if self._first is None:
+    def seconds_per_epoch(self) -> float | None:
+        """By the epochs that were done here; None before the first."""
+        latest, base = self._latest, self._base
+        if latest is None or latest[1] <= base[1]:
             return None
-        first_time, first_epoch = self._first
-        epoch = first_time - self.started
-        if self.progress.epoch > first_epoch:
-            epoch = (self._latest - first_time) / (self.progress.epoch - first_epoch)
-        since = time.monotonic() - self._latest
-        return max(0.0, epoch * (self.progress.epochs - self.progress.epoch) - since)
+        return (latest[0] - base[0]) / (latest[1] - base[1])
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that the trial will go on; None before its first epoch here is done."""
+        epoch, latest, progress = self.seconds_per_epoch, self._latest, self.progress
+        if epoch is None or latest is None or not progress.epochs:
+            return None
+        to_do = epoch * (progress.epochs - latest[1])
+        return max(0.0, to_do - (time.monotonic() - latest[0]))
 
     def finish(self, returned: JobReturn | Exception) -> Outcome:
         assert self.job is not None
@@ -265,7 +276,11 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
     specs = [TrialSpec(initial_job_idx + place, tuple(overrides)) for place, overrides in enumerate(job_overrides)]
     with Pool(launcher, len(specs)) as pool:
         jobs = (Job(spec, compose(launcher, spec.number, spec.overrides)) for spec in specs)
-        ended = {one.job.spec.number: one.returned for one in stream(jobs, pool) if isinstance(one, Outcome)}
+        ended: dict[int, JobReturn] = {}
+        with Heartbeat(lambda: log.info("%d of %d jobs done", len(ended), len(specs))):
+            for event in stream(jobs, pool):
+                if isinstance(event, Outcome):
+                    ended[event.job.spec.number] = event.returned
     return [ended[number] for number in sorted(ended)]
 
 

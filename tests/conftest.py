@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 
 from cifar_hpo.data import PREPARED
+from cifar_hpo.processor import set_tensorflow_switches
+
+set_tensorflow_switches()  # some tests load TensorFlow before anything of ours does
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background, and all below would inherit that
 

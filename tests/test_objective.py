@@ -7,6 +7,9 @@ from hydra import compose, initialize_config_dir
 
 from cifar_hpo.config import CONF
 from cifar_hpo.objective import objective
+from cifar_hpo.processor import fused_below
+
+WIDE = fused_below()
 
 
 @pytest.mark.parametrize(
@@ -16,7 +19,7 @@ from cifar_hpo.objective import objective
         (["training.replicas=3"], []),
         (
             ["training.replicas=3", "model.filters=16"],
-            ["training.replicas: with 16 neurons or more in the first layer they train one after the other"],
+            [f"training.replicas: with {WIDE} neurons or more in the first layer they train one after the other"],
         ),
         (
             ["training.replicas=3", "training.early_stopping=2"],
@@ -33,7 +36,7 @@ def test_replicas_that_train_one_after_the_other_are_told_of(overrides: list[str
 
 @pytest.mark.parametrize(
     ("can", "is_fast", "said"),
-    [(True, True, ""), (True, False, "slower than float32"), (False, False, "it is float32 here")],
+    [(True, True, ""), (True, False, "slower than float32"), (False, False, "it is float32")],
 )
 def test_bfloat16_is_told_of_where_it_gains_nothing(monkeypatch: pytest.MonkeyPatch, can: bool, is_fast: bool, said: str) -> None:
     monkeypatch.setattr("cifar_hpo.processor.can_compute_in_bfloat16", lambda: can)

@@ -30,6 +30,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
 
     def pretend(cpuinfo: str, architecture: str = "x86_64", **environment: str) -> None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
+        processor._cpuinfo.cache_clear()  # noqa: SLF001
         monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
         monkeypatch.setattr("platform.machine", lambda: architecture)
         monkeypatch.setattr("sys.platform", "linux")
@@ -77,8 +78,9 @@ def test_without_onednn_tensorflow_uses_its_own_kernels(machine: object, off: st
     assert not processor.is_fast_in_bfloat16()
 
 
-def test_arm_is_not_taken_for_x86(machine: object) -> None:
-    machine("Features : asimd bf16", "aarch64")
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_arm_is_not_taken_for_x86(machine: object, onednn: str) -> None:
+    machine("Features : asimd bf16", "aarch64", TF_ENABLE_ONEDNN_OPTS=onednn)
     assert processor.instruction_set() == processor.ARM
 
 
@@ -110,6 +112,7 @@ def test_bfloat16_does_not_pay_on_a_newer_processor_that_stands_for_an_older_one
     ("cpuinfo", "most", "can"),
     [
         (FLAGS[processor.AVX2], "", True),
+        (FLAGS[processor.AVX2] + " avx_ne_convert", "", False),
         (FLAGS[processor.AVX512], "", True),
         (FLAGS[processor.AVX512], "AVX512_CORE", True),
         (FLAGS[processor.AVX512], "AVX2", False),
@@ -122,7 +125,11 @@ def test_bfloat16_can_be_computed_unless_onednn_is_kept_from_it(machine: object,
     assert processor.can_compute_in_bfloat16() is can
 
 
-@pytest.mark.parametrize(("given", "wanted"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
+@pytest.mark.skipif(sys.platform == "darwin", reason="TensorFlow for macOS has no oneDNN")
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": ""}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")],
+)
 @pytest.mark.parametrize("module", ["training.trainer", "training.model", "training.replicas"])
 def test_onednn_is_on_before_tensorflow_loads_unless_the_user_has_it_off(
     monkeypatch: pytest.MonkeyPatch, module: str, given: dict[str, str], wanted: str

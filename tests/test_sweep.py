@@ -15,6 +15,8 @@ import pytest
 from conftest import Run, run_in
 from mlflow.entities import Run as MlflowRun
 
+from cifar_hpo.processor import fused_below
+
 FINISHED = "FINISHED"
 
 
@@ -231,4 +233,4 @@ def test_auto_falls_back_to_synthetic_images_and_says_it_everywhere(run: Run, tm
 def test_a_sweep_says_once_which_replicas_train_one_after_the_other(run: Run, small: list[str]) -> None:
     shown = run("-m", *small, "training.replicas=2", "training.epochs=1", "model.filters=1,16,17")
     assert shown.returncode == 0, shown.stderr
-    assert (shown.stdout + shown.stderr).count("with 16 neurons or more in the first layer they train one after the other") == 1
+    assert (shown.stdout + shown.stderr).count(f"with {fused_below()} neurons or more in the first layer they train one after the other") == 1

@@ -1,7 +1,7 @@
 """The fast path: a `Network` is a compiled Keras model with an epoch of it as one graph, kept by its shape for the next trial.
 
 A loop inside the graph calls Keras' own `train_step` for each batch, so Python is entered once an epoch; losses, metrics and
-optimizers are Keras', or do the same faster. Several replicas train as one model (see `fused`). What is random in an epoch follows from its number
+optimizers are Keras', or do the same faster. Several replicas train as one model (see `replicas`). What is random in an epoch follows from its number
 and the state of the dropout layers, so a training that goes on from a checkpoint equals one that was never interrupted; and
 replicas see the same batches, alone or fused. That the order is no part of the spread over seeds costs little: by Summers and
 Dinneen (2021, arXiv 2103.04514) any one source of randomness spreads results as far as all of them together.

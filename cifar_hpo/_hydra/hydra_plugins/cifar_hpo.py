@@ -47,14 +47,18 @@ class StudySweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
         from contextlib import nullcontext
 
+        from cifar_hpo.console import still
         from cifar_hpo.plan import Plan
         from cifar_hpo.workers import Pool
 
-        plan = Plan.of(self, arguments)
-        with Pool(self.launcher, plan.n_trials) if isinstance(self.launcher, WorkersLauncher) else nullcontext() as pool:
-            plan = plan.prepared()
-            plan.name_folder(plan.name)
-            from cifar_hpo.sweep import sweep
+        with still("preparing the sweep"):
+            plan = Plan.of(self, arguments)
+        is_ours = isinstance(self.launcher, WorkersLauncher)
+        with Pool(self.launcher, plan.n_trials) if is_ours else nullcontext() as pool:
+            with still("preparing the data"):
+                plan = plan.prepared()
+                plan.name_folder(plan.name)
+                from cifar_hpo.sweep import sweep
 
             return sweep(plan, pool, _study_run)
 
