@@ -25,10 +25,14 @@ def terminated(*_: object) -> None:
 def main() -> None:
     """Run one trial or a sweep; exit 0 when all finished, 1 when a trial failed, 2 for what the user can mend."""
     full_error = "HYDRA_FULL_ERROR" in os.environ
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would end the program itself, with many lines and exit code 1
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # Hydra would end the program itself, with many lines and exit code 1
+    )
     signal.signal(signal.SIGTERM, terminated)
     try:
-        refuse_secrets_and_calls(dict(argument.lstrip("+").split("=", 1) for argument in sys.argv[1:] if "=" in argument))
+        refuse_secrets_and_calls(
+            dict(argument.lstrip("+").split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+        )
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()
     except KeyboardInterrupt as interrupt:
         sys.stderr.write("; ".join(["interrupted", *map(str, interrupt.args)]) + "\n")

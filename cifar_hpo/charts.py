@@ -30,9 +30,22 @@ INK = "#010203"
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#b279a2", "#9d755d")
 STATES = {"FINISHED": COLOURS[0], "PRUNED": COLOURS[1], "FAILED": COLOURS[3], "KILLED": COLOURS[5]}
-STYLE: Any = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
-STYLE |= {"svg.fonttype": "none", "svg.hashsalt": "cifar_hpo", "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-STYLE |= {"axes.prop_cycle": cycler(color=COLOURS), "figure.constrained_layout.use": True, "font.size": 9, "axes.axisbelow": True}
+STYLE: Any = dict.fromkeys(
+    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+)
+STYLE |= {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cifar_hpo",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+STYLE |= {
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.axisbelow": True,
+}
 
 Curves = Mapping[int, Sequence[tuple[int, float]]]
 """Epoch and value, for each replica."""
@@ -49,8 +62,18 @@ def learning_curves(curves: Mapping[str, Curves], metric: str) -> Figure:
         epochs = sorted(by_epoch)
         means = [float(np.mean(by_epoch[epoch])) for epoch in epochs]
         (line,) = axes.plot(epochs, means, label=name, marker=".")
-        bands = [interval(by_epoch[epoch]) or (mean, mean) for epoch, mean in zip(epochs, means, strict=True)]
-        axes.fill_between(epochs, [low for low, _ in bands], [high for _, high in bands], color=line.get_color(), alpha=0.2, linewidth=0)
+        bands = [
+            interval(by_epoch[epoch]) or (mean, mean)
+            for epoch, mean in zip(epochs, means, strict=True)
+        ]
+        axes.fill_between(
+            epochs,
+            [low for low, _ in bands],
+            [high for _, high in bands],
+            color=line.get_color(),
+            alpha=0.2,
+            linewidth=0,
+        )
     axes.set(xlabel="epoch", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _bounded(axes, metric)
@@ -68,7 +91,9 @@ def effect(findings: Findings, key: str) -> Figure:
     for one in findings.finished:
         if key in one.params:
             groups.setdefault(one.params[key], []).append(one)
-    are_numbers = all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in groups)
+    are_numbers = all(
+        isinstance(choice, int | float) and not isinstance(choice, bool) for choice in groups
+    )
     choices = sorted(groups, key=None if are_numbers else str)
     is_continuous = are_numbers and len(choices) > 12
     if is_continuous:
@@ -77,15 +102,31 @@ def effect(findings: Findings, key: str) -> Figure:
             axes.set_xscale("log")
     else:
         places = list(range(len(choices)))
-        axes.set_xticks(places, [str(choice) for choice in choices], rotation=30 if max(len(str(one)) for one in choices) > 6 else 0)
+        axes.set_xticks(
+            places,
+            [str(choice) for choice in choices],
+            rotation=30 if max(len(str(one)) for one in choices) > 6 else 0,
+        )
         axes.set_xlim(-0.5, len(choices) - 0.5)
     for place, choice in zip(places, choices, strict=True):
         several = len(groups[choice]) > 1
-        values = [one.value or 0.0 for one in groups[choice]] if several else list(groups[choice][0].values.values())
+        values = (
+            [one.value or 0.0 for one in groups[choice]]
+            if several
+            else list(groups[choice][0].values.values())
+        )
         axes.plot([place] * len(values), values, ".", color=COLOURS[0], alpha=0.4)
         if not is_continuous and (limits := interval(values)):
             middle = sum(limits) / 2
-            axes.errorbar(place, middle, yerr=limits[1] - middle, fmt="o", color=COLOURS[1], capsize=5, zorder=3)
+            axes.errorbar(
+                place,
+                middle,
+                yerr=limits[1] - middle,
+                fmt="o",
+                color=COLOURS[1],
+                capsize=5,
+                zorder=3,
+            )
     axes.set(xlabel=key, ylabel=findings.metrics[0])
     _bounded(axes, findings.metrics[0])
     return figure
@@ -115,9 +156,25 @@ def pruning(findings: Findings) -> Figure:
         if trial.intermediate_values:
             epochs, values = zip(*sorted(trial.intermediate_values.items()), strict=True)
             was_pruned = trial.state is optuna.trial.TrialState.PRUNED
-            axes.plot(epochs, values, color=STATES["PRUNED" if was_pruned else "FINISHED"], alpha=0.6, linewidth=1)
-            axes.plot(epochs[-1:], values[-1:], "x" if was_pruned else "o", color=STATES["PRUNED" if was_pruned else "FINISHED"], markersize=4)
-    axes.set(xlabel="epoch", ylabel=findings.metrics[0], title="blue: trained to the end; orange: pruned at the cross")
+            axes.plot(
+                epochs,
+                values,
+                color=STATES["PRUNED" if was_pruned else "FINISHED"],
+                alpha=0.6,
+                linewidth=1,
+            )
+            axes.plot(
+                epochs[-1:],
+                values[-1:],
+                "x" if was_pruned else "o",
+                color=STATES["PRUNED" if was_pruned else "FINISHED"],
+                markersize=4,
+            )
+    axes.set(
+        xlabel="epoch",
+        ylabel=findings.metrics[0],
+        title="blue: trained to the end; orange: pruned at the cross",
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -131,9 +188,19 @@ def trade_off(findings: Findings) -> Figure:
         known = [one for one in findings.finished if name in one.told.metrics]
         points = {one.told.number: (one.value, one.told.metrics[name]) for one in known}
         best = front([_scored(one, name) for one in known], [findings.directions[0], "minimize"])
-        for numbers, colour, label in ((points.keys() - best, COLOURS[0], None), (best, COLOURS[1], "Pareto front")):
+        for numbers, colour, label in (
+            (points.keys() - best, COLOURS[0], None),
+            (best, COLOURS[1], "Pareto front"),
+        ):
             chosen = sorted((points[number] for number in numbers), key=lambda point: point[1])
-            axes.plot([cost for _, cost in chosen], [value for value, _ in chosen], "o-" if label else "o", color=colour, label=label, markersize=5)
+            axes.plot(
+                [cost for _, cost in chosen],
+                [value for value, _ in chosen],
+                "o-" if label else "o",
+                color=colour,
+                label=label,
+                markersize=5,
+            )
         axes.set(xlabel={"parameters": "parameters", "train_seconds": "training, seconds"}[name])
     left.set(ylabel=findings.metrics[0])
     left.legend()
@@ -149,7 +216,10 @@ def timeline(findings: Findings) -> Figure:
     figure, axes = _axes(8, 2.6)
     rows = sorted({_row(one) for one in findings.told if one.ended})
     axes.barh(rows, 0)  # in this order
-    bars = sorted(((one.ended - one.seconds, one) for one in findings.told if one.ended), key=lambda bar: bar[0])
+    bars = sorted(
+        ((one.ended - one.seconds, one) for one in findings.told if one.ended),
+        key=lambda bar: bar[0],
+    )
     cut, busy_until, origin = 0.0, bars[0][0], bars[0][0]
     for started, one in bars:
         if started - busy_until > 60:
@@ -157,11 +227,30 @@ def timeline(findings: Findings) -> Figure:
             axes.axvline((started - cut - origin) / 60, color=INK, linestyle=":")
         busy_until = max(busy_until, one.ended)
         row = _row(one)
-        axes.barh(row, one.seconds / 60, left=(started - cut - origin) / 60, color=STATES.get(one.state, INK), edgecolor="white", linewidth=0.5)
+        axes.barh(
+            row,
+            one.seconds / 60,
+            left=(started - cut - origin) / 60,
+            color=STATES.get(one.state, INK),
+            edgecolor="white",
+            linewidth=0.5,
+        )
         if len(bars) <= 40:
-            axes.text((started - cut - origin + one.seconds / 2) / 60, row, str(one.number), ha="center", va="center", color="white", fontsize=7)
+            axes.text(
+                (started - cut - origin + one.seconds / 2) / 60,
+                row,
+                str(one.number),
+                ha="center",
+                va="center",
+                color="white",
+                fontsize=7,
+            )
     axes.set(
-        xlabel="minutes", title=", ".join(f"{colour}: {state}" for state, colour in (("FINISHED", "blue"), ("PRUNED", "orange"), ("FAILED", "red")))
+        xlabel="minutes",
+        title=", ".join(
+            f"{colour}: {state}"
+            for state, colour in (("FINISHED", "blue"), ("PRUNED", "orange"), ("FAILED", "red"))
+        ),
     )
     axes.grid(visible=False, axis="y")
     axes.invert_yaxis()
@@ -176,7 +265,14 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """Test images by true and predicted class."""
     figure, axes = _axes(5.4, 4.8)
     shown = ConfusionMatrixDisplay(matrix, display_labels=list(classes))
-    shown.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation=45, values_format="d", include_values=len(classes) <= 20)
+    shown.plot(
+        ax=axes,
+        cmap="Blues",
+        colorbar=False,
+        xticks_rotation=45,
+        values_format="d",
+        include_values=len(classes) <= 20,
+    )
     axes.grid(visible=False)
     return figure
 
@@ -236,7 +332,13 @@ def _of_optuna(draw: Any, findings: Findings, **options: Any) -> Figure:
     for axes in figure.axes:
         axes.set_facecolor("none")
         axes.tick_params(colors=INK)
-        for text in (axes.xaxis.label, axes.yaxis.label, axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()):
+        for text in (
+            axes.xaxis.label,
+            axes.yaxis.label,
+            axes.title,
+            *axes.get_xticklabels(),
+            *axes.get_yticklabels(),
+        ):
             text.set_color(INK)
         for place in ("left", "center"):
             axes.set_title("", loc=place)

@@ -48,23 +48,43 @@ class Convolution(NamedTuple):
 
 @dataclass
 class Model:
-    filters: Any = key("neurons of the first convolution, doubled in each width; a list gives every width", low=1, high=4096, whole=True)
-    depth: int = key("widths, each a convolution layer unless model.convolutions says more, when filters is one number", low=1, high=64)
+    filters: Any = key(
+        "neurons of the first convolution, doubled in each width; a list gives every width",
+        low=1,
+        high=4096,
+        whole=True,
+    )
+    depth: int = key(
+        "widths, each a convolution layer unless model.convolutions says more, when filters is one number",
+        low=1,
+        high=64,
+    )
     convolutions: int = key("convolution layers of each width", low=1, high=16)
     kernel_size: int = key("side of each kernel, pixels", low=1, high=IMAGE_SIZE)
     padding: str = key("edges of a convolution", choices=("same", "valid"))
     pooling: str = key(
-        "after the first or last convolution of all widths but the last; every: after the first of all", choices=("first", "last", "every")
+        "after the first or last convolution of all widths but the last; every: after the first of all",
+        choices=("first", "last", "every"),
     )
     residual: bool = key("add a width's first convolution to what its others make of it")
     activation: str = key("after each hidden layer", choices=ACTIVATIONS)
-    global_pooling: str = key("of each channel, before the dense layers", choices=("none", "average", "max"))
+    global_pooling: str = key(
+        "of each channel, before the dense layers", choices=("none", "average", "max")
+    )
     dense_units: int = key("neurons of the hidden dense layer; 0 leaves it out", low=0, high=65536)
     dropout: float = key("share of units dropped before each dense layer", low=0, below=1)
     batch_norm: bool = key("normalise after each convolution")
-    norm_momentum: float = key("share of batch norm's running means that a step keeps; they lag behind where an epoch has few", low=0, below=1)
-    whitening: bool = key("a first layer of 2×2 pixels that is not trained: the principal components of the training images")
-    mirror: bool = key("outside of training, the mean of what it finds for an image and for its mirror image")
+    norm_momentum: float = key(
+        "share of batch norm's running means that a step keeps; they lag behind where an epoch has few",
+        low=0,
+        below=1,
+    )
+    whitening: bool = key(
+        "a first layer of 2×2 pixels that is not trained: the principal components of the training images"
+    )
+    mirror: bool = key(
+        "outside of training, the mean of what it finds for an image and for its mirror image"
+    )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -82,14 +102,23 @@ class Model:
                 halved = 0
             for place in range(1, self.convolutions + 1):
                 size -= self.kernel_size - 1 if self.padding == "valid" else 0
-                yield Convolution(self.kernel_size, channels, width, size, size := size // 2 if place == halved else size)
+                yield Convolution(
+                    self.kernel_size,
+                    channels,
+                    width,
+                    size,
+                    size := size // 2 if place == halved else size,
+                )
                 channels = width
 
     def parameters(self, classes: int = 10) -> int:
         """Weights and biases, with batch norm its four numbers a channel, and whitening; counted without building the network."""
         total, features = (4 * 3 + 1) * WHITE if self.whitening else 0, 0
         for layer in self.layers():
-            total += layer.kernel**2 * layer.channels * layer.width + (4 if self.batch_norm else 1) * layer.width
+            total += (
+                layer.kernel**2 * layer.channels * layer.width
+                + (4 if self.batch_norm else 1) * layer.width
+            )
             features = layer.width * (layer.pooled**2 if self.global_pooling == "none" else 1)
         for units in (self.dense_units, classes) if self.dense_units else (classes,):
             features, total = units, total + features * units + units
@@ -106,10 +135,17 @@ class Model:
 
 @dataclass
 class Data:
-    source: str = key("where images come from", choices=("auto", "cifar10", "folder", "npz", "synthetic"))
+    source: str = key(
+        "where images come from", choices=("auto", "cifar10", "folder", "npz", "synthetic")
+    )
     path: str | None = key("file or folder of the images; null looks in the Keras cache")
     train_size: int | None = key("images to train on; null takes all", low=1)
-    validation: Any = key("share of the training images to select by, or test as the article did", above=0, below=1, words=("test",))
+    validation: Any = key(
+        "share of the training images to select by, or test as the article did",
+        above=0,
+        below=1,
+        words=("test",),
+    )
     augment: list[str] = key("random changes of training images", choices=AUGMENTATIONS)
 
 
@@ -143,9 +179,13 @@ class SGD:
 
 @dataclass
 class Muon:
-    KERAS: ClassVar[str] = "SGD"  # what its other weights take; Keras' Muon leaves convolutions to AdamW
+    KERAS: ClassVar[str] = (
+        "SGD"  # what its other weights take; Keras' Muon leaves convolutions to AdamW
+    )
     name: str = key("the optimizer", choices=("muon",))
-    learning_rate: float = key("step size of a convolution's kernel, as a share of the kernel's own size", above=0)
+    learning_rate: float = key(
+        "step size of a convolution's kernel, as a share of the kernel's own size", above=0
+    )
     momentum: float = key("share of the last step kept", low=0, below=1)
     nesterov: bool = key("look ahead along the momentum")
     others: float = key("step size of all other weights, times that of kernels", above=0)
@@ -172,17 +212,33 @@ class Training:
         low=1,
         high=64,
     )
-    seed: int = key("of weights and dropout; the order of the images is the same for all", low=0, high=2**31 - 1)
-    schedule: str = key("of the learning rate, over all steps", choices=("constant", "cosine", "one_cycle"))
-    label_smoothing: float = key("share of each training label that is spread evenly over all classes", low=0, below=1)
-    weight_averaging: float = key("decay per step of an average of the weights, which is what is evaluated; 0 takes the last", low=0, below=1)
-    early_stopping: int | None = key("epochs without a better val_loss before a trial stops; null never", low=1)
-    threads: int | None = key("threads of a single run; null takes the launcher's share, else all cores", low=1)
+    seed: int = key(
+        "of weights and dropout; the order of the images is the same for all", low=0, high=2**31 - 1
+    )
+    schedule: str = key(
+        "of the learning rate, over all steps", choices=("constant", "cosine", "one_cycle")
+    )
+    label_smoothing: float = key(
+        "share of each training label that is spread evenly over all classes", low=0, below=1
+    )
+    weight_averaging: float = key(
+        "decay per step of an average of the weights, which is what is evaluated; 0 takes the last",
+        low=0,
+        below=1,
+    )
+    early_stopping: int | None = key(
+        "epochs without a better val_loss before a trial stops; null never", low=1
+    )
+    threads: int | None = key(
+        "threads of a single run; null takes the launcher's share, else all cores", low=1
+    )
 
 
 @dataclass
 class Mlflow:
-    tracking_uri: str | None = key("MLflow's store; null takes MLFLOW_TRACKING_URI, else mlflow.db here")
+    tracking_uri: str | None = key(
+        "MLflow's store; null takes MLFLOW_TRACKING_URI, else mlflow.db here"
+    )
     experiment: str | None = key("name of the experiment; null takes the study's")
     system_metrics: bool = key("log processor, memory, disk and network of each run")
 
@@ -230,7 +286,9 @@ def check(config: DictConfig) -> Config:
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(schema, config))
     except OmegaConfBaseException as error:
-        raise ConfigError(error.full_key or "config", one_line(error).split(" full_key:")[0]) from None
+        raise ConfigError(
+            error.full_key or "config", one_line(error).split(" full_key:")[0]
+        ) from None
     assert isinstance(typed, Config)
     for room in dataclasses.fields(typed):
         if (values := getattr(typed, room.name)) is None:
@@ -249,9 +307,14 @@ def refuse_secrets_and_calls(config: Any) -> None:
     An interpolation such as `${oc.env:NAME}` stays as it is in all of these, so it may hold one. The same for a `_target_`,
     which could call anything: what can be chosen here has a name.
     """
-    for path, value in flat(OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config).items():
+    for path, value in flat(
+        OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
+    ).items():
         if path.endswith("_target_") or "_target_:" in str(value):
-            raise ConfigError(path, "refused: a config does not call functions; choose by the names that --help lists")
+            raise ConfigError(
+                path,
+                "refused: a config does not call functions; choose by the names that --help lists",
+            )
         if PASSWORD.search(str(value)):
             hint = "put the URI in an environment variable and write '${oc.env:NAME}'"
             raise ConfigError(path, f"carries a password, which would end in logs and runs; {hint}")
@@ -261,8 +324,16 @@ def _check_sizes(model: Model) -> None:
     """Walk the image through the layers: each valid convolution and each pooling shrinks it."""
     for number, layer in enumerate(model.layers(), start=1):
         if layer.size < 1 or (layer.pooled < 1 and layer.pooled < layer.size):
-            raise ConfigError("model", f"layer {number} has no pixels left: lower model.depth or model.kernel_size, or pad same")
+            raise ConfigError(
+                "model",
+                f"layer {number} has no pixels left: lower model.depth or model.kernel_size, or pad same",
+            )
     if model.residual and model.convolutions == 1:
-        raise ConfigError("model.residual", "with one convolution of each width there is nothing to add; set model.convolutions=2 or more")
+        raise ConfigError(
+            "model.residual",
+            "with one convolution of each width there is nothing to add; set model.convolutions=2 or more",
+        )
     if model.residual and model.padding == "valid":
-        raise ConfigError("model.residual", "what is added must be of one size: set model.padding=same")
+        raise ConfigError(
+            "model.residual", "what is added must be of one size: set model.padding=same"
+        )

@@ -21,7 +21,18 @@ import numpy as np
 from cifar_hpo.config import GENERATED, SYNTHETIC_NOTICE, Data
 from cifar_hpo.console import still
 from cifar_hpo.errors import ConfigError, DataError, one_line
-from cifar_hpo.sources import BATCHES, CIFAR10_CLASSES, HOW_TO_GET, UNPACKED, Split, download, keras_cache, read_cifar10, read_folder, read_npz
+from cifar_hpo.sources import (
+    BATCHES,
+    CIFAR10_CLASSES,
+    HOW_TO_GET,
+    UNPACKED,
+    Split,
+    download,
+    keras_cache,
+    read_cifar10,
+    read_folder,
+    read_npz,
+)
 from cifar_hpo.synthetic import CLASSES, VERSION, synthetic
 
 log = logging.getLogger(__name__)
@@ -60,14 +71,19 @@ class Dataset:
         available = len(images) - held_out
         size = available if config.train_size is None else config.train_size
         if not 0 < size <= available:
-            raise ConfigError("data.train_size", f"{size} images wanted, {self.name} has {available} beside its validation split")
+            raise ConfigError(
+                "data.train_size",
+                f"{size} images wanted, {self.name} has {available} beside its validation split",
+            )
         return (images[:size], labels[:size]), validation
 
 
 def load(config: Data) -> Dataset:
     """The dataset, mapped into memory. Raises what `prepare` raises."""
     dataset = _opened(prepare(config))
-    return dataclasses.replace(dataset, fallback=config.source == "auto" and dataset.name == "synthetic")
+    return dataclasses.replace(
+        dataset, fallback=config.source == "auto" and dataset.name == "synthetic"
+    )
 
 
 def decoded(digest: str) -> Dataset | None:
@@ -80,7 +96,10 @@ def decoded(digest: str) -> Dataset | None:
 
 def _opened(folder: Path) -> Dataset:
     about = json.loads((folder / "about.json").read_text())
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("x_train", "y_train", "x_test", "y_test")}
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r")
+        for name in ("x_train", "y_train", "x_test", "y_test")
+    }
     return Dataset(
         name=about["name"],
         classes=tuple(about["classes"]),
@@ -115,10 +134,14 @@ def _find(config: Data) -> Path:
         if path is None:
             raise ConfigError("data.path", f"data={config.source} needs the path of its images")
         if not path.exists():
-            raise DataError(f"data.path: {path} does not exist; expected the images of data={config.source}")
+            raise DataError(
+                f"data.path: {path} does not exist; expected the images of data={config.source}"
+            )
         if config.source == "npz":
             return _stored(path.stem, _fingerprint([path]), lambda: read_npz(path))
-        return _stored(path.name, _fingerprint(sorted(path.glob("*/*/*"))), lambda: read_folder(path))
+        return _stored(
+            path.name, _fingerprint(sorted(path.glob("*/*/*"))), lambda: read_folder(path)
+        )
     try:
         source = path or keras_cache() or download()
         if not source.exists():
@@ -126,7 +149,9 @@ def _find(config: Data) -> Path:
         if (source / UNPACKED).is_dir():
             source /= UNPACKED
         files = [source / name for name in BATCHES] if source.is_dir() else [source]
-        return _stored("cifar10", _fingerprint(files), lambda: (*read_cifar10(source), CIFAR10_CLASSES))
+        return _stored(
+            "cifar10", _fingerprint(files), lambda: (*read_cifar10(source), CIFAR10_CLASSES)
+        )
     except (OSError, DataError) as error:
         if config.source == "auto" and path is None:
             log.warning("%s (%s)", SYNTHETIC_NOTICE, one_line(error))
@@ -141,7 +166,9 @@ def _fingerprint(files: list[Path]) -> str:
         try:
             stat = file.stat()
         except FileNotFoundError:
-            raise DataError(f"data.path: {file} does not exist; expected {', '.join(BATCHES)} beside each other") from None
+            raise DataError(
+                f"data.path: {file} does not exist; expected {', '.join(BATCHES)} beside each other"
+            ) from None
         digest.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -155,14 +182,21 @@ def _stored(name: str, fingerprint: str, read: Any) -> Path:
     with still(f"decoding {name}"):
         (x_train, y_train), (x_test, y_test), classes = read()
     order = np.random.default_rng(0).permutation(len(x_train))
-    arrays = {"x_train": x_train[order], "y_train": y_train[order], "x_test": x_test, "y_test": y_test}
+    arrays = {
+        "x_train": x_train[order],
+        "y_train": y_train[order],
+        "x_test": x_test,
+        "y_test": y_test,
+    }
     digest = hashlib.sha256()
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent))
     for array_name, array in arrays.items():
         np.save(draft / f"{array_name}.npy", array)
         digest.update(np.ascontiguousarray(array).data)
-    (draft / "about.json").write_text(json.dumps({"name": name, "classes": list(classes), "digest": digest.hexdigest()[:16]}))
+    (draft / "about.json").write_text(
+        json.dumps({"name": name, "classes": list(classes), "digest": digest.hexdigest()[:16]})
+    )
     try:
         draft.rename(folder)
     except OSError:  # another process was quicker

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from optuna import Study, Trial
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from cifar_hpo.errors import StudyError
 from cifar_hpo.space import Choices, Interval, Space, Value
@@ -23,7 +28,11 @@ class Distributions:
 
     def __init__(self, space: Space, study: Study, storage: Any) -> None:
         self.space = space
-        before = {key: one for trial in study.get_trials(deepcopy=False) for key, one in trial.distributions.items()}
+        before = {
+            key: one
+            for trial in study.get_trials(deepcopy=False)
+            for key, one in trial.distributions.items()
+        }
         self._all: dict[str, BaseDistribution] = {}
         for key, part in space.dimensions.items():
             known = before.get(key)
@@ -59,9 +68,13 @@ def _numbers(part: Interval) -> BaseDistribution:
 
 def _range(key: str, part: Choices, study: str) -> IntDistribution:
     """Whole numbers from the least to the largest; choices of them, too, where the study began with a range."""
-    numbers = [value for value in part.texts if isinstance(value, int) and not isinstance(value, bool)]
+    numbers = [
+        value for value in part.texts if isinstance(value, int) and not isinstance(value, bool)
+    ]
     if len(numbers) < len(part.texts):
-        raise StudyError(f"study {study} has {key} as whole numbers; choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true")
+        raise StudyError(
+            f"study {study} has {key} as whole numbers; choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true"
+        )
     return IntDistribution(min(numbers), max(numbers), step=part.step or 1)
 
 

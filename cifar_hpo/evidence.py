@@ -37,7 +37,13 @@ def against_best(groups: Sequence[Mapping[int, float]]) -> list[float | None]:
     one is said to in at most 5 % of studies.
     """
     pairs = list(itertools.combinations(range(len(groups)), 2))
-    chances = dict(zip(pairs, corrected([chance(groups[one], groups[other]) for one, other in pairs]), strict=True))
+    chances = dict(
+        zip(
+            pairs,
+            corrected([chance(groups[one], groups[other]) for one, other in pairs]),
+            strict=True,
+        )
+    )
     return [1.0 if place == 0 else chances[0, place] for place in range(len(groups))]
 
 
@@ -60,7 +66,9 @@ def chance(one: Mapping[int, float], other: Mapping[int, float]) -> float | None
             first, second = ([group[seed] for seed in shared] for group in (one, other))
             found = 1.0 if first == second else float(stats.ttest_rel(first, second).pvalue)
         elif len(one) >= 2 and len(other) >= 2:
-            found = float(stats.ttest_ind(list(one.values()), list(other.values()), equal_var=False).pvalue)
+            found = float(
+                stats.ttest_ind(list(one.values()), list(other.values()), equal_var=False).pvalue
+            )
         else:
             return None
     return 1.0 if math.isnan(found) else found
@@ -76,4 +84,6 @@ def replicas_needed(gap: float, spread: float, pairs: int = 1) -> int | None:
         return None if gap <= 0 else 2
     effect = gap / (spread * math.sqrt(2))
     test = TTestPower()
-    return next((n for n in range(2, MOST + 1) if test.power(effect, n, (1 - LEVEL) / pairs) >= POWER), None)
+    return next(
+        (n for n in range(2, MOST + 1) if test.power(effect, n, (1 - LEVEL) / pairs) >= POWER), None
+    )

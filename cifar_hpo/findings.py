@@ -83,7 +83,9 @@ class Findings:
     def verdict(self) -> list[str]:
         """What can be said of the best and of those near it, in sentences."""
         on_test = flat(self.meaning.get("config", {})).get("data.validation") == "test"
-        warning = ["Selected by the test images, as the article did: the best one's accuracy is a little better than it would be on others."]
+        warning = [
+            "Selected by the test images, as the article did: the best one's accuracy is a little better than it would be on others."
+        ]
         return self._standing() + (warning if on_test and len(self.finished) > 1 else [])
 
     def _standing(self) -> list[str]:
@@ -92,10 +94,17 @@ class Findings:
             return ["No trial has finished, so there is nothing to compare."]
         best = found[0]
         if len(self.metrics) > 1:
-            return [f"Several metrics: trials on the Pareto front come first, by {self.metrics[0]}; which differences are luck is not tested."]
+            return [
+                f"Several metrics: trials on the Pareto front come first, by {self.metrics[0]}; which differences are luck is not tested."
+            ]
         if len(found) == 1:
-            known = _range(best.interval) or "with one replica, nobody knows how far the seed carries it"
-            return [f"One configuration finished: {best.name}, {self.metrics[0]} {best.value:.4f} ({known})."]
+            known = (
+                _range(best.interval)
+                or "with one replica, nobody knows how far the seed carries it"
+            )
+            return [
+                f"One configuration finished: {best.name}, {self.metrics[0]} {best.value:.4f} ({known})."
+            ]
         gap = abs(best.value - found[1].value)  # type: ignore[operator]
         top = found[:COMPARED]
         pairs = len(top) * (len(top) - 1) // 2
@@ -103,29 +112,46 @@ class Findings:
         unknown = [one for one in top[1:] if one.chance is None]
         if len(unknown) == len(top) - 1:
             alone = [one for one in top if len(one.values) == 1]
-            whose = "each" if len(alone) == len(top) else best.name if best in alone else "each of the others"
+            whose = (
+                "each"
+                if len(alone) == len(top)
+                else best.name
+                if best in alone
+                else "each of the others"
+            )
             needed = replicas_needed(gap, SUPPOSED, pairs)
             return [
                 f"{best.name} is ahead of {found[1].name} by {gap:.4f}, and it cannot be known whether that is luck: {whose} was trained with one seed.",
                 f"If seeds spread results by {SUPPOSED:g}, {_replicas(needed)}; repeat the best with training.replicas=5.",
             ]
         tied = [one for one in top[1:] if one.is_tied]
-        open_ends = [f"Nobody knows of {_names(unknown)}, trained with one seed."] if unknown else []
+        open_ends = (
+            [f"Nobody knows of {_names(unknown)}, trained with one seed."] if unknown else []
+        )
         if not tied:
-            return [f"{best.name} is the best of these {len(top) - len(unknown)}, and that is not luck ({test}).", *open_ends]
+            return [
+                f"{best.name} is the best of these {len(top) - len(unknown)}, and that is not luck ({test}).",
+                *open_ends,
+            ]
         next_best = next(one for one in top[1:] if one.chance is not None)
         gap = abs(best.value - next_best.value)  # type: ignore[operator]
         spread = fmean(stdev(one.values.values()) for one in (best, next_best))
         needed = replicas_needed(gap, spread, pairs)
         hint = f"To tell the best from the next ({gap:.4f} apart, seeds spread by {spread:.4f}), {_replicas(needed)}."
-        return [f"Tied with {best.name}, as far as these replicas can tell: {_names(tied)} ({test}).", *open_ends, hint]
+        return [
+            f"Tied with {best.name}, as far as these replicas can tell: {_names(tied)} ({test}).",
+            *open_ends,
+            hint,
+        ]
 
 
 def find(name: str | None, storage: Any) -> Findings:
     """What a study holds, by default the one that was worked on last. Raises StudyError when there is none."""
     known = optuna.get_all_study_names(storage)
     if not known or (name and name not in known):
-        raise StudyError(f"there is no study {name or 'here'}; there are: {', '.join(sorted(known)) or 'none'}")
+        raise StudyError(
+            f"there is no study {name or 'here'}; there are: {', '.join(sorted(known)) or 'none'}"
+        )
     study = optuna.load_study(study_name=name or _latest(storage), storage=storage)
     meaning = study.user_attrs.get(MEANING, {})
     metrics = meaning.get("metric", "value")
@@ -133,11 +159,24 @@ def find(name: str | None, storage: Any) -> Findings:
     told = counted(study.get_trials(deepcopy=False))
     ranking = ranked(told, directions)
     metrics = metrics if isinstance(metrics, list) else [metrics]
-    keys = [key for key in dict.fromkeys(key for one in ranking for key in one.params) if key != SEED]
+    keys = [
+        key for key in dict.fromkeys(key for one in ranking for key in one.params) if key != SEED
+    ]
     seed = int(flat(meaning.get("config", {})).get(SEED, 0))
     configurations = _configurations(ranking, keys, metrics[0], directions, seed)
     uri, run_id = study.user_attrs.get(RUN, (None, None))
-    return Findings(study.study_name, metrics, directions, keys, told, configurations, study, meaning, uri, run_id)
+    return Findings(
+        study.study_name,
+        metrics,
+        directions,
+        keys,
+        told,
+        configurations,
+        study,
+        meaning,
+        uri,
+        run_id,
+    )
 
 
 def _latest(storage: Any) -> str:
@@ -147,27 +186,40 @@ def _latest(storage: Any) -> str:
         study_id = storage.get_study_id_from_name(name)
         if not (trials := storage.get_n_trials(study_id)):
             return 0
-        last = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, trials - 1))
+        last = storage.get_trial(
+            storage.get_trial_id_from_study_id_trial_number(study_id, trials - 1)
+        )
         return float(last.datetime_start.timestamp()) if last.datetime_start else 0
 
     return max(optuna.get_all_study_names(storage), key=began)
 
 
-def _configurations(ranking: Sequence[Told], keys: Sequence[str], metric: str, directions: Sequence[str], seed: int) -> list[Configuration]:
+def _configurations(
+    ranking: Sequence[Told], keys: Sequence[str], metric: str, directions: Sequence[str], seed: int
+) -> list[Configuration]:
     together: dict[str, list[Told]] = {}
     for one in ranking:
-        together.setdefault(identity({key: value for key, value in one.params.items() if key != SEED}), []).append(one)
-    found = [_configuration(group, metric, seed, has_names=has_columns(keys)) for group in together.values()]
+        together.setdefault(
+            identity({key: value for key, value in one.params.items() if key != SEED}), []
+        ).append(one)
+    found = [
+        _configuration(group, metric, seed, has_names=has_columns(keys))
+        for group in together.values()
+    ]
     if len(directions) > 1:
         return found
     sign = -1 if directions[0] == "maximize" else 1
     found.sort(key=lambda one: (one.value is None, sign * (one.value or 0)))
     top = [one for one in found if one.values][:COMPARED]
     chances = against_best([one.values for one in top])
-    return [dataclasses.replace(one, chance=chance) for one, chance in zip(top, chances, strict=True)] + found[len(top) :]
+    return [
+        dataclasses.replace(one, chance=chance) for one, chance in zip(top, chances, strict=True)
+    ] + found[len(top) :]
 
 
-def _configuration(group: Sequence[Told], metric: str, seed: int, *, has_names: bool) -> Configuration:
+def _configuration(
+    group: Sequence[Told], metric: str, seed: int, *, has_names: bool
+) -> Configuration:
     finished = [one for one in group if one.state == FINISHED and one.value is not None]
     values: dict[int, float] = {}
     tests: dict[int, float] = {}
@@ -198,4 +250,8 @@ def _range(limits: tuple[float, float] | None) -> str:
 
 
 def _replicas(needed: int | None) -> str:
-    return f"{needed} replicas of each would tell, four times in five" if needed else "more than 200 replicas of each would be needed to tell"
+    return (
+        f"{needed} replicas of each would tell, four times in five"
+        if needed
+        else "more than 200 replicas of each would be needed to tell"
+    )

@@ -54,7 +54,10 @@ def front(told: Sequence[Told], directions: Sequence[str]) -> set[int]:
     costs = _costs(told, directions)
 
     def dominated(mine: list[float]) -> bool:
-        return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in costs.values())
+        return any(
+            other != mine and all(a <= b for a, b in zip(other, mine, strict=True))
+            for other in costs.values()
+        )
 
     return {number for number, mine in costs.items() if not dominated(mine)}
 
@@ -63,13 +66,25 @@ def ranked(told: Sequence[Told], directions: Sequence[str]) -> list[Told]:
     """Finished trials, the best first, then the others. For several metrics the Pareto front comes first."""
     costs = _costs(told, directions)
     first = front(told, directions) if len(directions) > 1 else set(costs)
-    return sorted(told, key=lambda one: (one.number not in costs, one.number not in first, costs.get(one.number, []), one.number))
+    return sorted(
+        told,
+        key=lambda one: (
+            one.number not in costs,
+            one.number not in first,
+            costs.get(one.number, []),
+            one.number,
+        ),
+    )
 
 
 def _costs(told: Sequence[Told], directions: Sequence[str]) -> dict[int, list[float]]:
     """The values of finished trials by number, signed so that less is better."""
     signs = [-1 if direction == "maximize" else 1 for direction in directions]
-    return {one.number: [sign * value for sign, value in zip(signs, one.values, strict=True)] for one in told if one.values}
+    return {
+        one.number: [sign * value for sign, value in zip(signs, one.values, strict=True)]
+        for one in told
+        if one.values
+    }
 
 
 def has_columns(keys: Collection[str]) -> bool:
@@ -88,8 +103,19 @@ def settings(ranking: Sequence[Told], keys: Iterable[str]) -> tuple[list[str], l
     first = ranking[0].params if ranking else {}
     cells = []
     for rank, told in enumerate(ranking, start=1):
-        differing = [key for key in keys if key in told.params and (rank == 1 or told.params[key] != first.get(key))]
-        cells.append([("" if rank == 1 else "… ") + " ".join(f"{key.rsplit('.', 1)[-1]}={_text(told.params[key])}" for key in differing)])
+        differing = [
+            key
+            for key in keys
+            if key in told.params and (rank == 1 or told.params[key] != first.get(key))
+        ]
+        cells.append(
+            [
+                ("" if rank == 1 else "… ")
+                + " ".join(
+                    f"{key.rsplit('.', 1)[-1]}={_text(told.params[key])}" for key in differing
+                )
+            ]
+        )
     return ["configuration"], cells
 
 

@@ -36,8 +36,24 @@ class Objective:
     """Trains a configuration and logs it; the value of a trial is the mean over its replicas."""
 
     later: ClassVar[Mapping[str, Any]] = {"model.mirror": False, "model.norm_momentum": 0.99}
-    metrics = ("val_accuracy", "val_loss", "accuracy", "loss", "test_accuracy", "test_loss", "parameters", "train_seconds", "epochs")
-    imports = ("cifar_hpo.training.trainer", "cifar_hpo.tracking", "mlflow.keras", "mlflow.store.tracking.sqlalchemy_store", "git")
+    metrics = (
+        "val_accuracy",
+        "val_loss",
+        "accuracy",
+        "loss",
+        "test_accuracy",
+        "test_loss",
+        "parameters",
+        "train_seconds",
+        "epochs",
+    )
+    imports = (
+        "cifar_hpo.training.trainer",
+        "cifar_hpo.tracking",
+        "mlflow.keras",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "git",
+    )
 
     def check(self, config: DictConfig) -> schema.Config:
         """Raise ConfigError for a wrong value; imports nothing heavy."""
@@ -51,7 +67,9 @@ class Objective:
         dataset = data.load(checked.data)
         (images, _), _ = dataset.splits(checked.data)
         if checked.training.batch_size > len(images):
-            problem = f"{checked.training.batch_size} is more than the {len(images)} training images"
+            problem = (
+                f"{checked.training.batch_size} is more than the {len(images)} training images"
+            )
             raise ConfigError("training.batch_size", problem)
         return f"{dataset.name}:{dataset.digest}"
 
@@ -126,7 +144,9 @@ class Objective:
                 lines.training_begins(steps)
             trial.report(Progress(0, steps, run_id=run.run_id))
 
-            def on_epoch(epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool) -> None:
+            def on_epoch(
+                epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool
+            ) -> None:
                 nonlocal done, done_before
                 done += 1
                 done_before += restored
@@ -137,7 +157,10 @@ class Objective:
                     for replica, metrics in values.items()
                     for name, value in metrics.items()
                 }
-                run.log_epoch(epoch, (mean if len(values) == replicas else {}) | (each if replicas > 1 else {}))
+                run.log_epoch(
+                    epoch,
+                    (mean if len(values) == replicas else {}) | (each if replicas > 1 else {}),
+                )
                 if not restored:
                     # Where replicas train one after the other the first one is judged, at the
                     # epochs where others are.
@@ -151,13 +174,22 @@ class Objective:
                 lines.training_ended()
             metrics = _summary([one.metrics for one in trained])
             best = max(trained, key=lambda one: one.metrics["val_accuracy"])
-            run.log_outcome(metrics, dataset, best.predicted, best.certainty, training_config.epochs)
+            run.log_outcome(
+                metrics, dataset, best.predicted, best.certainty, training_config.epochs
+            )
             run.log_model(trainer.plain(checked, len(dataset.classes), best.weights), dataset)
         if not context.study:
-            log.info("val_accuracy %.4f  test_accuracy %.4f  run %s", metrics["val_accuracy"], metrics["test_accuracy"], run.run_id)
+            log.info(
+                "val_accuracy %.4f  test_accuracy %.4f  run %s",
+                metrics["val_accuracy"],
+                metrics["test_accuracy"],
+                run.run_id,
+            )
             if dataset.fallback:
                 log.warning(schema.SYNTHETIC_NOTICE)
-        return TrialResult(FINISHED, metrics, seconds=time.perf_counter() - started, run_id=run.run_id)
+        return TrialResult(
+            FINISHED, metrics, seconds=time.perf_counter() - started, run_id=run.run_id
+        )
 
 
 class _EpochLines:
@@ -235,7 +267,15 @@ def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
         return means
     scores = [name for name in means if "loss" in name or "accuracy" in name]
     spread = {f"{name}_std": stdev(one[name] for one in metrics) for name in scores}
-    return means | spread | {f"replica_{number}/{name}": one[name] for number, one in enumerate(metrics) for name in scores}
+    return (
+        means
+        | spread
+        | {
+            f"replica_{number}/{name}": one[name]
+            for number, one in enumerate(metrics)
+            for name in scores
+        }
+    )
 
 
 objective: Any = Objective()

@@ -21,7 +21,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.leaderboard import identity
-from cifar_hpo.options import EXTRAS, PRUNER_SCHEMAS, SAMPLER_SCHEMAS, Launcher, Pruner, Sampler, Sweeper
+from cifar_hpo.options import (
+    EXTRAS,
+    PRUNER_SCHEMAS,
+    SAMPLER_SCHEMAS,
+    Launcher,
+    Pruner,
+    Sampler,
+    Sweeper,
+)
 from cifar_hpo.schema import check_values
 from cifar_hpo.space import Choices, Space, Value
 from cifar_hpo.workers import compose
@@ -59,31 +67,67 @@ class Plan:
 
         Raises Hydra's errors for what can't be composed, and what the task's `check` raises.
         """
-        options: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(sweeper.options), resolve=True)  # type: ignore[assignment]
-        space = Space.parse(arguments, options["params"], sweeper.hydra_context.config_loader, options["conditions"])
-        _check_options(space, options, getattr(sweeper.launcher, "options", {}), getattr(sweeper.task_function, "metrics", ()))
+        options: dict[str, Any] = OmegaConf.to_container(
+            OmegaConf.create(sweeper.options), resolve=True
+        )  # type: ignore[assignment]
+        space = Space.parse(
+            arguments, options["params"], sweeper.hydra_context.config_loader, options["conditions"]
+        )
+        _check_options(
+            space,
+            options,
+            getattr(sweeper.launcher, "options", {}),
+            getattr(sweeper.task_function, "metrics", ()),
+        )
         space = dataclasses.replace(space, absent=_absent(space, sweeper))
         plan = cls(space, options, sweeper.launcher, sweeper.task_function, OmegaConf.create(), {})
-        cells = list(itertools.islice(space.cells() if space.is_finite else space.corners(), CHECKED))
+        cells = list(
+            itertools.islice(space.cells() if space.is_finite else space.corners(), CHECKED)
+        )
         configs = [plan.compose(0, cell, task_only=True) for cell in cells]
         checked = [plan.check(config) for config in configs]
-        meaning: dict[str, Any] = {"config": _unvaried(configs[0], space, getattr(plan.task, "later", {})), "keys": sorted(space.dimensions)}
-        meaning |= {name: options[name] for name in ("metric", "direction", "constraints", "conditions")}
+        meaning: dict[str, Any] = {
+            "config": _unvaried(configs[0], space, getattr(plan.task, "later", {})),
+            "keys": sorted(space.dimensions),
+        }
+        meaning |= {
+            name: options[name] for name in ("metric", "direction", "constraints", "conditions")
+        }
         meaning |= {"sampler": options["sampler"], "pruner": options["pruner"]}
         if options["sampler"]["name"] != "grid":  # a grid may gain cells
             meaning["space"] = {key: repr(part) for key, part in space.dimensions.items()}
-        data = {(repr(config.get("data")), OmegaConf.select(config, "training.batch_size")): config for config in configs}
+        data = {
+            (repr(config.get("data")), OmegaConf.select(config, "training.batch_size")): config
+            for config in configs
+        }
         remark = getattr(plan.task, "remarks", None)
-        remarks = dict.fromkeys(sentence for one in checked for sentence in remark(one)) if remark else {}
+        remarks = (
+            dict.fromkeys(sentence for one in checked for sentence in remark(one)) if remark else {}
+        )
         cost = getattr(plan.task, "cost", None)
-        costs = {identity(cell): cost(one) for cell, one in zip(cells, checked, strict=True)} if cost else {}
+        costs = (
+            {identity(cell): cost(one) for cell, one in zip(cells, checked, strict=True)}
+            if cost
+            else {}
+        )
         base = plan.compose(0, cells[0])
-        return dataclasses.replace(plan, base=base, meaning=meaning, data=tuple(data.values()), remarks=tuple(remarks), costs=costs)
+        return dataclasses.replace(
+            plan,
+            base=base,
+            meaning=meaning,
+            data=tuple(data.values()),
+            remarks=tuple(remarks),
+            costs=costs,
+        )
 
     def prepared(self) -> Plan:
         """With the data at hand, which is part of the meaning. Raises what the task's `prepare` raises."""
         task: Any = self.task
-        identified = sorted({str(task.prepare(config)) for config in self.data}) if hasattr(task, "prepare") else []
+        identified = (
+            sorted({str(task.prepare(config)) for config in self.data})
+            if hasattr(task, "prepare")
+            else []
+        )
         for remark in self.remarks:
             log.warning(remark)
         return dataclasses.replace(self, meaning={**self.meaning, "data": identified})
@@ -93,8 +137,16 @@ class Plan:
         """The study's name: the one given, else what varies and a hash of everything that fixes the meaning, the space included."""
         if self.options["study_name"]:
             return str(self.options["study_name"])
-        varied = "-".join(key.lstrip("+~").split(".")[-1].replace("/", "-") for key in self.space.dimensions) or "one"
-        everything = [self.meaning, {key: repr(part) for key, part in sorted(self.space.dimensions.items())}]
+        varied = (
+            "-".join(
+                key.lstrip("+~").split(".")[-1].replace("/", "-") for key in self.space.dimensions
+            )
+            or "one"
+        )
+        everything = [
+            self.meaning,
+            {key: repr(part) for key, part in sorted(self.space.dimensions.items())},
+        ]
         digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
         return f"{varied[:60]}-{digest[:6]}"
 
@@ -110,29 +162,46 @@ class Plan:
     def prunes(self) -> bool:
         return bool(self.options["pruner"]["name"] != "none")
 
-    def compose(self, number: int, params: Mapping[str, Value], *, task_only: bool = False) -> DictConfig:
+    def compose(
+        self, number: int, params: Mapping[str, Value], *, task_only: bool = False
+    ) -> DictConfig:
         """The config of a trial, as Hydra composes it; without its `hydra` part where that is not wanted.
 
         Composing takes Hydra some 50 ms; where only plain values differ from a config that it has composed, a copy takes them.
         """
         overrides = self.space.overrides(params)
-        values = {key: self.space.dimensions[key].text(value) for key, value in params.items() if self._is_plain(key)}
+        values = {
+            key: self.space.dimensions[key].text(value)
+            for key, value in params.items()
+            if self._is_plain(key)
+        }
         # Which plain keys there are belongs to it: one that a condition leaves out must not keep the value of another configuration.
-        rest = (*values, *(override for override in overrides if override.split("=", 1)[0] not in values))
+        rest = (
+            *values,
+            *(override for override in overrides if override.split("=", 1)[0] not in values),
+        )
         if rest not in self._composed:
             whole = compose(self.launcher, number, overrides)
             task = OmegaConf.masked_copy(whole, [str(name) for name in whole if name != "hydra"])
             self._composed[rest] = (pickle.dumps(whole), pickle.dumps(task))
         config: DictConfig = pickle.loads(self._composed[rest][task_only])  # noqa: S301  our own, three lines above
         with read_write(config), open_dict(config):
-            for override in OverridesParser.create().parse_overrides([f"{key}={text}" for key, text in values.items()]):
+            for override in OverridesParser.create().parse_overrides(
+                [f"{key}={text}" for key, text in values.items()]
+            ):
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
             if not task_only:
                 config.hydra.overrides.task = list(overrides)
                 config.hydra.job.id = config.hydra.job.num = number
                 settings = config.hydra.job.config.override_dirname
-                named = sorted(override for override in overrides if override.split("=")[0].lstrip("+~") not in settings.exclude_keys)
-                config.hydra.job.override_dirname = settings.item_sep.join(named).replace("=", settings.kv_sep)
+                named = sorted(
+                    override
+                    for override in overrides
+                    if override.split("=")[0].lstrip("+~") not in settings.exclude_keys
+                )
+                config.hydra.job.override_dirname = settings.item_sep.join(named).replace(
+                    "=", settings.kv_sep
+                )
         return config
 
     def _is_plain(self, key: str) -> bool:
@@ -151,8 +220,16 @@ class Plan:
             measures = task.measure(config) if hasattr(task, "measure") else {}
             value = measures.get(name, OmegaConf.select(config, name))
             if not isinstance(value, int | float):
-                raise ConfigError("hydra.sweeper.constraints", f"{text!r}: {name} is no number of this configuration")
-            fulfilled = {"<=": value <= float(limit), ">=": value >= float(limit), "<": value < float(limit), ">": value > float(limit)}
+                raise ConfigError(
+                    "hydra.sweeper.constraints",
+                    f"{text!r}: {name} is no number of this configuration",
+                )
+            fulfilled = {
+                "<=": value <= float(limit),
+                ">=": value >= float(limit),
+                "<": value < float(limit),
+                ">": value > float(limit),
+            }
             if not fulfilled[sign]:
                 return f"{name} is {value:g}, against {text!r}"
         return ""
@@ -167,7 +244,11 @@ class Plan:
         """The best configuration of a ranking, with what trains it again."""
         if not ranking or ranking[0].value is None:
             return None
-        return {"trial": ranking[0].number, "value": ranking[0].value, "overrides": self.again(ranking[0].params)}
+        return {
+            "trial": ranking[0].number,
+            "value": ranking[0].value,
+            "overrides": self.again(ranking[0].params),
+        }
 
     def name_folder(self, study: str) -> None:
         """Let `hydra.sweep.dir`, which may name the study, point to this study's folder, and keep the sweep's config there."""
@@ -182,7 +263,9 @@ class Plan:
         OmegaConf.save(config, folder / "multirun.yaml")
 
 
-def _check_options(space: Space, options: dict[str, Any], launcher: Mapping[str, Any], measured: Sequence[str]) -> None:
+def _check_options(
+    space: Space, options: dict[str, Any], launcher: Mapping[str, Any], measured: Sequence[str]
+) -> None:
     """Settle the sampler, and refuse what is out of range, missing or without end."""
     sampler, pruner, name = options["sampler"], options["pruner"], options["study_name"]
     check_values("hydra.sweeper", Sweeper, options)
@@ -191,14 +274,27 @@ def _check_options(space: Space, options: dict[str, Any], launcher: Mapping[str,
     if "n_workers" in launcher:
         check_values("hydra.launcher", Launcher, launcher)
     if name is not None and not NAME.fullmatch(name):
-        raise ConfigError("hydra.sweeper.study_name", f"{name[:40]!r} is no name: up to 100 letters, digits and - _ . are")
+        raise ConfigError(
+            "hydra.sweeper.study_name",
+            f"{name[:40]!r} is no name: up to 100 letters, digits and - _ . are",
+        )
     if sampler["name"] == "auto":
         sampler["name"] = "grid" if space.is_finite and not options["n_trials"] else "tpe"
-    if missing := [package for package in EXTRAS.get(sampler["name"], ()) if not importlib.util.find_spec(package)]:
+    if missing := [
+        package
+        for package in EXTRAS.get(sampler["name"], ())
+        if not importlib.util.find_spec(package)
+    ]:
         hint = f"pip install 'cifar_hpo[{sampler['name']}]'"
-        raise ConfigError("hydra.sweeper.sampler", f"{sampler['name']} needs {' and '.join(missing)}, which is not installed; {hint}")
+        raise ConfigError(
+            "hydra.sweeper.sampler",
+            f"{sampler['name']} needs {' and '.join(missing)}, which is not installed; {hint}",
+        )
     if sampler["name"] == "grid" and not space.is_finite:
-        raise ConfigError("hydra.sweeper.sampler", "a grid has no intervals; give choices, or another sampler and hydra.sweeper.n_trials")
+        raise ConfigError(
+            "hydra.sweeper.sampler",
+            "a grid has no intervals; give choices, or another sampler and hydra.sweeper.n_trials",
+        )
     _check_objective(options, measured)
 
 
@@ -206,23 +302,41 @@ def _check_objective(options: Mapping[str, Any], measured: Sequence[str]) -> Non
     """A sweep needs an end, metrics that are measured, a direction for each, one to prune by, and constraints that can be read."""
     limits = ("n_trials", "timeout", "target", "patience")
     if options["sampler"]["name"] != "grid" and not any(options[limit] for limit in limits):
-        raise ConfigError("hydra.sweeper.n_trials", f"this space has no end; say how many trials, or one of {', '.join(limits[1:])}")
-    metrics, directions = (options[key] if isinstance(options[key], list) else [options[key]] for key in ("metric", "direction"))
-    if unknown := [name for name in metrics if measured and name.removesuffix("_std") not in measured]:
-        raise ConfigError("hydra.sweeper.metric", f"a trial has no {unknown[0]}; it has {', '.join(measured)}")
+        raise ConfigError(
+            "hydra.sweeper.n_trials",
+            f"this space has no end; say how many trials, or one of {', '.join(limits[1:])}",
+        )
+    metrics, directions = (
+        options[key] if isinstance(options[key], list) else [options[key]]
+        for key in ("metric", "direction")
+    )
+    if unknown := [
+        name for name in metrics if measured and name.removesuffix("_std") not in measured
+    ]:
+        raise ConfigError(
+            "hydra.sweeper.metric", f"a trial has no {unknown[0]}; it has {', '.join(measured)}"
+        )
     if len(metrics) != len(directions):
-        raise ConfigError("hydra.sweeper.direction", f"{len(directions)} directions for {len(metrics)} metrics")
+        raise ConfigError(
+            "hydra.sweeper.direction", f"{len(directions)} directions for {len(metrics)} metrics"
+        )
     if len(metrics) > 1 and options["pruner"]["name"] != "none":
-        raise ConfigError("hydra.sweeper.pruner", "a trial can't be pruned by several metrics; pruner=none")
+        raise ConfigError(
+            "hydra.sweeper.pruner", "a trial can't be pruned by several metrics; pruner=none"
+        )
     for text in options["constraints"]:
         if not CONSTRAINT.fullmatch(text):
-            raise ConfigError("hydra.sweeper.constraints", f"{text!r} is not like 'parameters <= 2000000'")
+            raise ConfigError(
+                "hydra.sweeper.constraints", f"{text!r} is not like 'parameters <= 2000000'"
+            )
 
 
 def _absent(space: Space, sweeper: Any) -> dict[tuple[Value, ...], frozenset[str]]:
     """Which parameters have no key for which choices of the swept groups; one that never has its key is left for Hydra to refuse."""
     plain = [key for key in space.dimensions if key not in space.groups and key[0] not in "+~"]
-    choices = [part.texts for key in space.groups if isinstance(part := space.dimensions[key], Choices)]
+    choices = [
+        part.texts for key in space.groups if isinstance(part := space.dimensions[key], Choices)
+    ]
     if not choices or not plain:
         return {}
     absent = {}

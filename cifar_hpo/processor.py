@@ -84,7 +84,9 @@ pixels, one thread. AMX could not be had and is taken for AVX-512.
 """
 
 
-def block(kernel_size: int, channels: int, filters: int, groups: int, size: tuple[int, int]) -> tuple[int, int]:
+def block(
+    kernel_size: int, channels: int, filters: int, groups: int, size: tuple[int, int]
+) -> tuple[int, int]:
     """Rows and columns of pixels that a convolution should take as one; (1, 1) for none.
 
     channels, filters: of a group. size: height and width of the result, which they must divide.
@@ -196,6 +198,8 @@ def _of_limit(most: str) -> str:
         return AVX2
     if most in ("AVX512_CORE", "AVX512_CORE_VNNI"):
         return AVX512
-    if most in ("AVX512_CORE_BF16", "AVX512_CORE_FP16") or (most.startswith("AVX10") and "AMX" not in most):
+    if most in ("AVX512_CORE_BF16", "AVX512_CORE_FP16") or (
+        most.startswith("AVX10") and "AMX" not in most
+    ):
         return AVX512_BF16
     return AMX

@@ -24,14 +24,26 @@ class Records:
 
     def __init__(self, tracking_uri: str | None) -> None:
         self.uri = connect(tracking_uri)
-        if self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists():
-            raise StudyError(f"MLflow's store {self.uri.removeprefix('sqlite:///')} is not here; give --tracking-uri")
+        if (
+            self.uri.startswith("sqlite:///")
+            and not Path(self.uri.removeprefix("sqlite:///")).exists()
+        ):
+            raise StudyError(
+                f"MLflow's store {self.uri.removeprefix('sqlite:///')} is not here; give --tracking-uri"
+            )
         self.client = mlflow.MlflowClient()
 
     def views(self) -> dict[str, str]:
         """Where MLflow's UI shows each study, as the last part of an address, the latest first."""
-        found = [one for one in self.client.search_experiments(order_by=["last_update_time DESC"]) if VIEW in one.tags]
-        return {one.name: f"#/experiments/{one.experiment_id}/runs?viewStateShareKey={VIEW.rpartition('.')[2]}" for one in found}
+        found = [
+            one
+            for one in self.client.search_experiments(order_by=["last_update_time DESC"])
+            if VIEW in one.tags
+        ]
+        return {
+            one.name: f"#/experiments/{one.experiment_id}/runs?viewStateShareKey={VIEW.rpartition('.')[2]}"
+            for one in found
+        }
 
     def curves(self, run_id: str, metric: str) -> dict[int, list[tuple[int, float]]]:
         """Epoch and value of a metric, for each replica."""
@@ -42,7 +54,9 @@ class Records:
             if name.endswith(f"/{metric}") and name.startswith("replica_")
         }
         names = own or ({0: metric} if metric in run.data.metrics else {})
-        found = {replica: dict(self._points(run_id, name)) for replica, name in sorted(names.items())}
+        found = {
+            replica: dict(self._points(run_id, name)) for replica, name in sorted(names.items())
+        }
         return {replica: sorted(points.items()) for replica, points in found.items()}
 
     def _points(self, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -53,8 +67,13 @@ class Records:
         experiment_id = self.client.get_run(parent).info.experiment_id
         condition = f"attributes.status = 'RUNNING' and tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
         runs = self.client.search_runs([experiment_id], condition)
-        shown = [(run, metric if metric in run.data.metrics else f"replica_0/{metric}") for run in runs]
-        return [(run.info.run_name, [value for _, value in sorted(self._points(run.info.run_id, name))]) for run, name in shown]
+        shown = [
+            (run, metric if metric in run.data.metrics else f"replica_0/{metric}") for run in runs
+        ]
+        return [
+            (run.info.run_name, [value for _, value in sorted(self._points(run.info.run_id, name))])
+            for run, name in shown
+        ]
 
     def confusion(self, run_id: str) -> tuple[NDArray[np.int64], list[str]]:
         """Test images by true (rows) and predicted class, and the names of the classes."""
@@ -72,11 +91,19 @@ class Records:
         Raises StudyError when there is none.
         """
         if run_id is None:
-            found = {model.name: model.aliases[CHAMPION] for model in self.client.search_registered_models() if CHAMPION in model.aliases}
+            found = {
+                model.name: model.aliases[CHAMPION]
+                for model in self.client.search_registered_models()
+                if CHAMPION in model.aliases
+            }
             if (name and name not in found) or not found:
-                raise StudyError(f"there is no champion {name or 'yet; a sweep makes one'}; there are: {', '.join(sorted(found)) or 'none'}")
+                raise StudyError(
+                    f"there is no champion {name or 'yet; a sweep makes one'}; there are: {', '.join(sorted(found)) or 'none'}"
+                )
             if not name and len(found) > 1:
-                raise StudyError(f"there are several champions; say --model with one of {', '.join(sorted(found))}")
+                raise StudyError(
+                    f"there are several champions; say --model with one of {', '.join(sorted(found))}"
+                )
             name = name or next(iter(found))
             shown, uri = f"{name} version {found[name]}, {CHAMPION}", f"models:/{name}@{CHAMPION}"
         else:
@@ -86,7 +113,10 @@ class Records:
                 raise StudyError(f"there is no run {run_id}") from None
             if not run.outputs or not run.outputs.model_outputs:
                 raise StudyError(f"run {run_id} has no model")
-            shown, uri = f"run {run.info.run_name}", f"models:/{run.outputs.model_outputs[0].model_id}"
+            shown, uri = (
+                f"run {run.info.run_name}",
+                f"models:/{run.outputs.model_outputs[0].model_id}",
+            )
         about = mlflow.models.get_model_info(uri)
         return shown, mlflow.keras.load_model(uri), list(about.metadata["classes"])
 

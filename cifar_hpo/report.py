@@ -34,11 +34,18 @@ MISTAKES = 40
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 for a study or a store that is not there."""
-    parser = argparse.ArgumentParser(prog="python -m cifar_hpo.report", description="Which configuration, by how much, and is it luck?")
+    parser = argparse.ArgumentParser(
+        prog="python -m cifar_hpo.report",
+        description="Which configuration, by how much, and is it luck?",
+    )
     parser.add_argument("study", nargs="?", help="the one that was worked on last unless said")
     parser.add_argument("--storage", help=f"Optuna's storage; {GENERATED}/studies.db unless said")
-    parser.add_argument("--tracking-uri", help="MLflow's store; the one that the study was logged to unless said")
-    parser.add_argument("--watch", action="store_true", help="follow a running sweep in the terminal, until Ctrl-C")
+    parser.add_argument(
+        "--tracking-uri", help="MLflow's store; the one that the study was logged to unless said"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="follow a running sweep in the terminal, until Ctrl-C"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     given = parser.parse_args(arguments)
     try:
@@ -68,7 +75,9 @@ def _records(found: Findings, tracking_uri: str | None, console: Console) -> Any
     try:
         return Records(tracking_uri or found.uri)
     except StudyError as error:
-        console.print(f"without curves and images: {error}", style="yellow", markup=False, soft_wrap=True)
+        console.print(
+            f"without curves and images: {error}", style="yellow", markup=False, soft_wrap=True
+        )
         return None
 
 
@@ -80,11 +89,31 @@ def _watch(given: argparse.Namespace, storage: Any) -> None:
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         while True:
             found = findings.find(found.name, storage)
-            parts: list[Any] = [Text(f"study {found.name}: {len(found.told)} trials done", style="bold"), leaderboard(found)]
-            if records and found.run_id and (running := records.running(found.run_id, found.metrics[0])):
-                table = Table("running", "epochs", found.metrics[0], "so far", box=None, pad_edge=False, header_style="bold")
+            parts: list[Any] = [
+                Text(f"study {found.name}: {len(found.told)} trials done", style="bold"),
+                leaderboard(found),
+            ]
+            if (
+                records
+                and found.run_id
+                and (running := records.running(found.run_id, found.metrics[0]))
+            ):
+                table = Table(
+                    "running",
+                    "epochs",
+                    found.metrics[0],
+                    "so far",
+                    box=None,
+                    pad_edge=False,
+                    header_style="bold",
+                )
                 for name, values in running:
-                    table.add_row(Text(name), str(len(values)), f"{values[-1]:.4f}" if values else "…", sparkline(values))
+                    table.add_row(
+                        Text(name),
+                        str(len(values)),
+                        f"{values[-1]:.4f}" if values else "…",
+                        sparkline(values),
+                    )
                 parts += [Text(""), table]
             live.update(Group(*parts), refresh=True)
             time.sleep(2)
@@ -92,7 +121,9 @@ def _watch(given: argparse.Namespace, storage: Any) -> None:
 
 def rows(found: Findings) -> tuple[list[str], list[list[str]]]:
     """Column names and a row for each configuration: rank, what varied, value and interval, whether it is tied, and what it took."""
-    has_tests = any(one.tests for one in found.configurations) and "test_accuracy" not in found.metrics
+    has_tests = (
+        any(one.tests for one in found.configurations) and "test_accuracy" not in found.metrics
+    )
     keys, settled = settings([one.told for one in found.configurations], found.keys)
     has_numbers = not has_columns(found.keys)
     columns = [
@@ -107,10 +138,25 @@ def rows(found: Findings) -> tuple[list[str], list[list[str]]]:
     columns += ["parameters", "seconds", "state"]
     lines = []
     for rank, (one, cells) in enumerate(zip(found.configurations, settled, strict=True), start=1):
-        others = [f"{value:.4f}" for value in (one.told.values or ())[1:]] or ["–"] * (len(found.metrics) - 1)
-        line = [str(rank), *([str(one.told.number)] if has_numbers else []), *cells, "–" if one.value is None else f"{one.value:.4f}", *others]
-        line += [_limits(one, found.metrics[0]), _standing(one, rank), *([_mean(one.tests)] if has_tests else [])]
-        line += [f"{one.told.metrics['parameters']:,.0f}" if "parameters" in one.told.metrics else "–", f"{one.seconds:.1f}"]
+        others = [f"{value:.4f}" for value in (one.told.values or ())[1:]] or ["–"] * (
+            len(found.metrics) - 1
+        )
+        line = [
+            str(rank),
+            *([str(one.told.number)] if has_numbers else []),
+            *cells,
+            "–" if one.value is None else f"{one.value:.4f}",
+            *others,
+        ]
+        line += [
+            _limits(one, found.metrics[0]),
+            _standing(one, rank),
+            *([_mean(one.tests)] if has_tests else []),
+        ]
+        line += [
+            f"{one.told.metrics['parameters']:,.0f}" if "parameters" in one.told.metrics else "–",
+            f"{one.seconds:.1f}",
+        ]
         lines.append([*line, f"{one.told.state} {one.told.error[:100]}".strip()])
     return columns, lines
 
@@ -151,7 +197,13 @@ def note(found: Findings) -> str:
     """The verdict and the best configurations as Markdown, for the study's run."""
     columns, lines = rows(found)
     table = [columns, ["---"] * len(columns), *lines[:SHOWN]]
-    return "\n\n".join(found.verdict()) + "\n\n" + "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in table)
+    return (
+        "\n\n".join(found.verdict())
+        + "\n\n"
+        + "\n".join(
+            "| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in table
+        )
+    )
 
 
 def write(found: Findings, records: Any) -> Path:
@@ -167,7 +219,9 @@ def write(found: Findings, records: Any) -> Path:
         stale.unlink()
     sections: dict[str, dict[str, Any]] = {}
     for title, name, explanation, draw in _charts(found, records):
-        section = sections.setdefault(title, {"explanation": explanation, "pictures": [], "missing": []})
+        section = sections.setdefault(
+            title, {"explanation": explanation, "pictures": [], "missing": []}
+        )
         with plt.rc_context(charts.STYLE):  # anew for each, because Optuna's charts change it
             try:
                 figure = draw()
@@ -177,10 +231,17 @@ def write(found: Findings, records: Any) -> Path:
                 section["missing"].append(f"{name}: {type(error).__name__}: {error}")
             plt.close("all")
     columns, lines = rows(found)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PACKAGE), autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PACKAGE), autoescape=True, undefined=jinja2.StrictUndefined
+    )
     page = folder / "report.html"
     told = {"columns": columns, "rows": lines, "sections": sections, "verdict": found.verdict()}
-    page.write_text(environment.get_template("report.html").render(found=found, made=time.strftime("%Y-%m-%d %H:%M"), **told), encoding="utf-8")
+    page.write_text(
+        environment.get_template("report.html").render(
+            found=found, made=time.strftime("%Y-%m-%d %H:%M"), **told
+        ),
+        encoding="utf-8",
+    )
     if records and found.run_id:
         records.attach(found.run_id, folder, note(found))
     return page
@@ -193,7 +254,12 @@ def _svg(figure: Any, name: str) -> str:
     written = io.StringIO()
     figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     text = written.getvalue()[written.getvalue().index("<svg") :]
-    for before, after in ((INK, "currentColor"), ('id="', f'id="{name}-'), ("url(#", f"url(#{name}-"), ('href="#', f'href="#{name}-')):
+    for before, after in (
+        (INK, "currentColor"),
+        ('id="', f'id="{name}-'),
+        ("url(#", f"url(#{name}-"),
+        ('href="#', f'href="#{name}-'),
+    ):
         text = text.replace(before, after)
     return text
 
@@ -211,11 +277,21 @@ def _charts(found: Findings, records: Any) -> Iterator[Chart]:
     best = finished[0].told
     if records and (curves := _curves(found, records)):
         text = "Mean over replicas, in the band of its 95 % interval."
-        yield "Learning curves", "learning_curves", text, lambda: charts.learning_curves(curves, metric)
+        yield (
+            "Learning curves",
+            "learning_curves",
+            text,
+            lambda: charts.learning_curves(curves, metric),
+        )
     yield from _of_parameters(found)
     if len(finished) > 1 and found.keys:
         if any("parameters" in one.told.metrics for one in finished):
-            yield "What accuracy costs", "trade_off", "On the front nothing else is better and cheaper.", lambda: charts.trade_off(found)
+            yield (
+                "What accuracy costs",
+                "trade_off",
+                "On the front nothing else is better and cheaper.",
+                lambda: charts.trade_off(found),
+            )
         yield "History", "history", "Each trial and the best so far.", lambda: charts.history(found)
     if any(one.ended for one in found.told):
         text = "Each bar is a trial; where all rested for a minute or more the time is cut out at a dotted line."
@@ -230,20 +306,41 @@ def _of_parameters(found: Findings) -> Iterator[Chart]:
     """What each parameter does that has several values among the finished trials."""
     from cifar_hpo import charts
 
-    varied = [key for key in found.keys if len({str(one.params.get(key)) for one in found.finished}) > 1]
+    varied = [
+        key for key in found.keys if len({str(one.params.get(key)) for one in found.finished}) > 1
+    ]
     for key in varied:
         text = "Orange: means with 95 % intervals, over replicas where one configuration has the value, else over configurations. Blue: what they come from."
-        yield "The effect of each parameter", f"effect_{key.strip('+~').replace('/', '.')}", text, lambda key=key: charts.effect(found, key)  # type: ignore[misc]
+        yield (
+            "The effect of each parameter",
+            f"effect_{key.strip('+~').replace('/', '.')}",
+            text,
+            lambda key=key: charts.effect(found, key),
+        )  # type: ignore[misc]
     if 1 < len(varied) < len(found.finished):  # fewer trials than parameters explain nothing
-        yield "Importance", "importance", "How much of the variation each parameter explains.", lambda: charts.importances(found, varied)
+        yield (
+            "Importance",
+            "importance",
+            "How much of the variation each parameter explains.",
+            lambda: charts.importances(found, varied),
+        )
     if len(varied) > 1:
-        yield "All configurations at once", "parallel_coordinates", "A line for each trial.", lambda: charts.parallel_coordinates(found, varied)
+        yield (
+            "All configurations at once",
+            "parallel_coordinates",
+            "A line for each trial.",
+            lambda: charts.parallel_coordinates(found, varied),
+        )
 
 
 def _curves(found: Findings, records: Any) -> dict[str, Any]:
     chosen = [one for one in found.finished if one.told.run_id][:CURVES]
     curves = {one.name: records.curves(one.told.run_id, found.metrics[0]) for one in chosen}
-    return {name: replicas for name, replicas in curves.items() if any(len(points) > 1 for points in replicas.values())}
+    return {
+        name: replicas
+        for name, replicas in curves.items()
+        if any(len(points) > 1 for points in replicas.values())
+    }
 
 
 def _of_best(found: Findings, records: Any, run_id: str) -> Iterator[Chart]:
@@ -263,11 +360,20 @@ def _mistakes(found: Findings, records: Any, run_id: str) -> Any:
     digests = {str(one).rpartition(":")[2] for one in found.meaning.get("data", [])}
     dataset = next((held for digest in digests if (held := data.decoded(digest))), None)
     if dataset is None or len(digests) > 1:
-        raise StudyError("the images are not in this folder" if dataset is None else "several datasets were compared")
+        raise StudyError(
+            "the images are not in this folder"
+            if dataset is None
+            else "several datasets were compared"
+        )
     predicted, certainty = records.predictions(run_id)
     labels = dataset.test[1]
-    wrong = sorted((predicted != labels).nonzero()[0], key=lambda place: -certainty[place])[:MISTAKES]
-    titles = [f"{dataset.classes[predicted[place]]} {certainty[place]:.2f}\nis {dataset.classes[labels[place]]}" for place in wrong]
+    wrong = sorted((predicted != labels).nonzero()[0], key=lambda place: -certainty[place])[
+        :MISTAKES
+    ]
+    titles = [
+        f"{dataset.classes[predicted[place]]} {certainty[place]:.2f}\nis {dataset.classes[labels[place]]}"
+        for place in wrong
+    ]
     return charts.misclassified(dataset.test[0][wrong], titles)
 
 

@@ -27,7 +27,10 @@ from cifar_hpo.findings import Configuration, Findings
 from cifar_hpo.leaderboard import Told
 from cifar_hpo.storage import kept
 
-BEGIN, END = "<!-- results: python -m cifar_hpo.results --readme README.md -->", "<!-- end of results -->"
+BEGIN, END = (
+    "<!-- results: python -m cifar_hpo.results --readme README.md -->",
+    "<!-- end of results -->",
+)
 EPOCHS = 10
 
 
@@ -62,11 +65,18 @@ ARTICLE = (
 CLAIMS = {
     "accuracy rises with the neurons in each layer": ("neuron_count", ((8, 4), (16, 8))),
     "accuracy rises as the kernel shrinks": ("kernel_size", ((5, 7), (3, 5))),
-    "four layers beat two and six": ("depth", (("[16,32,32,64]", "[16,32]"), ("[16,32,32,64]", "[16,32,32,32,32,64]"))),
+    "four layers beat two and six": (
+        "depth",
+        (("[16,32,32,64]", "[16,32]"), ("[16,32,32,64]", "[16,32,32,32,32,64]")),
+    ),
 }
 """The article's conclusions, each as pairs of which the first should be the better."""
 
-OPTIMIZERS, SEARCH, CARDS = ("optimizer", "optimizer_seeds"), "best_cnn", ("final", "best_cnn_final")
+OPTIMIZERS, SEARCH, CARDS = (
+    ("optimizer", "optimizer_seeds"),
+    "best_cnn",
+    ("final", "best_cnn_final"),
+)
 PARTS = {
     "article": tuple(dict.fromkeys(row.study for row in ARTICLE)),
     "optimizers": (OPTIMIZERS[-1],),
@@ -79,22 +89,41 @@ PARTS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 where there are no studies, or no place for them in the file."""
-    parser = argparse.ArgumentParser(prog="python -m cifar_hpo.results", description="The results that the studies here show, as Markdown.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cifar_hpo.results",
+        description="The results that the studies here show, as Markdown.",
+    )
     parser.add_argument("--storage", help=f"Optuna's storage; {GENERATED}/studies.db unless said")
-    parser.add_argument("--tracking-uri", help="MLflow's store; the one that the studies were logged to unless said")
-    parser.add_argument("--readme", type=Path, help="put them into this file, between the lines that mark their place")
+    parser.add_argument(
+        "--tracking-uri", help="MLflow's store; the one that the studies were logged to unless said"
+    )
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        help="put them into this file, between the lines that mark their place",
+    )
     given = parser.parse_args(arguments)
     try:
         storage = kept(given.storage)
-        names = {*(row.study for row in ARTICLE), *OPTIMIZERS, SEARCH, *CARDS} & set(optuna.get_all_study_names(storage))
+        names = {*(row.study for row in ARTICLE), *OPTIMIZERS, SEARCH, *CARDS} & set(
+            optuna.get_all_study_names(storage)
+        )
         found = {name: study for name in names if (study := findings.find(name, storage)).finished}
         if not found:
-            raise StudyError("no study of the results has a finished trial here; python -m cifar_hpo -cn neuron_count makes one")
+            raise StudyError(
+                "no study of the results has a finished trial here; python -m cifar_hpo -cn neuron_count makes one"
+            )
         parts = dict(_parts(found, given.tracking_uri))
         if given.readme:
-            whole = {name: text for name, text in parts.items() if found.keys() >= set(PARTS.get(name, ()))}
+            whole = {
+                name: text
+                for name, text in parts.items()
+                if found.keys() >= set(PARTS.get(name, ()))
+            }
             for name in _put(given.readme, whole):
-                sys.stderr.write(f"{given.readme} keeps its part {name}: of {', '.join(PARTS[name])} not all are here\n")
+                sys.stderr.write(
+                    f"{given.readme} keeps its part {name}: of {', '.join(PARTS[name])} not all are here\n"
+                )
         else:
             sys.stdout.write("\n\n".join(parts.values()) + "\n")
     except UserError as error:
@@ -103,34 +132,71 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _put(readme: Path, parts: Mapping[str, str]) -> list[str]:
     """Replace these parts; returns the names of those that stay. The versions are of the latest part."""
-    before, begun, rest = (readme.read_text(encoding="utf-8") if readme.exists() else "").partition(BEGIN)
+    before, begun, rest = (readme.read_text(encoding="utf-8") if readme.exists() else "").partition(
+        BEGIN
+    )
     old, ended, after = rest.partition(END)
     if not begun or not ended:
         raise StudyError(f"{readme} has no lines {BEGIN} and {END}")
     _, *pairs = re.split(r"^<!-- (\w+) -->$", old, flags=re.MULTILINE)
     stay = {name: text.strip() for name, text in zip(pairs[::2], pairs[1::2], strict=True)}
-    text = "".join(f"<!-- {name} -->\n\n{part}\n\n" for name in [*PARTS, "versions"] if (part := parts.get(name, stay.get(name))))
+    text = "".join(
+        f"<!-- {name} -->\n\n{part}\n\n"
+        for name in [*PARTS, "versions"]
+        if (part := parts.get(name, stay.get(name)))
+    )
     readme.write_text(f"{before}{BEGIN}\n\n{text}{END}{after}", encoding="utf-8")
     return [name for name in PARTS if name in stay.keys() - parts.keys()]
 
 
 def _parts(found: Mapping[str, Findings], tracking_uri: str | None) -> Iterator[tuple[str, str]]:
-    replicas = sorted({len(one.values) for name in {row.study for row in ARTICLE} & found.keys() for one in found[name].finished})
+    replicas = sorted(
+        {
+            len(one.values)
+            for name in {row.study for row in ARTICLE} & found.keys()
+            for one in found[name].finished
+        }
+    )
     if replicas:
         seeds = " to ".join(str(number) for number in dict.fromkeys((replicas[0], replicas[-1])))
-        heads = ["study", "configuration", "article, one seed", f"ours, mean of {seeds} seeds (95 %)", "our seeds", "its seed among them"]
-        times = ["study", "what ours trained", "minutes on one core", "its notebook, one seed each", "share"]
-        tables = (heads, _rows_of_article(found)), (["the article concludes", "", "gaps, ours"], _claims(found)), (times, _times(found))
+        heads = [
+            "study",
+            "configuration",
+            "article, one seed",
+            f"ours, mean of {seeds} seeds (95 %)",
+            "our seeds",
+            "its seed among them",
+        ]
+        times = [
+            "study",
+            "what ours trained",
+            "minutes on one core",
+            "its notebook, one seed each",
+            "share",
+        ]
+        tables = (
+            (heads, _rows_of_article(found)),
+            (["the article concludes", "", "gaps, ours"], _claims(found)),
+            (times, _times(found)),
+        )
         yield "article", "\n\n".join(_table(*table) for table in tables)
     if rows := list(_optimizers(found)):
-        heads = ["optimizer", "its best learning rate", "val_accuracy (95 %)", "test accuracy (95 %)", "against the best"]
+        heads = [
+            "optimizer",
+            "its best learning rate",
+            "val_accuracy (95 %)",
+            "test accuracy (95 %)",
+            "against the best",
+        ]
         yield "optimizers", _table(heads, rows)
     if SEARCH in found:
         yield SEARCH, _search(found)
     for name in CARDS:
         if name in found:
             yield name, _card(found[name], tracking_uri)
-    used = f"TensorFlow {version('tensorflow')}, Keras {version('keras')}, Optuna {version('optuna')}"
+    used = (
+        f"TensorFlow {version('tensorflow')}, Keras {version('keras')}, Optuna {version('optuna')}"
+    )
     yield "versions", f"{used}; `python -m cifar_hpo.report STUDY` shows each."
 
 
@@ -140,7 +206,14 @@ def _table(heads: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequen
 
 def _of(study: Findings, value: Any) -> Configuration | None:
     """The configuration in which the one thing that varies has this value."""
-    return next((one for one in study.finished if [str(part) for part in one.params.values()] == [str(value)]), None)
+    return next(
+        (
+            one
+            for one in study.finished
+            if [str(part) for part in one.params.values()] == [str(value)]
+        ),
+        None,
+    )
 
 
 def _matched(found: Mapping[str, Findings]) -> Iterator[tuple[Row, Configuration]]:
@@ -153,14 +226,29 @@ def _rows_of_article(found: Mapping[str, Findings]) -> Iterator[list[str]]:
     for row, one in _matched(found):
         low, high = min(one.tests.values()), max(one.tests.values())
         above = row.accuracy - high
-        among = f"no, {above:.3f} above" if above > 0 else f"no, {low - row.accuracy:.3f} below" if row.accuracy < low else "yes"
-        yield [row.study, row.name, f"{row.accuracy:.4f}", _mean(one.tests), f"{low:.4f} – {high:.4f}", among]
+        among = (
+            f"no, {above:.3f} above"
+            if above > 0
+            else f"no, {low - row.accuracy:.3f} below"
+            if row.accuracy < low
+            else "yes"
+        )
+        yield [
+            row.study,
+            row.name,
+            f"{row.accuracy:.4f}",
+            _mean(one.tests),
+            f"{low:.4f} – {high:.4f}",
+            among,
+        ]
 
 
 def _claims(found: Mapping[str, Findings]) -> Iterator[list[str]]:
     """Confirmed where each pair differs as claimed, and wrong where one differs the other way round, neither by luck."""
     for claim, (name, pairs) in CLAIMS.items():
-        known = [[_of(found[name], value) for value in pair] for pair in pairs] if name in found else []
+        known = (
+            [[_of(found[name], value) for value in pair] for pair in pairs] if name in found else []
+        )
         sides = [(better.tests, worse.tests) for better, worse in known if better and worse]
         if len(sides) < len(pairs):
             continue
@@ -203,7 +291,13 @@ def _optimizers(found: Mapping[str, Findings]) -> Iterator[list[str]]:
     _, *against = against_best([one.values for one in best.values()]) or (None,)
     luck = ["best", *("unknown" if one is None else f"p = {one:.2g}" for one in against)]
     for (name, one), said in zip(best.items(), luck, strict=False):
-        yield [str(name), str(one.params.get("optimizer.learning_rate")), _mean(one.values), _mean(one.tests), said]
+        yield [
+            str(name),
+            str(one.params.get("optimizer.learning_rate")),
+            _mean(one.values),
+            _mean(one.tests),
+            said,
+        ]
 
 
 def _search(found: Mapping[str, Findings]) -> str:
@@ -212,7 +306,9 @@ def _search(found: Mapping[str, Findings]) -> str:
     states = Counter(one.state for one in study.told)
     better = [one for one in study.told if one.metrics.get("test_accuracy", 0) > goal]
     counts = ", ".join(f"{count} {state.lower()}" for state, count in sorted(states.items()))
-    lines = [f"{SEARCH}: {len(study.told)} trials ({counts}) in {_minutes([study])} minutes; best val_accuracy {study.finished[0].value:.4f}"]
+    lines = [
+        f"{SEARCH}: {len(study.told)} trials ({counts}) in {_minutes([study])} minutes; best val_accuracy {study.finished[0].value:.4f}"
+    ]
     if better:
         first = min(better, key=lambda one: one.ended)
         lines.append(
@@ -222,13 +318,17 @@ def _search(found: Mapping[str, Findings]) -> str:
     if CARDS[1] in found:
         theirs = sum((row.seconds or 0) * EPOCHS for row in ARTICLE) / 60
         together = _minutes([study, found[CARDS[1]]])
-        lines.append(f"search and final together {together} minutes; the article's eleven models at least {theirs:.0f}")
+        lines.append(
+            f"search and final together {together} minutes; the article's eleven models at least {theirs:.0f}"
+        )
     return "\n".join(f"- {line}" for line in lines)
 
 
 def _minutes(studies: Sequence[Findings], end: float = math.inf) -> str:
     """How long any of their trials ran until then, with the gaps between left out."""
-    spans = sorted((one.ended - one.seconds, min(one.ended, end)) for study in studies for one in study.told)
+    spans = sorted(
+        (one.ended - one.seconds, min(one.ended, end)) for study in studies for one in study.told
+    )
     total, until = 0.0, 0.0
     for begun, ended in spans:
         total += max(0.0, ended - max(begun, until))
@@ -240,12 +340,22 @@ def _card(study: Findings, tracking_uri: str | None) -> str:
     """What is to be known of a study's best model."""
     best: Configuration = study.finished[0]
     name = f"{study.name}: {best.name}" if best.params else study.name
-    lines = [f"**{name}** on {' and '.join(sorted({str(one).rpartition(':')[0] for one in study.meaning.get('data', [])}))}"]
-    lines.append(f"{best.told.metrics['parameters']:,.0f} parameters; test accuracy {_mean(best.tests)}, over {len(best.tests)} seeds")
+    lines = [
+        f"**{name}** on {' and '.join(sorted({str(one).rpartition(':')[0] for one in study.meaning.get('data', [])}))}"
+    ]
+    lines.append(
+        f"{best.told.metrics['parameters']:,.0f} parameters; test accuracy {_mean(best.tests)}, over {len(best.tests)} seeds"
+    )
     lines.append(f"trained in {best.seconds / max(len(best.values), 1):.0f} s a seed")
     if classes := _classes(best.told, tracking_uri or study.uri):
-        lines.append("its best seed by class: " + ", ".join(f"{name} {share:.2f}" for name, share in classes.items()))
-    return "\n".join(f"{'' if place == 0 else '- '}{line}" + ("\n" if place == 0 else "") for place, line in enumerate(lines))
+        lines.append(
+            "its best seed by class: "
+            + ", ".join(f"{name} {share:.2f}" for name, share in classes.items())
+        )
+    return "\n".join(
+        f"{'' if place == 0 else '- '}{line}" + ("\n" if place == 0 else "")
+        for place, line in enumerate(lines)
+    )
 
 
 def _classes(told: Told, uri: str | None) -> dict[str, float]:
@@ -255,12 +365,17 @@ def _classes(told: Told, uri: str | None) -> dict[str, float]:
     if not told.run_id:
         return {}
     matrix, names = Records(uri).confusion(told.run_id)
-    return {name: float(matrix[place, place] / max(matrix[place].sum(), 1)) for place, name in enumerate(names)}
+    return {
+        name: float(matrix[place, place] / max(matrix[place].sum(), 1))
+        for place, name in enumerate(names)
+    }
 
 
 def _mean(values: Mapping[int, float]) -> str:
     limits = interval(list(values.values()))
-    return f"{fmean(values.values()):.4f}" + (f" ({limits[0]:.4f} – {limits[1]:.4f})" if limits else " (one seed)")
+    return f"{fmean(values.values()):.4f}" + (
+        f" ({limits[0]:.4f} – {limits[1]:.4f})" if limits else " (one seed)"
+    )
 
 
 if __name__ == "__main__":

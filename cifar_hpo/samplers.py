@@ -8,9 +8,20 @@ from typing import Any
 
 import optuna
 
-SAMPLERS = {"grid": "RandomSampler", "random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler", "cmaes": "CmaEsSampler"}
+SAMPLERS = {
+    "grid": "RandomSampler",
+    "random": "RandomSampler",
+    "tpe": "TPESampler",
+    "gp": "GPSampler",
+    "cmaes": "CmaEsSampler",
+}
 SAMPLERS |= {"nsgaii": "NSGAIISampler", "qmc": "QMCSampler"}
-PRUNERS = {"none": "NopPruner", "median": "MedianPruner", "asha": "SuccessiveHalvingPruner", "hyperband": "HyperbandPruner"}
+PRUNERS = {
+    "none": "NopPruner",
+    "median": "MedianPruner",
+    "asha": "SuccessiveHalvingPruner",
+    "hyperband": "HyperbandPruner",
+}
 PRUNERS |= {"patient": "PatientPruner"}
 
 

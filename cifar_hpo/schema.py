@@ -10,7 +10,12 @@ from typing import Any
 
 from cifar_hpo.errors import ConfigError
 
-SIGNS = {"low": ("≥", operator.ge), "high": ("≤", operator.le), "above": (">", operator.gt), "below": ("<", operator.lt)}
+SIGNS = {
+    "low": ("≥", operator.ge),
+    "high": ("≤", operator.le),
+    "above": (">", operator.gt),
+    "below": ("<", operator.lt),
+}
 
 
 def key(
@@ -30,8 +35,17 @@ def key(
 
     The model's own keys have no default here, theirs stand in conf/; OmegaConf's "???" refuses a key that is missing.
     """
-    limits = {"low": low, "high": high, "above": above, "below": below, "whole": whole, "words": words}
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "choices": choices, **limits})
+    limits = {
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+        "whole": whole,
+        "words": words,
+    }
+    return dataclasses.field(
+        default=default, metadata={"meaning": meaning, "choices": choices, **limits}
+    )
 
 
 def meant(meaning: str, default: Any) -> Any:
@@ -50,7 +64,11 @@ def flat(node: Any, path: str = "") -> dict[str, Any]:
     """Nested dicts as one, keys joined with dots; a list is one value."""
     if not isinstance(node, dict):
         return {path: node}
-    return {key: value for name, child in node.items() for key, value in flat(child, f"{path}.{name}" if path else str(name)).items()}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in flat(child, f"{path}.{name}" if path else str(name)).items()
+    }
 
 
 def _check_range(path: str, value: Any, field: dataclasses.Field[Any]) -> None:
@@ -63,12 +81,24 @@ def _check_range(path: str, value: Any, field: dataclasses.Field[Any]) -> None:
             _check_range(path, item, field)
     elif limits["choices"]:
         if value not in limits["choices"] and value != []:
-            raise ConfigError(path, f"{value!r} is none of {', '.join(limits['choices'])} ({limits['meaning']})")
+            raise ConfigError(
+                path, f"{value!r} is none of {', '.join(limits['choices'])} ({limits['meaning']})"
+            )
     elif is_number and not (isinstance(value, str) and value in limits["words"]):
-        wanted = " and ".join(f"{sign} {limits[name]:g}" for name, (sign, _) in SIGNS.items() if limits[name] is not None)
+        wanted = " and ".join(
+            f"{sign} {limits[name]:g}"
+            for name, (sign, _) in SIGNS.items()
+            if limits[name] is not None
+        )
         kind = int if limits["whole"] else (int, float)
         if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
             number = "a whole number" if limits["whole"] else "a number"
             raise ConfigError(path, f"{value!r} is not {number} {wanted} ({limits['meaning']})")
-        if not all(fits(value, limits[name]) for name, (_, fits) in SIGNS.items() if limits[name] is not None):
-            raise ConfigError(path, f"{value!r} is out of range: must be {wanted} ({limits['meaning']})")
+        if not all(
+            fits(value, limits[name])
+            for name, (_, fits) in SIGNS.items()
+            if limits[name] is not None
+        ):
+            raise ConfigError(
+                path, f"{value!r} is out of range: must be {wanted} ({limits['meaning']})"
+            )

@@ -24,7 +24,9 @@ def value_of(returned: JobReturn) -> Any:
 
 def serve(pipe: connection.Connection, log: str, environment: dict[str, str], task: bytes) -> None:
     """Take jobs from the pipe and send what comes of each, and each `Progress` on the way; what is printed goes to the log."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.clear()

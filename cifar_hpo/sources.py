@@ -31,7 +31,18 @@ log = logging.getLogger(__name__)
 SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 UNPACKED = "cifar-10-batches-py"
 BATCHES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
 HOW_TO_GET = f"download {CIFAR10_URL} and set data.path to it, or try data=synthetic"
@@ -98,7 +109,9 @@ def _verify(archive: Path) -> None:
     with archive.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     if checksum != CIFAR10_SHA256:
-        raise DataError(f"{archive}: sha256 {checksum[:12]}…, expected {CIFAR10_SHA256[:12]}…: not the official archive of {CIFAR10_URL}")
+        raise DataError(
+            f"{archive}: sha256 {checksum[:12]}…, expected {CIFAR10_SHA256[:12]}…: not the official archive of {CIFAR10_URL}"
+        )
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -120,7 +133,9 @@ def read_cifar10(source: Path) -> tuple[Split, Split]:
     Raises DataError, with nothing run or written, for a wrong checksum, a pickle that is more than arrays, or a missing batch.
     """
     if source.is_dir():
-        batches = {name: _read_batch(name, io.BytesIO((source / name).read_bytes())) for name in BATCHES}
+        batches = {
+            name: _read_batch(name, io.BytesIO((source / name).read_bytes())) for name in BATCHES
+        }
     else:
         _verify(source)
         batches = {}
@@ -131,17 +146,28 @@ def read_cifar10(source: Path) -> tuple[Split, Split]:
                     raise DataError(f"{source}: no {name} in it; {HOW_TO_GET}")
                 batches[name] = _read_batch(name, member)
     train = [batches[name] for name in BATCHES[:-1]]
-    return (np.concatenate([x for x, _ in train]), np.concatenate([y for _, y in train])), batches["test_batch"]
+    return (np.concatenate([x for x, _ in train]), np.concatenate([y for _, y in train])), batches[
+        "test_batch"
+    ]
 
 
 def _read_batch(name: str, file: IO[bytes]) -> Split:
     try:
         batch = _ArraysOnly(file, encoding="bytes").load()
         pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         raise DataError(f"{name}: not a CIFAR-10 batch ({one_line(error)})") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3 * IMAGE_SIZE**2:
-        raise DataError(f"{name}: {pixels.dtype} of shape {pixels.shape}, expected uint8 of shape (n, 3072)")
+        raise DataError(
+            f"{name}: {pixels.dtype} of shape {pixels.shape}, expected uint8 of shape (n, 3072)"
+        )
     images = pixels.reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE).transpose(0, 2, 3, 1)
     return _checked(name, images, labels, len(CIFAR10_CLASSES))
 
@@ -156,22 +182,38 @@ def read_npz(path: Path) -> tuple[Split, Split, list[str]]:
         raise DataError(f"{path}: {one_line(error)}; {expected}") from error
     labels = arrays["y_train"]
     if not np.issubdtype(labels.dtype, np.integer) or not labels.size:
-        raise DataError(f"{path}: y_train is {labels.dtype} of shape {labels.shape}, expected whole numbers from 0")
+        raise DataError(
+            f"{path}: y_train is {labels.dtype} of shape {labels.shape}, expected whole numbers from 0"
+        )
     classes = int(labels.max()) + 1
     train = _checked(f"{path}: train", arrays["x_train"], labels, classes)
     test = _checked(f"{path}: test", arrays["x_test"], arrays["y_test"], classes)
-    names = list(CIFAR10_CLASSES) if classes == len(CIFAR10_CLASSES) else [f"class {n}" for n in range(classes)]
+    names = (
+        list(CIFAR10_CLASSES)
+        if classes == len(CIFAR10_CLASSES)
+        else [f"class {n}" for n in range(classes)]
+    )
     return train, test, names
 
 
 def _checked(where: str, images: NDArray[Any], labels: NDArray[Any], classes: int) -> Split:
     if images.dtype != np.uint8 or images.shape[1:] != SHAPE or not len(images):
-        raise DataError(f"{where}: images are {images.dtype} of shape {images.shape}, expected uint8 of shape (n, 32, 32, 3)")
+        raise DataError(
+            f"{where}: images are {images.dtype} of shape {images.shape}, expected uint8 of shape (n, 32, 32, 3)"
+        )
     labels = labels.reshape(-1) if labels.shape == (len(labels), 1) else labels
     if labels.shape != (len(images),):
-        raise DataError(f"{where}: {len(images)} images but labels of shape {labels.shape}, expected ({len(images)},)")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= min(classes, 256):
-        raise DataError(f"{where}: labels from {labels.min()} to {labels.max()}, expected whole numbers from 0 to {min(classes, 256) - 1}")
+        raise DataError(
+            f"{where}: {len(images)} images but labels of shape {labels.shape}, expected ({len(images)},)"
+        )
+    if (
+        not np.issubdtype(labels.dtype, np.integer)
+        or labels.min() < 0
+        or labels.max() >= min(classes, 256)
+    ):
+        raise DataError(
+            f"{where}: labels from {labels.min()} to {labels.max()}, expected whole numbers from 0 to {min(classes, 256) - 1}"
+        )
     return images, labels.astype(np.uint8)
 
 
@@ -179,8 +221,12 @@ def read_folder(path: Path) -> tuple[Split, Split, list[str]]:
     """Train, test and class names from train/<class>/* and test/<class>/*, 32×32 images. Raises DataError."""
     classes = sorted(folder.name for folder in (path / "train").glob("*") if folder.is_dir())
     if len(classes) < 2:
-        raise DataError(f"{path / 'train'}: {len(classes)} class folders, expected train/<class>/* with at least 2 classes")
-    if others := {folder.name for folder in (path / "test").glob("*") if folder.is_dir()} ^ set(classes):
+        raise DataError(
+            f"{path / 'train'}: {len(classes)} class folders, expected train/<class>/* with at least 2 classes"
+        )
+    if others := {folder.name for folder in (path / "test").glob("*") if folder.is_dir()} ^ set(
+        classes
+    ):
         raise DataError(f"{path}: {', '.join(sorted(others))} not in both train and test")
     train, test = (_read_images(path / split, classes) for split in ("train", "test"))
     return train, test, classes
@@ -197,7 +243,9 @@ def _read_images(split: Path, classes: list[str]) -> Split:
             except (UnidentifiedImageError, OSError) as error:
                 raise DataError(f"{file}: not an image ({one_line(error)})") from error
             if pixels.shape != SHAPE:
-                raise DataError(f"{file}: {pixels.shape[1]}×{pixels.shape[0]} pixels, expected 32×32")
+                raise DataError(
+                    f"{file}: {pixels.shape[1]}×{pixels.shape[0]} pixels, expected 32×32"
+                )
             yield pixels
 
     images, labels = [], []

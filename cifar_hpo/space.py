@@ -56,7 +56,9 @@ class Interval:
         return repr(value)
 
     def has(self, value: Value) -> bool:
-        return isinstance(value, int if self.whole else int | float) and self.low <= value <= self.high
+        return (
+            isinstance(value, int if self.whole else int | float) and self.low <= value <= self.high
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,13 @@ class Space:
     conditions: Mapping[str, tuple[str, frozenset[Value]]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, overrides: Sequence[str], params: Mapping[str, Any], config_loader: Any, conditions: Mapping[str, str] | None = None) -> Space:
+    def parse(
+        cls,
+        overrides: Sequence[str],
+        params: Mapping[str, Any],
+        config_loader: Any,
+        conditions: Mapping[str, str] | None = None,
+    ) -> Space:
         """From `hydra.sweeper.params` and the command line, which wins where both name a key.
 
         Raises Hydra's own errors for what can't be parsed, ConfigError for an interval that is none or a condition on nothing.
@@ -83,12 +91,19 @@ class Space:
         parts: dict[str, Choices | Interval | str] = {}
         for override in OverridesParser.create(config_loader=config_loader).parse_overrides(texts):
             parts[override.get_key_element()] = _part(override)
-        groups = tuple(key for key, part in parts.items() if not isinstance(part, str) and config_loader.get_group_options(key))
+        groups = tuple(
+            key
+            for key, part in parts.items()
+            if not isinstance(part, str) and config_loader.get_group_options(key)
+        )
         depends = {}
         for key, condition in (conditions or {}).items():
             other, _, values = condition.partition("=")
             if key not in parts or isinstance(parts.get(other, ""), str):
-                raise ConfigError(f"hydra.sweeper.conditions.{key}", f"{condition!r}: both {key} and {other} must vary")
+                raise ConfigError(
+                    f"hydra.sweeper.conditions.{key}",
+                    f"{condition!r}: both {key} and {other} must vary",
+                )
             depends[key] = (other, frozenset(typed(value) for value in values.split(",")))
         return cls(parts, groups, conditions=depends)
 
@@ -99,12 +114,17 @@ class Space:
     @property
     def order(self) -> list[str]:
         """Dimensions so that each comes after those on which it depends."""
-        return sorted(self.dimensions, key=lambda key: (key not in self.groups, key in self.conditions))
+        return sorted(
+            self.dimensions, key=lambda key: (key not in self.groups, key in self.conditions)
+        )
 
     @property
     def size(self) -> float:
         """How many cells there are, conditions not considered."""
-        return math.prod(len(part.texts) if isinstance(part, Choices) else math.inf for part in self.dimensions.values())
+        return math.prod(
+            len(part.texts) if isinstance(part, Choices) else math.inf
+            for part in self.dimensions.values()
+        )
 
     @property
     def is_finite(self) -> bool:
@@ -116,12 +136,16 @@ class Space:
             other, values = self.conditions[key]
             if params.get(other) not in values:
                 return False
-        return key in self.groups or key not in self.absent.get(tuple(params[group] for group in self.groups if group in params), ())
+        return key in self.groups or key not in self.absent.get(
+            tuple(params[group] for group in self.groups if group in params), ()
+        )
 
     def holds(self, params: Mapping[str, Any]) -> bool:
         """Whether these are a configuration of this space."""
         active = [key for key in self.order if self.is_active(key, params)]
-        return set(active) == set(params) and all(self.dimensions[key].has(params[key]) for key in active)
+        return set(active) == set(params) and all(
+            self.dimensions[key].has(params[key]) for key in active
+        )
 
     def cells(self) -> Iterator[dict[str, Value]]:
         """Every combination once, the last dimension fastest; one empty cell where nothing varies."""
@@ -139,15 +163,25 @@ class Space:
 
     def corners(self) -> Iterator[dict[str, Value]]:
         """Cells that together hold each choice and each end of each interval once."""
-        ends = {key: list(part.texts) if isinstance(part, Choices) else [part.low, part.high] for key, part in self.dimensions.items()}
+        ends = {
+            key: list(part.texts) if isinstance(part, Choices) else [part.low, part.high]
+            for key, part in self.dimensions.items()
+        }
         for place in range(max(map(len, ends.values()), default=1)):
             cell = {key: values[min(place, len(values) - 1)] for key, values in ends.items()}
             yield {key: value for key, value in cell.items() if self.is_active(key, cell)}
 
     def overrides(self, params: Mapping[str, Value]) -> tuple[str, ...]:
         """What the user would type for one configuration."""
-        chosen = ((key, part) for key, part in self.parts.items() if isinstance(part, str) or key in params)
-        return tuple(part if isinstance(part, str) else f"{key}={part.text(params[key])}" for key, part in chosen)
+        chosen = (
+            (key, part)
+            for key, part in self.parts.items()
+            if isinstance(part, str) or key in params
+        )
+        return tuple(
+            part if isinstance(part, str) else f"{key}={part.text(params[key])}"
+            for key, part in chosen
+        )
 
 
 def _part(override: Override) -> Choices | Interval | str:
@@ -163,7 +197,11 @@ def _part(override: Override) -> Choices | Interval | str:
         if not texts:
             raise ConfigError(key, f"{override.input_line} has no values")
         value = override.value()
-        is_whole = isinstance(value, RangeSweep) and all(isinstance(number, int) for number in texts) and len(texts) > 1
+        is_whole = (
+            isinstance(value, RangeSweep)
+            and all(isinstance(number, int) for number in texts)
+            and len(texts) > 1
+        )
         return Choices(texts, abs(int(value.step)) if is_whole else 0)  # type: ignore[union-attr]
     sweep = override.value()
     assert isinstance(sweep, IntervalSweep)
@@ -171,7 +209,9 @@ def _part(override: Override) -> Choices | Interval | str:
     assert sweep.end is not None
     is_log = "log" in sweep.tags
     if not sweep.start < sweep.end or (is_log and sweep.start <= 0):
-        raise ConfigError(key, f"{override.input_line}: the ends must rise{', from above 0' if is_log else ''}")
+        raise ConfigError(
+            key, f"{override.input_line}: the ends must rise{', from above 0' if is_log else ''}"
+        )
     return Interval(sweep.start, sweep.end, is_log)
 
 

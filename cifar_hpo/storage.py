@@ -42,13 +42,17 @@ def storage_of(url: str | None) -> Any:
         return RDBStorage(url, engine_kwargs=options)
     except Exception as error:  # noqa: BLE001  SQLAlchemy's and the drivers' errors share no base
         where = re.sub(r"//.*@", "//***@", url)
-        raise StudyError(f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: {one_line(error)[:120]})") from None
+        raise StudyError(
+            f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: {one_line(error)[:120]})"
+        ) from None
 
 
 def kept(url: str | None) -> Any:
     """The storage of studies that are there already. Raises StudyError where this folder has none."""
     if not url and not Path(GENERATED, "studies.db").exists():
-        raise StudyError(f"{GENERATED}/studies.db is not here; go to the folder where the sweep was started, or give --storage")
+        raise StudyError(
+            f"{GENERATED}/studies.db is not here; go to the folder where the sweep was started, or give --storage"
+        )
     return storage_of(url)
 
 
@@ -63,7 +67,9 @@ def held(storage: Any, study: str) -> Iterator[None]:
         yield
         return
     url = str(storage.url)
-    shared = Path(tempfile.gettempdir(), f"cifar_hpo-{hashlib.sha256(url.encode()).hexdigest()[:12]}")
+    shared = Path(
+        tempfile.gettempdir(), f"cifar_hpo-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    )
     beside = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else shared
     path = beside.with_name(f".{beside.name}-{study}.lock")
     holder = path.with_suffix(".holder")
@@ -71,7 +77,9 @@ def held(storage: Any, study: str) -> Iterator[None]:
         lock = FileLock(path, timeout=0).acquire()
     except Timeout:
         who = holder.read_text() if holder.exists() else "another process"
-        raise StudyError(f"study {study}: {who} is working on it; wait for its end, or use hydra.sweeper.fresh=true") from None
+        raise StudyError(
+            f"study {study}: {who} is working on it; wait for its end, or use hydra.sweeper.fresh=true"
+        ) from None
     with lock:
         holder.write_text(f"process {os.getpid()}")
         yield
@@ -80,6 +88,8 @@ def held(storage: Any, study: str) -> Iterator[None]:
 def widen(storage: Any, study: str, key: str, choices: Sequence[Any]) -> None:
     """Give a parameter's trials these choices, which begin with those that they have; Optuna takes no new ones once a study has begun."""
     if isinstance(storage, RDBStorage):
-        wider = optuna.distributions.distribution_to_json(optuna.distributions.CategoricalDistribution(choices))
+        wider = optuna.distributions.distribution_to_json(
+            optuna.distributions.CategoricalDistribution(choices)
+        )
         with storage.engine.begin() as connection:
             connection.execute(sqlalchemy.text(WIDEN), {"new": wider, "key": key, "study": study})

@@ -28,7 +28,9 @@ GROUPS = ("model", "data", "optimizer", "training", "mlflow")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 for a study that is not there."""
-    parser = argparse.ArgumentParser(prog="python -m cifar_hpo.studies", description="What the studies hold.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cifar_hpo.studies", description="What the studies hold."
+    )
     parser.add_argument("--storage", help=f"Optuna's storage; {GENERATED}/studies.db unless said")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="every study with its trials and its best value")
@@ -41,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = commands.add_parser(name, help=meaning)
         command.add_argument("study")
         if name == "best":
-            command.add_argument("--config", metavar="FILE", type=Path, help="write a config: python -m cifar_hpo -cd FOLDER -cn NAME runs it")
+            command.add_argument(
+                "--config",
+                metavar="FILE",
+                type=Path,
+                help="write a config: python -m cifar_hpo -cd FOLDER -cn NAME runs it",
+            )
         if name == "export":
             command.add_argument("--format", choices=("csv", "json"), default="csv")
         if name == "delete":
@@ -57,14 +64,26 @@ def run(given: argparse.Namespace) -> None:
     """Do one command. Raises StudyError when the storage or the study is not there."""
     storage = kept(given.storage)
     if given.command == "list":
-        studies = Table("study", "finished", "pruned", "failed", "waiting", "best", box=None, pad_edge=False)
+        studies = Table(
+            "study", "finished", "pruned", "failed", "waiting", "best", box=None, pad_edge=False
+        )
         for name in sorted(optuna.get_all_study_names(storage)):
             study, told = _open(name, storage)
             states = [one.state for one in told]
             best = ranked(told, _directions(study))[:1]
-            waiting = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)))
+            waiting = len(
+                study.get_trials(
+                    deepcopy=False,
+                    states=(optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING),
+                )
+            )
             shown = f"{best[0].value:.4f}" if best and best[0].value is not None else "–"
-            studies.add_row(name, *(str(states.count(state)) for state in ("FINISHED", "PRUNED", "FAILED")), str(waiting), shown)
+            studies.add_row(
+                name,
+                *(str(states.count(state)) for state in ("FINISHED", "PRUNED", "FAILED")),
+                str(waiting),
+                shown,
+            )
         terminal().print(studies)
         return
     study, told = _open(given.study, storage)
@@ -75,7 +94,10 @@ def run(given: argparse.Namespace) -> None:
         _export(ranking, given.format)
     elif given.command == "best":
         _best(given, ranking)
-    elif given.yes or input(f"delete study {given.study} with {len(told)} trials? [y/N] ").lower() == "y":
+    elif (
+        given.yes
+        or input(f"delete study {given.study} with {len(told)} trials? [y/N] ").lower() == "y"
+    ):
         optuna.delete_study(study_name=given.study, storage=storage)
 
 
@@ -99,7 +121,16 @@ def _ranking_table(study: optuna.Study, ranking: Sequence[Told]) -> Table:
     rows = []
     for rank, (told, cell) in enumerate(zip(ranking, cells, strict=True), start=1):
         values = [f"{value:.4f}" for value in told.values] if told.values else ["–"] * len(metrics)
-        rows.append([str(rank), str(told.number), *cell, *values, f"{told.seconds:.1f}", f"{told.state} {told.error[:100]}".strip()])
+        rows.append(
+            [
+                str(rank),
+                str(told.number),
+                *cell,
+                *values,
+                f"{told.seconds:.1f}",
+                f"{told.state} {told.error[:100]}".strip(),
+            ]
+        )
     return table(["rank", "trial", *keys, *metrics, "seconds", "state"], rows)
 
 
@@ -112,7 +143,10 @@ def _export(ranking: Sequence[Told], form: str) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow(["trial", "state", *keys, *metrics, "seconds", "error", "run_id"])
     for told in ranking:
-        values = [*(told.params.get(key, "") for key in keys), *(told.metrics.get(name, "") for name in metrics)]
+        values = [
+            *(told.params.get(key, "") for key in keys),
+            *(told.metrics.get(name, "") for name in metrics),
+        ]
         writer.writerow([told.number, told.state, *values, told.seconds, told.error, told.run_id])
 
 
@@ -133,7 +167,10 @@ def _best(given: argparse.Namespace, ranking: Sequence[Told]) -> None:
     choices = yaml.safe_load((folder / "hydra.yaml").read_text())["hydra"]["runtime"]["choices"]
     groups = [{f"override {group}": choices[group]} for group in GROUPS if choices.get(group)]
     text = f"# Trial {ranking[0].number} of study {given.study}, value {ranking[0].value:.4f}.\n"
-    given.config.write_text(text + yaml.safe_dump({"defaults": ["config", *groups, "_self_"], **config}, sort_keys=False))
+    given.config.write_text(
+        text
+        + yaml.safe_dump({"defaults": ["config", *groups, "_self_"], **config}, sort_keys=False)
+    )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,12 @@ class Study:
     """
 
     def __init__(
-        self, name: str, space: Space, options: Mapping[str, Any], meaning: Mapping[str, Any], costs: Mapping[str, float] | None = None
+        self,
+        name: str,
+        space: Space,
+        options: Mapping[str, Any],
+        meaning: Mapping[str, Any],
+        costs: Mapping[str, float] | None = None,
     ) -> None:
         self.space, self.options = space, options
         self.costs = costs if costs and any(costs.values()) else {}
@@ -67,7 +72,11 @@ class Study:
         self._lock = contextlib.ExitStack()
         self._storage = storage_of(options["storage"])
         taken = {study.study_name for study in self._storage.get_all_studies()}
-        fresh = (one for n in range(1, len(taken) + 2) if (one := f"{name}-{n}" if n > 1 else name) not in taken)
+        fresh = (
+            one
+            for n in range(1, len(taken) + 2)
+            if (one := f"{name}-{n}" if n > 1 else name) not in taken
+        )
         self.name = next(fresh) if options["fresh"] else name
         self._lock.enter_context(held(self._storage, self.name))
         try:
@@ -75,7 +84,9 @@ class Study:
             self._study = optuna.create_study(
                 study_name=self.name,
                 storage=self._storage,
-                sampler=samplers.sampler(options["sampler"], 0 if known is None else self._storage.get_n_trials(known)),
+                sampler=samplers.sampler(
+                    options["sampler"], 0 if known is None else self._storage.get_n_trials(known)
+                ),
                 pruner=samplers.pruner(options["pruner"]),
                 directions=self.directions,  # type: ignore[arg-type]
                 load_if_exists=True,
@@ -108,12 +119,16 @@ class Study:
         """Continue only what means the same."""
         before = self._study.user_attrs.get(MEANING)
         if before and "data" in before:
-            before["data"] = sorted(set(before["data"]))  # earlier versions have each as often as it was looked at
+            before["data"] = sorted(
+                set(before["data"])
+            )  # earlier versions have each as often as it was looked at
         if before is None:
             self._study.set_user_attr(MEANING, meaning)
         elif before != meaning:
             one, other = flat(before), flat(meaning)
-            different = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+            different = sorted(
+                key for key in one.keys() | other.keys() if one.get(key) != other.get(key)
+            )
             shown = ", ".join(f"{key} {one.get(key)} → {other.get(key)}" for key in different[:5])
             hint = "choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true"
             raise StudyError(f"study {self.name} means something else ({shown}); {hint}")
@@ -123,37 +138,57 @@ class Study:
         if not (earlier := self.options["warm_start"]) or self._study.get_trials(deepcopy=False):
             return
         try:
-            known = optuna.load_study(study_name=earlier, storage=self._storage).get_trials(states=(TrialState.COMPLETE,))
+            known = optuna.load_study(study_name=earlier, storage=self._storage).get_trials(
+                states=(TrialState.COMPLETE,)
+            )
         except KeyError:
             raise StudyError(f"hydra.sweeper.warm_start: there is no study {earlier}") from None
-        usable = [trial for trial in known if self.space.holds(trial.params) and len(trial.values) == len(self.metrics)]
+        usable = [
+            trial
+            for trial in known
+            if self.space.holds(trial.params) and len(trial.values) == len(self.metrics)
+        ]
         for trial in usable:
             trial.user_attrs = {"warm_start": f"{earlier} {trial.number}"}
             trial.distributions = self._distributions.of(trial.params)
             self._study.add_trial(trial)
-        log.warning("%d of %d trials of study %s known beforehand", len(usable), len(known), earlier)
+        log.warning(
+            "%d of %d trials of study %s known beforehand", len(usable), len(known), earlier
+        )
 
     def _recover(self) -> None:
         """Take up what an interrupted or dead parent left: close what had its outcome noted, go on with the rest."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        for trial in self._study.get_trials(
+            deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
+        ):
             if outcome := trial.user_attrs.get(OUTCOME):
                 self._close(trial.number, outcome)
-            elif self.space.holds(trial.params) and ("fixed_params" not in trial.system_attrs or trial.params):
+            elif self.space.holds(trial.params) and (
+                "fixed_params" not in trial.system_attrs or trial.params
+            ):
                 trial_id = self._trial_id(trial.number)
                 self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
                 attempt = trial.user_attrs.get(ATTEMPT, 0) + 1
                 self._asked[trial.number] = asked = optuna.Trial(self._study, trial_id)
                 asked.set_user_attr(ATTEMPT, attempt)
-                self._again.append(TrialSpec(trial.number, self.space.overrides(trial.params), trial.params, attempt))
+                self._again.append(
+                    TrialSpec(
+                        trial.number, self.space.overrides(trial.params), trial.params, attempt
+                    )
+                )
             elif trial.state is TrialState.RUNNING or self.is_grid:
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _close(self, number: int, outcome: Mapping[str, Any] | None) -> None:
         if outcome and outcome["values"] is not None:
-            self._storage.set_trial_state_values(self._trial_id(number), TrialState.COMPLETE, outcome["values"])
+            self._storage.set_trial_state_values(
+                self._trial_id(number), TrialState.COMPLETE, outcome["values"]
+            )
         else:
             pruned = outcome is not None and outcome["state"] == PRUNED
-            self._storage.set_trial_state_values(self._trial_id(number), TrialState.PRUNED if pruned else TrialState.FAIL)
+            self._storage.set_trial_state_values(
+                self._trial_id(number), TrialState.PRUNED if pruned else TrialState.FAIL
+            )
 
     def note_run(self, uri: str, run_id: str) -> None:
         """Where MLflow has this study, for the report; not where the URI holds a password."""
@@ -213,12 +248,18 @@ class Study:
     def specs(self) -> Iterator[TrialSpec | None]:
         """What is still to be tried; None when that depends on what is running now."""
         self.started, self._count = time.monotonic(), len(self._told)
-        self._tried = {identity(one.params) for one in self._told} | {identity(spec.params) for spec in self._again}
+        self._tried = {identity(one.params) for one in self._told} | {
+            identity(spec.params) for spec in self._again
+        }
         self._count += len(self._again)
         cells = self._cells()
         while not self._is_over():
             spec = self._again.popleft() if self._again else None
-            if not spec and not (self.options["n_trials"] and self._count >= self.options["n_trials"] and not self.options["retry_failed"]):
+            if not spec and not (
+                self.options["n_trials"]
+                and self._count >= self.options["n_trials"]
+                and not self.options["retry_failed"]
+            ):
                 spec = self._ask(cells)
                 self._count += spec is not None
             if spec:
@@ -233,8 +274,15 @@ class Study:
             return iter([one.params for one in self._told if one.state in (FAILED, KILLED)])
         if not self.is_grid:
             return None
-        first = [cell for wish in self._wishes for cell in self.space.cells() if wish.items() <= cell.items()]
-        longest_first = sorted(self.space.cells(), key=lambda cell: -self.costs.get(identity(cell), 0))
+        first = [
+            cell
+            for wish in self._wishes
+            for cell in self.space.cells()
+            if wish.items() <= cell.items()
+        ]
+        longest_first = sorted(
+            self.space.cells(), key=lambda cell: -self.costs.get(identity(cell), 0)
+        )
         cells = {identity(cell): cell for cell in [*first, *longest_first]}
         return iter([cell for key, cell in cells.items() if key not in self._tried])
 
@@ -249,7 +297,11 @@ class Study:
         values = [-float("inf") if one.value is None else sign * one.value for one in self._told]
         if options["target"] is not None and values and max(values) >= sign * options["target"]:
             return True
-        return bool(options["patience"] and values and len(values) - 1 - values.index(max(values)) >= options["patience"])
+        return bool(
+            options["patience"]
+            and values
+            and len(values) - 1 - values.index(max(values)) >= options["patience"]
+        )
 
     def _ask(self, cells: Iterator[Mapping[str, Value]] | None) -> TrialSpec | None:
         for repeat in range(10 * REPEATS):
@@ -272,8 +324,12 @@ class Study:
 
     def _laid_out(self, cell: Mapping[str, Value]) -> TrialSpec:
         """A trial of this configuration, in one transaction and past the sampler."""
-        running = optuna.trial.create_trial(state=TrialState.RUNNING, params=dict(cell), distributions=self._distributions.of(cell))
-        return self._started(optuna.Trial(self._study, self._storage.create_new_trial(self._id, running)), cell)
+        running = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=dict(cell), distributions=self._distributions.of(cell)
+        )
+        return self._started(
+            optuna.Trial(self._study, self._storage.create_new_trial(self._id, running)), cell
+        )
 
     def _started(self, trial: optuna.Trial, params: Mapping[str, Value]) -> TrialSpec:
         self._tried.add(identity(params))
@@ -311,9 +367,21 @@ class Study:
         self._failures += result.state in (FAILED, KILLED)
         finished = result.state == FINISHED and all(name in result.metrics for name in self.metrics)
         values = [result.metrics[name] for name in self.metrics] if finished else None
-        outcome: dict[str, Any] = {"state": result.state, "values": values, "metrics": dict(result.metrics), "error": result.error}
-        outcome |= {"seconds": round(result.seconds, 3), "run_id": result.run_id, "worker": result.worker, "ended": round(time.time(), 3)}
-        self._asked.pop(spec.number).set_user_attr(OUTCOME, outcome)  # first, so that a death between the two lines loses nothing
+        outcome: dict[str, Any] = {
+            "state": result.state,
+            "values": values,
+            "metrics": dict(result.metrics),
+            "error": result.error,
+        }
+        outcome |= {
+            "seconds": round(result.seconds, 3),
+            "run_id": result.run_id,
+            "worker": result.worker,
+            "ended": round(time.time(), 3),
+        }
+        self._asked.pop(spec.number).set_user_attr(
+            OUTCOME, outcome
+        )  # first, so that a death between the two lines loses nothing
         self._close(spec.number, outcome)
         self._told = [one for one in self._told if identity(one.params) != identity(spec.params)]
         self._told.append(Told(number=spec.number, params=spec.params, **outcome))
@@ -324,7 +392,12 @@ def judge(url: str, study: str, number: int, pruner: Mapping[str, Any]) -> Any:
     """For a trial outside of our workers: says to the storage itself how it goes, and asks the pruner."""
     storage = storage_of(url)
     known = optuna.load_study(study_name=study, storage=storage, pruner=samplers.pruner(pruner))
-    asked = optuna.Trial(known, storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study), number))
+    asked = optuna.Trial(
+        known,
+        storage.get_trial_id_from_study_id_trial_number(
+            storage.get_study_id_from_name(study), number
+        ),
+    )
 
     return functools.partial(_stops, asked)
 
@@ -339,7 +412,10 @@ def _stops(asked: optuna.Trial, progress: Progress) -> bool:
 
 def _texts(wish: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration to try first as the space has it, where a list is a text."""
-    return {key: f"[{','.join(map(str, value))}]" if isinstance(value, list) else value for key, value in wish.items()}
+    return {
+        key: f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+        for key, value in wish.items()
+    }
 
 
 def _listed(one_or_several: Any) -> list[str]:

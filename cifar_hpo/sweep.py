@@ -30,7 +30,9 @@ LEFT_OUT = 500
 GOES_ON = "the same command goes on from here"
 
 
-def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any]) -> list[list[JobReturn]]:
+def sweep(
+    plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any]
+) -> list[list[JobReturn]]:
     """Run a sweep to its end, and return Hydra's view of it: batches of what this call ran, in the order of trial numbers.
 
     open_run: gives the MLflow run of the study, or None where the app does not track.
@@ -38,7 +40,10 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any])
     Raises StudyError when the study can't be continued, SweepFailed at the end where a trial failed.
     """
     size = plan.options["max_batch_size"]
-    with Study(plan.name, plan.space, plan.options, plan.meaning, plan.costs) as study, _terminable():
+    with (
+        Study(plan.name, plan.space, plan.options, plan.meaning, plan.costs) as study,
+        _terminable(),
+    ):
         plan.name_folder(study.name)
         with still("opening the study's run"):
             run = open_run(plan, study)
@@ -53,7 +58,11 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any])
                         outcome.answer(study.should_stop(outcome.job.spec, outcome.progress))
                         continue
                     result = replace(result_of(outcome, study.metrics), worker=outcome.worker)
-                    if isinstance(value_of(outcome.returned), WorkerLost) and run and outcome.run_id:
+                    if (
+                        isinstance(value_of(outcome.returned), WorkerLost)
+                        and run
+                        and outcome.run_id
+                    ):
                         run.end(outcome.run_id, KILLED)
                     counted = study.tell(outcome.job.spec, result)
                     screen.ended(outcome.job.spec, result, counted)
@@ -71,9 +80,14 @@ def sweep(plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any])
                     _close(run, study, plan, status)
         watch.summary(study, plan, run, pool)
     if any(told.number in returned for told in failed) or (failed and not returned):
-        raise SweepFailed(f"{len(failed)} of {len(study.told())} trials failed; the first: {failed[0].error}")
+        raise SweepFailed(
+            f"{len(failed)} of {len(study.told())} trials failed; the first: {failed[0].error}"
+        )
     ordered = [returned[number] for number in sorted(returned)]
-    return [ordered[at : at + (size or len(ordered))] for at in range(0, len(ordered), size or len(ordered) or 1)]
+    return [
+        ordered[at : at + (size or len(ordered))]
+        for at in range(0, len(ordered), size or len(ordered) or 1)
+    ]
 
 
 def _close(run: Any, study: Study, plan: Plan, status: str) -> None:
@@ -104,17 +118,32 @@ def _jobs(plan: Plan, study: Study, run: Any) -> Iterator[Job | None]:
                 log.warning("left out: %s", reason)
             said.add(reason)
         else:
-            reason = plan.broken_constraint(config)  # what is no constraint at all is for the user to mend, and ends the sweep
+            reason = plan.broken_constraint(
+                config
+            )  # what is no constraint at all is for the user to mend, and ends the sweep
         if reason:
             study.discard(spec, reason)
             left_out += 1
             if left_out >= LEFT_OUT and not study.is_grid:
-                raise StudyError(f"{left_out} configurations in a row were left out; of the last one {reason}")
+                raise StudyError(
+                    f"{left_out} configurations in a row were left out; of the last one {reason}"
+                )
             continue
         left_out = 0
         parent, experiment = (run.run_id, run.experiment_id) if run else ("", "")
-        pruner, storage = (plan.options["pruner"], plan.options["storage"] or "") if plan.prunes else (None, "")
-        context = Context(study.name, parent, experiment, study.metrics[0], tuple(spec.params), spec.attempt, pruner, storage)
+        pruner, storage = (
+            (plan.options["pruner"], plan.options["storage"] or "") if plan.prunes else (None, "")
+        )
+        context = Context(
+            study.name,
+            parent,
+            experiment,
+            study.metrics[0],
+            tuple(spec.params),
+            spec.attempt,
+            pruner,
+            storage,
+        )
         yield Job(spec, config, context.to_environment(), plan.prunes)
 
 
@@ -129,14 +158,20 @@ def _batches(jobs: Iterator[Job | None], launcher: Any, size: int | None) -> Ite
         batch: list[Job] = []
         while len(batch) < (size or math.inf):
             job = job or next(jobs, None)
-            if not job or (batch and (job.spec.number, job.spec.attempt) != (batch[-1].spec.number + 1, batch[-1].spec.attempt)):
+            if not job or (
+                batch
+                and (job.spec.number, job.spec.attempt)
+                != (batch[-1].spec.number + 1, batch[-1].spec.attempt)
+            ):
                 break
             batch.append(job)
             job = None
         if not batch:
             return
         with env_override(dict(batch[0].environment)):
-            returned = launcher.launch([job.spec.overrides for job in batch], initial_job_idx=batch[0].spec.number)
+            returned = launcher.launch(
+                [job.spec.overrides for job in batch], initial_job_idx=batch[0].spec.number
+            )
         for done, outcome in zip(batch, returned, strict=True):
             yield Outcome(done, outcome)
 
@@ -148,14 +183,28 @@ def result_of(outcome: Outcome, names: Sequence[str]) -> TrialResult:
         if isinstance(value, TrialResult):
             return value
         values = value if isinstance(value, list | tuple) else [value]
-        are_numbers = len(values) == len(names) and all(isinstance(one, numbers.Real) and math.isfinite(one) for one in values)
-        metrics = {name: float(one) for name, one in zip(names, values, strict=True)} if are_numbers else {}
+        are_numbers = len(values) == len(names) and all(
+            isinstance(one, numbers.Real) and math.isfinite(one) for one in values
+        )
+        metrics = (
+            {name: float(one) for name, one in zip(names, values, strict=True)}
+            if are_numbers
+            else {}
+        )
         return TrialResult(FINISHED, metrics, seconds=outcome.seconds, run_id=outcome.run_id)
     if isinstance(value, Pruned):
-        return TrialResult(PRUNED, error=one_line(value), seconds=outcome.seconds, run_id=outcome.run_id)
+        return TrialResult(
+            PRUNED, error=one_line(value), seconds=outcome.seconds, run_id=outcome.run_id
+        )
     lost = isinstance(value, WorkerLost) and not isinstance(value, LimitPassed)
-    error = one_line(value) if isinstance(value, TrialError | WorkerLost) else f"{type(value).__name__}: {one_line(value)}"
-    return TrialResult(FAILED, error=error, transient=lost, seconds=outcome.seconds, run_id=outcome.run_id)
+    error = (
+        one_line(value)
+        if isinstance(value, TrialError | WorkerLost)
+        else f"{type(value).__name__}: {one_line(value)}"
+    )
+    return TrialResult(
+        FAILED, error=error, transient=lost, seconds=outcome.seconds, run_id=outcome.run_id
+    )
 
 
 @contextlib.contextmanager

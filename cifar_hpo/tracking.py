@@ -69,7 +69,11 @@ def is_alive(owner: str) -> bool:
 
 def connect(tracking_uri: str | None) -> str:
     """Point MLflow at its store and return the URI: the one given, else MLFLOW_TRACKING_URI, else mlflow.db here."""
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+    uri = (
+        tracking_uri
+        or os.environ.get("MLFLOW_TRACKING_URI")
+        or f"sqlite:///{Path('mlflow.db').absolute()}"
+    )
     mlflow.set_tracking_uri(uri)
     os.environ.pop("MLFLOW_RUN_ID", None)  # would make every run a continuation of that one
     return uri
@@ -104,7 +108,9 @@ class StudyRun:
             self.client.update_run(self.run_id, status="RUNNING")
         else:
             tags = {"study": study, "kind": "study", OWNER: owner()}
-            self.run_id = self.client.create_run(self.experiment_id, tags=tags, run_name=f"study {study}").info.run_id
+            self.run_id = self.client.create_run(
+                self.experiment_id, tags=tags, run_name=f"study {study}"
+            ).info.run_id
         self.close_abandoned()
 
     def _runs(self, condition: str) -> list[Any]:
@@ -112,7 +118,9 @@ class StudyRun:
 
     def close_abandoned(self) -> None:
         """Mark as KILLED what still says RUNNING but whose process is gone."""
-        for run in self._runs(f"attributes.status = 'RUNNING' and tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}'"):
+        for run in self._runs(
+            f"attributes.status = 'RUNNING' and tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}'"
+        ):
             if not is_alive(run.data.tags.get(OWNER, ":0:0")):
                 self.end(run.info.run_id, "KILLED")
 
@@ -122,10 +130,21 @@ class StudyRun:
     def arrange(self, metrics: Sequence[str], direction: str, keys: Sequence[str]) -> None:
         """A view of the runs for MLflow's UI: what varied and what came of it as columns, the best first."""
         shown = dict.fromkeys([*metrics, "test_accuracy", "parameters", "train_seconds"])
-        varied = [key if "." in key else f"{key}.name" for key in keys]  # a group's choice is known by its name
+        varied = [
+            key if "." in key else f"{key}.name" for key in keys
+        ]  # a group's choice is known by its name
         columns = [*(f"metrics.`{name}`" for name in shown), *(f"params.`{key}`" for key in varied)]
-        view: dict[str, Any] = {"selectedColumns": ["attributes.`Duration`", *columns], "runsExpanded": {self.run_id: True}, "columnOrder": []}
-        view |= {"orderByKey": f"metrics.`{metrics[0]}`", "orderByAsc": direction == "minimize", "searchFilter": "", "datasetsFilter": []}
+        view: dict[str, Any] = {
+            "selectedColumns": ["attributes.`Duration`", *columns],
+            "runsExpanded": {self.run_id: True},
+            "columnOrder": [],
+        }
+        view |= {
+            "orderByKey": f"metrics.`{metrics[0]}`",
+            "orderByAsc": direction == "minimize",
+            "searchFilter": "",
+            "datasetsFilter": [],
+        }
         view |= {"lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "startTime": "ALL"}
         self.client.set_experiment_tag(self.experiment_id, VIEW, json.dumps(view))
 
@@ -173,21 +192,43 @@ class Attempt:
     def log_epoch(self, epoch: int, values: Mapping[str, float], prefix: str = "") -> None:
         """All of an epoch's metrics in one batch; its step is the number of epochs done."""
         now = int(time.time() * 1000)
-        self.client.log_batch(self.run_id, metrics=[Metric(prefix + name, value, now, epoch + 1) for name, value in values.items()])
+        self.client.log_batch(
+            self.run_id,
+            metrics=[
+                Metric(prefix + name, value, now, epoch + 1) for name, value in values.items()
+            ],
+        )
 
     def log_outcome(
-        self, metrics: Mapping[str, float], dataset: Dataset, predicted: NDArray[np.int64], certainty: NDArray[np.float32], epochs: int
+        self,
+        metrics: Mapping[str, float],
+        dataset: Dataset,
+        predicted: NDArray[np.int64],
+        certainty: NDArray[np.float32],
+        epochs: int,
     ) -> None:
         """Final metrics, accuracy on each class, the confusion matrix of the test images as a table, and what each was taken for."""
         labels, classes = np.asarray(dataset.test[1], np.int64), len(dataset.classes)
-        confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(
+            classes, classes
+        )
         right = np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
-        per_class = {f"test_accuracy/{name}": float(share) for name, share in zip(dataset.classes, right, strict=True)}
+        per_class = {
+            f"test_accuracy/{name}": float(share)
+            for name, share in zip(dataset.classes, right, strict=True)
+        }
         self.log_epoch(epochs - 1, {**metrics, **per_class})
-        table = {"classes": list(dataset.classes), "rows are true, columns predicted": confusion.tolist()}
+        table = {
+            "classes": list(dataset.classes),
+            "rows are true, columns predicted": confusion.tolist(),
+        }
         self.client.log_dict(self.run_id, table, "confusion_matrix.json")
         with tempfile.TemporaryDirectory() as folder:
-            np.savez_compressed(Path(folder, PREDICTIONS), predicted=predicted.astype(np.uint16), certainty=certainty.astype(np.float16))
+            np.savez_compressed(
+                Path(folder, PREDICTIONS),
+                predicted=predicted.astype(np.uint16),
+                certainty=certainty.astype(np.float16),
+            )
             self.client.log_artifact(self.run_id, str(Path(folder, PREDICTIONS)))
 
     def log_model(self, model: Any, dataset: Dataset) -> None:
@@ -231,22 +272,40 @@ class _Flavor:
 
 
 @contextlib.contextmanager
-def attempt(config: DictConfig, overrides: Sequence[str], dataset: Dataset, context: Context, number: int) -> Iterator[Attempt]:
+def attempt(
+    config: DictConfig, overrides: Sequence[str], dataset: Dataset, context: Context, number: int
+) -> Iterator[Attempt]:
     """A child run for one attempt, or a run of its own outside a study.
 
     Its status at the end is true: FINISHED, FAILED with the traceback as an artifact, or KILLED when interrupted.
     """
     connect(OmegaConf.select(config, "mlflow.tracking_uri"))
-    experiment_id = context.experiment_id or experiment(OmegaConf.select(config, "mlflow.experiment") or "cifar_hpo")
+    experiment_id = context.experiment_id or experiment(
+        OmegaConf.select(config, "mlflow.experiment") or "cifar_hpo"
+    )
     tags = {"data": dataset.name, OWNER: owner(), "cpu": platform.processor() or platform.machine()}
     if context.study:
-        tags |= {"study": context.study, "kind": "trial", "trial": str(number), "attempt": str(context.attempt)}
+        tags |= {
+            "study": context.study,
+            "kind": "trial",
+            "trial": str(number),
+            "attempt": str(context.attempt),
+        }
     if dataset.fallback:
         tags |= {"synthetic": "true", "mlflow.note.content": SYNTHETIC_NOTICE}
     name = _run_name(overrides, context) + (" SYNTHETIC" if dataset.fallback else "")
-    parent, system = context.parent_run_id or None, bool(OmegaConf.select(config, "mlflow.system_metrics"))
+    parent, system = (
+        context.parent_run_id or None,
+        bool(OmegaConf.select(config, "mlflow.system_metrics")),
+    )
     with contextlib.ExitStack() as stack:
-        run = mlflow.start_run(experiment_id=experiment_id, run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=system)
+        run = mlflow.start_run(
+            experiment_id=experiment_id,
+            run_name=name,
+            parent_run_id=parent,
+            tags=tags,
+            log_system_metrics=system,
+        )
         stack.callback(lambda: mlflow.active_run() and mlflow.end_run("FAILED"))
         opened = Attempt(run.info.run_id)
         try:
@@ -279,14 +338,25 @@ def _run_name(overrides: Sequence[str], context: Context) -> str:
     return ", ".join(parts)[:200] or "base"
 
 
-def _describe(opened: Attempt, config: DictConfig, overrides: Sequence[str], dataset: Dataset) -> None:
+def _describe(
+    opened: Attempt, config: DictConfig, overrides: Sequence[str], dataset: Dataset
+) -> None:
     """What fixes the run: flat params, the composed config and the overrides, the dataset."""
     values = flat(OmegaConf.to_container(config, resolve=False))
-    params = [Param(key, str(value)[:500]) for key, value in values.items() if not key.startswith("mlflow.")]
-    opened.client.log_batch(opened.run_id, params=params, tags=[RunTag("overrides", " ".join(overrides)[:5000])])
+    params = [
+        Param(key, str(value)[:500])
+        for key, value in values.items()
+        if not key.startswith("mlflow.")
+    ]
+    opened.client.log_batch(
+        opened.run_id, params=params, tags=[RunTag("overrides", " ".join(overrides)[:5000])]
+    )
     opened.client.log_text(opened.run_id, OmegaConf.to_yaml(config), "config.yaml")
     opened.client.log_text(opened.run_id, json.dumps(list(overrides)), "overrides.json")
     name = f"{dataset.name} SYNTHETIC FALLBACK" if dataset.fallback else dataset.name
     images, labels = dataset.train
     with _alone():
-        mlflow.log_input(from_numpy(images[:1], targets=labels[:1], name=name, digest=dataset.digest), context="training")
+        mlflow.log_input(
+            from_numpy(images[:1], targets=labels[:1], name=name, digest=dataset.digest),
+            context="training",
+        )

@@ -132,7 +132,9 @@ def report(progress: Progress) -> None:
     """
     if _listener and _listener(progress):
         pruner = Context.from_environment().pruner or {}
-        raise Pruned(f"after epoch {progress.epoch} of {progress.epochs} by {pruner.get('name')}, at {progress.value:.4f}")
+        raise Pruned(
+            f"after epoch {progress.epoch} of {progress.epochs} by {pruner.get('name')}, at {progress.value:.4f}"
+        )
 
 
 def is_heard() -> bool:

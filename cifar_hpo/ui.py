@@ -29,13 +29,21 @@ PATIENCE = 60
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 where there is nothing to show or a port is taken."""
-    parser = argparse.ArgumentParser(prog="python -m cifar_hpo.ui", description="MLflow's UI and optuna-dashboard on this folder's stores.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cifar_hpo.ui",
+        description="MLflow's UI and optuna-dashboard on this folder's stores.",
+    )
     parser.add_argument("--storage", help=f"Optuna's storage; {GENERATED}/studies.db unless said")
-    parser.add_argument("--tracking-uri", help="MLflow's store; MLFLOW_TRACKING_URI, else mlflow.db unless said")
+    parser.add_argument(
+        "--tracking-uri", help="MLflow's store; MLFLOW_TRACKING_URI, else mlflow.db unless said"
+    )
     parser.add_argument("--mlflow-port", type=int, help="5000, or a free one, unless said")
     parser.add_argument("--optuna-port", type=int, help="8080, or a free one, unless said")
     given = parser.parse_args(arguments)
-    for ending in (signal.SIGINT, signal.SIGTERM):  # a KeyboardInterrupt that meets an import may end Python with another code
+    for ending in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a KeyboardInterrupt that meets an import may end Python with another code
         signal.signal(ending, lambda *_: sys.exit(0))
     try:
         servers = _servers(given)
@@ -54,11 +62,29 @@ def _servers(given: argparse.Namespace) -> dict[str, tuple[int, list[str]]]:
     uri = given.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     for url in (storage, uri):
         if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-            raise StudyError(f"{url.removeprefix('sqlite:///')} is not here; go to the folder where the sweep was started, or say where it is")
+            raise StudyError(
+                f"{url.removeprefix('sqlite:///')} is not here; go to the folder where the sweep was started, or say where it is"
+            )
     port = _port(given.mlflow_port, 5000, "--mlflow-port")
-    mlflow = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
+    mlflow = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     servers = {"MLflow": (port, mlflow)}
-    if command := shutil.which("optuna-dashboard", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"):
+    if command := shutil.which(
+        "optuna-dashboard",
+        path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    ):
         port = _port(given.optuna_port, 8080, "--optuna-port")
         servers["Optuna"] = (port, [command, storage, "--host", HOST, "--port", str(port)])
     else:
@@ -84,7 +110,9 @@ def _served(servers: dict[str, tuple[int, list[str]]]) -> Iterator[list[subproce
     try:
         with LOG.open("w") as log:
             for _, command in servers.values():
-                processes.append(subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log))  # noqa: S603  our own
+                processes.append(
+                    subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)  # noqa: S603
+                )
         for (port, _), process in zip(servers.values(), processes, strict=True):
             _await(port, process)
         yield processes
@@ -115,7 +143,10 @@ def _await(port: int, process: subprocess.Popen[bytes]) -> None:
     """Return when the server answers; one that ended is noticed by the caller."""
     until = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < until:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/", timeout=2):
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://{HOST}:{port}/", timeout=2),
+        ):
             return
         time.sleep(0.2)
 

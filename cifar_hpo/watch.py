@@ -50,7 +50,9 @@ class Screen:
             return
         name = self.study.metrics[0]
         value = result.metrics.get(name)
-        what = f"{name} {value:.4f}" if value is not None else f"{result.state} {result.error}".strip()
+        what = (
+            f"{name} {value:.4f}" if value is not None else f"{result.state} {result.error}".strip()
+        )
         again = "" if counted else ", will be tried again"
         done = f"{len(self.study.told())}/{self.study.planned() or '?'}"
         line = f"[{done}] trial {spec.number}: {_params(spec.params)}: {what}"
@@ -136,7 +138,9 @@ def note(study: Study) -> str:
     ranking = study.ranking()[:SHOWN]
     columns, rows = ranking_rows(study, ranking)
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines
+    )
 
 
 def summary(study: Study, plan: Any, run: Any, pool: Any) -> None:
@@ -148,28 +152,45 @@ def summary(study: Study, plan: Any, run: Any, pool: Any) -> None:
     console.print(ranking_table(study, ranking[:SHOWN]))
     if len(ranking) > SHOWN:
         console.print(f"… and {len(ranking) - SHOWN} more", **PLAIN)
-    if any("synthetic" in told for told in plan.meaning["data"]) and plan.base.data.source == "auto":
+    if (
+        any("synthetic" in told for told in plan.meaning["data"])
+        and plan.base.data.source == "auto"
+    ):
         console.print(SYNTHETIC_NOTICE, style="bold red", **PLAIN)
     if run:
         default = run.uri.startswith("sqlite:///") and run.uri.endswith("/mlflow.db")
         command = "mlflow ui" if default else f"mlflow ui --backend-store-uri {run.uri}"
-        console.print(f"runs:   experiment {run.experiment_name} in {run.uri.removeprefix('sqlite:///')}", **PLAIN)
+        console.print(
+            f"runs:   experiment {run.experiment_name} in {run.uri.removeprefix('sqlite:///')}",
+            **PLAIN,
+        )
         console.print(f"browse: {command}", **PLAIN)
         console.print(f"report: python -m cifar_hpo.report {study.name}", **PLAIN)
     if ranking[0].state == FINISHED and run:
         threads = [f"training.threads={pool.threads}"] if pool else []
-        console.print(f"again:  python -m cifar_hpo {shlex.join([*plan.again(ranking[0].params), *threads])}", **PLAIN)
+        console.print(
+            f"again:  python -m cifar_hpo {shlex.join([*plan.again(ranking[0].params), *threads])}",
+            **PLAIN,
+        )
 
 
 def ranking_rows(study: Study, ranking: list[Told]) -> tuple[list[str], list[list[str]]]:
     """Column names, and a row for each trial: rank, what varied, value, test accuracy, parameters, seconds and state."""
-    shown = [name for name in ("test_accuracy", "parameters") if name not in study.metrics and any(name in told.metrics for told in ranking)]
+    shown = [
+        name
+        for name in ("test_accuracy", "parameters")
+        if name not in study.metrics and any(name in told.metrics for told in ranking)
+    ]
     best = front(ranking, study.directions) if len(study.metrics) > 1 else set()
     keys, cells = settings(ranking, study.space.dimensions)
     rows = []
     for rank, (told, cell) in enumerate(zip(ranking, cells, strict=True), start=1):
         metrics = [_figure(name, told.metrics) for name in (*study.metrics, *shown)]
-        state = "FINISHED, Pareto front" if told.number in best else f"{told.state} {told.error[:100]}".strip()
+        state = (
+            "FINISHED, Pareto front"
+            if told.number in best
+            else f"{told.state} {told.error[:100]}".strip()
+        )
         rows.append([str(rank), str(told.number), *cell, *metrics, f"{told.seconds:.1f}", state])
     return ["rank", "trial", *keys, *study.metrics, *shown, "seconds", "state"], rows
 
@@ -203,7 +224,9 @@ def sparkline(values: Sequence[float]) -> str:
     """A learning curve in one line, from its lowest value to its highest; the latest twenty."""
     values = values[-20:]
     low, high = min(values, default=0), max(values, default=0)
-    return "".join(BARS[int((value - low) / ((high - low) or 1) * (len(BARS) - 1))] for value in values)
+    return "".join(
+        BARS[int((value - low) / ((high - low) or 1) * (len(BARS) - 1))] for value in values
+    )
 
 
 def _params(params: Any) -> str:

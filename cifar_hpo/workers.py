@@ -91,7 +91,12 @@ class Worker:
         context = get_context("forkserver")
         self.pipe, theirs = context.Pipe()
         environment = os.environ | _share(threads)
-        self.process = context.Process(target=serve, args=(theirs, str(log), environment, task), name=f"worker-{slot}", daemon=True)
+        self.process = context.Process(
+            target=serve,
+            args=(theirs, str(log), environment, task),
+            name=f"worker-{slot}",
+            daemon=True,
+        )
         self.process.start()
         self.seen = psutil.Process(self.process.pid)
         theirs.close()
@@ -141,7 +146,9 @@ class Worker:
         if isinstance(returned, Exception):
             error, returned = returned, JobReturn(status=JobStatus.FAILED)
             returned.return_value = error
-        return Outcome(job, returned, self.progress.run_id, time.monotonic() - self.started, self.slot)
+        return Outcome(
+            job, returned, self.progress.run_id, time.monotonic() - self.started, self.slot
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -164,11 +171,17 @@ class Pool:
     """
 
     def __init__(self, launcher: Any, jobs: int | None = None) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         self.launcher, self.options = launcher, launcher.options
         self.n_workers = self.options.get("n_workers") or min(cores, jobs or cores)
         self.threads = self.options.get("threads_per_worker") or max(1, cores // self.n_workers)
-        self.task = cloudpickle.dumps((launcher.task_function, launcher.hydra_context, Singleton.get_state()))
+        self.task = cloudpickle.dumps(
+            (launcher.task_function, launcher.hydra_context, Singleton.get_state())
+        )
         self.workers: list[Worker] = []
 
     def __enter__(self) -> Self:
@@ -180,7 +193,9 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-        with contextlib.suppress(ProcessLookupError, TypeError):  # it would otherwise finish its imports first
+        with contextlib.suppress(
+            ProcessLookupError, TypeError
+        ):  # it would otherwise finish its imports first
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]  # noqa: SLF001
 
     def close(self) -> None:
@@ -198,7 +213,14 @@ class Pool:
             if worker.is_alive:
                 return worker
             self._retire(worker)
-        slot = next((slot for slot in range(self.n_workers) if slot not in {worker.slot for worker in self.workers}), None)
+        slot = next(
+            (
+                slot
+                for slot in range(self.n_workers)
+                if slot not in {worker.slot for worker in self.workers}
+            ),
+            None,
+        )
         if slot is None:
             return None
         logs = Path(self.launcher.config.hydra.sweep.dir)
@@ -245,7 +267,9 @@ class Pool:
             with contextlib.suppress(psutil.NoSuchProcess):
                 used = worker.seen.memory_info().rss / 2**30
                 if used > memory:
-                    return f"used {used:.1f} GiB, more than {memory:g} (hydra.launcher.memory_limit)"
+                    return (
+                        f"used {used:.1f} GiB, more than {memory:g} (hydra.launcher.memory_limit)"
+                    )
         return ""
 
 
@@ -270,10 +294,15 @@ def stream(jobs: Iterator[Job | None], pool: Pool) -> Iterator[Outcome | Report]
         yield from pool.wait()
 
 
-def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+def launch(
+    launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+) -> Sequence[JobReturn]:
     """Hydra's contract: run a batch and return it in order. A sweeper that knows `stream` has no need of it."""
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
-    specs = [TrialSpec(initial_job_idx + place, tuple(overrides)) for place, overrides in enumerate(job_overrides)]
+    specs = [
+        TrialSpec(initial_job_idx + place, tuple(overrides))
+        for place, overrides in enumerate(job_overrides)
+    ]
     with Pool(launcher, len(specs)) as pool:
         jobs = (Job(spec, compose(launcher, spec.number, spec.overrides)) for spec in specs)
         ended: dict[int, JobReturn] = {}
@@ -287,7 +316,9 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
 def compose(launcher: Any, number: int, overrides: Sequence[str]) -> DictConfig:
     """The config of a job, as every Hydra launcher makes it."""
     setup_globals()
-    config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
+    config = launcher.hydra_context.config_loader.load_sweep_config(
+        launcher.config, list(overrides)
+    )
     with open_dict(config):
         config.hydra.job.id = config.hydra.job.num = number
     assert isinstance(config, DictConfig)
@@ -302,5 +333,10 @@ def _cause(exitcode: int | None) -> str:
 
 def _share(threads: int) -> dict[str, str]:
     """The environment variables that give NumPy and TensorFlow so many threads."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    names = (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+    )
     return dict.fromkeys(names, str(threads))

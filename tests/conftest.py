@@ -18,7 +18,9 @@ from cifar_hpo.processor import set_tensorflow_switches
 
 set_tensorflow_switches()  # some tests load TensorFlow before anything of ours does
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background, and all below would inherit that
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell ignores it for what it starts in the background, and all below would inherit that
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -44,7 +46,14 @@ def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small(npz: Path) -> list[str]:
     """Overrides that make a trial take a second."""
-    return ["data=npz", f"data.path={npz}", "training.epochs=2", "training.batch_size=50", "model.kernel_size=3", "model.dense_units=16"]
+    return [
+        "data=npz",
+        f"data.path={npz}",
+        "training.epochs=2",
+        "training.batch_size=50",
+        "model.kernel_size=3",
+        "model.dense_units=16",
+    ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,10 +63,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def clean() -> dict[str, str]:
     """The environment without what other tests in this process left there: MLflow's store, and where images were decoded."""
-    return {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", PREPARED)}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MLFLOW_TRACKING_URI", PREPARED)
+    }
 
 
-def run_in(folder: Path, *arguments: str, module: str = "cifar_hpo", **environment: str) -> subprocess.CompletedProcess[str]:
+def run_in(
+    folder: Path, *arguments: str, module: str = "cifar_hpo", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`python -m cifar_hpo` in a folder, or another of its commands."""
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],

@@ -15,8 +15,14 @@ from hydra.core.plugins import Plugins
 from cifar_hpo import config, options
 from cifar_hpo.errors import ConfigError
 
-GROUPS = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in config.CONF.iterdir() if folder.is_dir()}
-COMBINATIONS = [dict(zip(GROUPS, choice, strict=True)) for choice in itertools.product(*GROUPS.values())]
+GROUPS = {
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in config.CONF.iterdir()
+    if folder.is_dir()
+}
+COMBINATIONS = [
+    dict(zip(GROUPS, choice, strict=True)) for choice in itertools.product(*GROUPS.values())
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,7 +40,9 @@ def test_there_are_groups() -> None:
 @pytest.mark.parametrize("choice", COMBINATIONS, ids=lambda choice: "-".join(choice.values()))
 def test_every_combination_of_options_composes(choice: dict[str, str]) -> None:
     checked = config.check(compose("config", [f"{group}={name}" for group, name in choice.items()]))
-    assert checked.optimizer.name == {"nesterov": "sgd"}.get(choice["optimizer"], choice["optimizer"])
+    assert checked.optimizer.name == {"nesterov": "sgd"}.get(
+        choice["optimizer"], choice["optimizer"]
+    )
     assert checked.data.source == choice["data"]
 
 
@@ -48,7 +56,12 @@ def test_every_named_sweep_composes(path: Path) -> None:
 
 
 def test_every_key_of_the_schema_stands_in_conf_and_has_a_meaning() -> None:
-    for name, room in (("model", config.Model), ("data", config.Data), ("training", config.Training), ("mlflow", config.Mlflow)):
+    for name, room in (
+        ("model", config.Model),
+        ("data", config.Data),
+        ("training", config.Training),
+        ("mlflow", config.Mlflow),
+    ):
         composed = compose("config")[name]
         assert set(composed) == {field.name for field in dataclasses.fields(room)}
         assert all(field.metadata["meaning"] for field in dataclasses.fields(room))
@@ -64,7 +77,9 @@ def test_optimizers_have_keras_own_defaults() -> None:
         options = dict(compose("config", [f"optimizer={name}"]).optimizer)
         options.pop("name")
         wanted = getattr(keras.optimizers, room.KERAS)().get_config()
-        assert options == pytest.approx({key: wanted[key] or 0 for key in options}), "None is Keras' word for no weight decay"
+        assert options == pytest.approx({key: wanted[key] or 0 for key in options}), (
+            "None is Keras' word for no weight decay"
+        )
 
 
 @pytest.mark.parametrize("uri", ["postgresql://me:secret@host/db", "https://me:secret@host"])
@@ -73,4 +88,6 @@ def test_a_password_is_refused_wherever_it_stands(uri: str) -> None:
         config.refuse_secrets_and_calls({"hydra": {"sweeper": {"storage": uri}}})
     assert "hydra.sweeper.storage" in str(refused.value)
     assert "secret" not in str(refused.value)
-    config.refuse_secrets_and_calls({"storage": "${oc.env:STORE}", "uri": "postgresql://me@host/db"})
+    config.refuse_secrets_and_calls(
+        {"storage": "${oc.env:STORE}", "uri": "postgresql://me@host/db"}
+    )

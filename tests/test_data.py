@@ -38,7 +38,16 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(source: str, path: Path | None = None, **changes: Any) -> Data:
-    return Data(**{"source": source, "path": str(path) if path else None, "train_size": None, "validation": 0.1, "augment": [], **changes})
+    return Data(
+        **{
+            "source": source,
+            "path": str(path) if path else None,
+            "train_size": None,
+            "validation": 0.1,
+            "augment": [],
+            **changes,
+        }
+    )
 
 
 def folder_of_images(root: Path, each: int = 4) -> Path:
@@ -46,7 +55,9 @@ def folder_of_images(root: Path, each: int = 4) -> Path:
         for label, name in enumerate(CLASSES):
             (root / split / name).mkdir(parents=True)
             for number in range(each):
-                Image.new("RGB", (32, 32), (label * 100, number, 7)).save(root / split / name / f"{number}.png")
+                Image.new("RGB", (32, 32), (label * 100, number, 7)).save(
+                    root / split / name / f"{number}.png"
+                )
     return root
 
 
@@ -55,7 +66,9 @@ def batches(root: Path, per_batch: int = 10) -> Path:
     for seed, name in enumerate(sources.BATCHES):
         pixels, labels = images(per_batch, seed)
         planes = pixels.transpose(0, 3, 1, 2).reshape(per_batch, -1)
-        (root / name).write_bytes(pickle.dumps({b"labels": labels.tolist(), b"data": planes}, protocol=2))
+        (root / name).write_bytes(
+            pickle.dumps({b"labels": labels.tolist(), b"data": planes}, protocol=2)
+        )
     return root
 
 
@@ -71,7 +84,9 @@ def test_npz_gives_its_arrays_once_decoded_and_mapped(npz: Path) -> None:
     assert [folder.name for folder in Path("mlruns/data").iterdir()] == [dataset.folder.name]
 
 
-def test_a_source_that_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_changed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = folder_of_images(tmp_path / "images")
     first = data.load(config("folder", root))
     Image.new("RGB", (32, 32)).save(root / "train" / "cat" / "new.png")
@@ -88,7 +103,9 @@ def test_folder_names_its_classes(tmp_path: Path) -> None:
         assert np.array_equal(pixels[:, 0, 0, 0], labels * 100)
 
 
-def test_cifar10_from_its_unpacked_folder_and_from_the_keras_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_from_its_unpacked_folder_and_from_the_keras_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = batches(tmp_path / "keras" / "datasets" / "cifar-10-batches-py")
     from_path = data.load(config("cifar10", root))
     monkeypatch.delenv(data.PREPARED)
@@ -101,9 +118,13 @@ def test_cifar10_from_its_unpacked_folder_and_from_the_keras_cache(tmp_path: Pat
     assert np.array_equal(from_path.test[1], labels)
 
 
-def test_cifar10_from_an_archive_with_the_right_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_from_an_archive_with_the_right_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches(tmp_path / "made" / "cifar-10-batches-py")
-    assert len(data.load(config("cifar10", tmp_path / "made")).train[0]) == 50, "the folder in which the archive was unpacked does too"
+    assert len(data.load(config("cifar10", tmp_path / "made")).train[0]) == 50, (
+        "the folder in which the archive was unpacked does too"
+    )
     shutil.rmtree("mlruns/data")
     archive = tmp_path / "cifar.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
@@ -125,10 +146,14 @@ def test_a_download_shows_its_progress_and_is_held_against_its_checksum(
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "served")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(sources, "CIFAR10_URL", f"http://127.0.0.1:{server.server_port}/cifar.tar.gz")
+        monkeypatch.setattr(
+            sources, "CIFAR10_URL", f"http://127.0.0.1:{server.server_port}/cifar.tar.gz"
+        )
         with pytest.raises(DataError, match="could not be downloaded"):
             data.load(config("cifar10"))
-        monkeypatch.setattr(sources, "CIFAR10_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+        monkeypatch.setattr(
+            sources, "CIFAR10_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest()
+        )
         assert len(data.load(config("cifar10")).train[0]) == 1000
         server.shutdown()
     assert re.search(r"downloading CIFAR-10 ━.* [\d.]+/[\d.]+ [kM]?B", capfd.readouterr().out)
@@ -142,12 +167,16 @@ class Bomb:
 def test_a_batch_that_runs_code_is_refused(tmp_path: Path) -> None:
     root = batches(tmp_path / "batches")
     (root / "data_batch_3").write_bytes(pickle.dumps({b"labels": Bomb(), b"data": 1}))
-    with pytest.raises(DataError, match=r"refused: a CIFAR-10 batch that wants to call posix\.mkdir"):
+    with pytest.raises(
+        DataError, match=r"refused: a CIFAR-10 batch that wants to call posix\.mkdir"
+    ):
         data.load(config("cifar10", root))
     assert not Path("bombed").exists()
 
 
-def test_without_cifar10_auto_falls_back_loudly_and_cifar10_stops(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cifar10_auto_falls_back_loudly_and_cifar10_stops(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cifar_hpo.data.synthetic", lambda: synthetic(100, 50))
     with pytest.raises(DataError, match=r"could not be downloaded.*set data\.path"):
         data.load(config("cifar10"))
@@ -192,18 +221,44 @@ BROKEN = {
     "truncated": ("npz", truncated, "expected an .npz with x_train"),
     "no labels": ("npz", broken_npz(lambda a: a.pop("y_test")), "y_test"),
     "floats": ("npz", broken_npz(lambda a: a.update(x_train=a["x_train"] / 255)), "expected uint8"),
-    "wrong size": ("npz", broken_npz(lambda a: a.update(x_test=a["x_test"][:, :28])), r"\(n, 32, 32, 3\)"),
-    "too few labels": ("npz", broken_npz(lambda a: a.update(y_train=a["y_train"][:-1])), "20 images but labels"),
-    "label out of range": ("npz", broken_npz(lambda a: a.update(y_test=a["y_test"] + 5)), "from 0 to 9"),
-    "objects": ("npz", broken_npz(lambda a: a.update(y_train=np.array([Bomb()] * 20, object))), "Object arrays cannot be loaded"),
+    "wrong size": (
+        "npz",
+        broken_npz(lambda a: a.update(x_test=a["x_test"][:, :28])),
+        r"\(n, 32, 32, 3\)",
+    ),
+    "too few labels": (
+        "npz",
+        broken_npz(lambda a: a.update(y_train=a["y_train"][:-1])),
+        "20 images but labels",
+    ),
+    "label out of range": (
+        "npz",
+        broken_npz(lambda a: a.update(y_test=a["y_test"] + 5)),
+        "from 0 to 9",
+    ),
+    "objects": (
+        "npz",
+        broken_npz(lambda a: a.update(y_train=np.array([Bomb()] * 20, object))),
+        "Object arrays cannot be loaded",
+    ),
     "empty class": ("folder", broken_folder(emptied), "owl: no images"),
-    "class in one split only": ("folder", broken_folder(lambda root: (root / "train" / "yak").mkdir()), "yak not in both"),
+    "class in one split only": (
+        "folder",
+        broken_folder(lambda root: (root / "train" / "yak").mkdir()),
+        "yak not in both",
+    ),
     "large image": (
         "folder",
-        broken_folder(lambda root: Image.new("RGB", (64, 40)).save(root / "test" / "cat" / "0.png")),
+        broken_folder(
+            lambda root: Image.new("RGB", (64, 40)).save(root / "test" / "cat" / "0.png")
+        ),
         "64×40 pixels, expected 32×32",
     ),
-    "no image": ("folder", broken_folder(lambda root: (root / "test" / "cat" / "0.png").write_text("x")), "0.png: not an image"),
+    "no image": (
+        "folder",
+        broken_folder(lambda root: (root / "test" / "cat" / "0.png").write_text("x")),
+        "0.png: not an image",
+    ),
     "no classes": ("folder", lambda root: root, "expected train/<class>"),
     "missing batch": ("cifar10", broken_folder(lambda root: None), "data_batch_1 does not exist"),
 }

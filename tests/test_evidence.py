@@ -16,8 +16,12 @@ def test_intervals_cover_the_true_mean_of_accuracies(replicas: int, images: int)
     """Replicas differ by their seed (normal) and by the finite test set (binomial)."""
     rng = np.random.default_rng(replicas * images)
     truth, studies = 0.7, 2000
-    accuracies = rng.binomial(images, np.clip(rng.normal(truth, 0.01, (studies, replicas)), 0, 1)) / images
-    covered = [low <= truth <= high for low, high in (interval(list(row)) or (1, 0) for row in accuracies)]
+    accuracies = (
+        rng.binomial(images, np.clip(rng.normal(truth, 0.01, (studies, replicas)), 0, 1)) / images
+    )
+    covered = [
+        low <= truth <= high for low, high in (interval(list(row)) or (1, 0) for row in accuracies)
+    ]
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
@@ -32,7 +36,10 @@ def test_where_no_configuration_is_better_hardly_a_study_says_so(paired: bool) -
     rng = np.random.default_rng(1)
     wrong = 0
     for _ in range(300):
-        groups = [dict(enumerate(values, start=0 if paired else 100 * place)) for place, values in enumerate(rng.normal(0.7, 0.01, (4, 5)))]
+        groups = [
+            dict(enumerate(values, start=0 if paired else 100 * place))
+            for place, values in enumerate(rng.normal(0.7, 0.01, (4, 5)))
+        ]
         groups.sort(key=lambda group: -np.mean(list(group.values())))
         wrong += any(chance is not None and chance < 0.05 for chance in against_best(groups))
     assert wrong / 300 <= 0.07
@@ -42,7 +49,12 @@ def test_the_correction_is_holm_s() -> None:
     from scipy.stats import ttest_rel
     from statsmodels.stats.multitest import multipletests
 
-    groups = [dict(enumerate(values)) for values in np.random.default_rng(5).normal([[0.70], [0.69], [0.68], [0.66]], 0.01, (4, 5))]
+    groups = [
+        dict(enumerate(values))
+        for values in np.random.default_rng(5).normal(
+            [[0.70], [0.69], [0.68], [0.66]], 0.01, (4, 5)
+        )
+    ]
     pairs = list(itertools.combinations(groups, 2))
     alone = [ttest_rel(list(one.values()), list(other.values())).pvalue for one, other in pairs]
     assert against_best(groups)[1:] == pytest.approx(multipletests(alone, method="holm")[1][:3])
@@ -50,7 +62,9 @@ def test_the_correction_is_holm_s() -> None:
 
 def test_a_large_gap_is_found_and_the_best_is_tied_with_itself() -> None:
     rng = np.random.default_rng(2)
-    good, near, bad = ({seed: mean + rng.normal(0, 0.003) for seed in range(5)} for mean in (0.70, 0.699, 0.57))
+    good, near, bad = (
+        {seed: mean + rng.normal(0, 0.003) for seed in range(5)} for mean in (0.70, 0.699, 0.57)
+    )
     first, second, third = against_best([good, near, bad])
     assert first == 1
     assert second is not None
@@ -81,7 +95,13 @@ def test_the_replicas_that_are_said_to_be_needed_find_the_gap_four_times_in_five
     rng = np.random.default_rng(4)
 
     def found(replicas: int) -> float:
-        pairs = [(dict(enumerate(rng.normal(0.71, 0.01, replicas))), dict(enumerate(rng.normal(0.70, 0.01, replicas)))) for _ in range(500)]
+        pairs = [
+            (
+                dict(enumerate(rng.normal(0.71, 0.01, replicas))),
+                dict(enumerate(rng.normal(0.70, 0.01, replicas))),
+            )
+            for _ in range(500)
+        ]
         return float(np.mean([(against_best(list(pair))[1] or 0) < 0.05 for pair in pairs]))
 
     assert found(needed) >= 0.75

@@ -12,7 +12,9 @@ from conftest import Run
 HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "numpy")
 
 
-@pytest.mark.parametrize("room", ["__main__", "config", "objective", "plan", "space", "workers", "trial", "errors"])
+@pytest.mark.parametrize(
+    "room", ["__main__", "config", "objective", "plan", "space", "workers", "trial", "errors"]
+)
 def test_importing_the_command_line_loads_nothing_heavy(room: str) -> None:
     code = f"import sys, cifar_hpo.{room}; print([name for name in {HEAVY} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -70,7 +72,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("override", WRONG)
-def test_a_wrong_value_is_refused_on_one_line(override: str, run: Run, small: list[str], tmp_path: Path) -> None:
+def test_a_wrong_value_is_refused_on_one_line(
+    override: str, run: Run, small: list[str], tmp_path: Path
+) -> None:
     shown = run(*small, override)
     assert_refused(shown, WRONG[override])
     assert not (tmp_path / "mlflow.db").exists()
@@ -101,7 +105,9 @@ SWEPT_WRONG = {
 
 
 @pytest.mark.parametrize("override", SWEPT_WRONG)
-def test_a_wrong_sweep_is_refused_before_a_worker_starts(override: str, run: Run, small: list[str], tmp_path: Path) -> None:
+def test_a_wrong_sweep_is_refused_before_a_worker_starts(
+    override: str, run: Run, small: list[str], tmp_path: Path
+) -> None:
     shown = run("-m", *small, override)
     assert_refused(shown, SWEPT_WRONG[override])
     assert not list(tmp_path.rglob("worker_*.log"))

@@ -43,9 +43,13 @@ def parameters(filters: list[int], kernel: int, dense: int = 64) -> int:
         (["model=deep", "model.filters=[16,32,32,32,32,64]"], [16, 32, 32, 32, 32, 64], 3),
     ],
 )
-def test_parameters_of_the_articles_models(overrides: list[str], filters: list[int], kernel: int) -> None:
+def test_parameters_of_the_articles_models(
+    overrides: list[str], filters: list[int], kernel: int
+) -> None:
     built = model(*overrides)
-    assert [layer.filters for layer in built.layers if isinstance(layer, keras.layers.Conv2D)] == filters
+    assert [
+        layer.filters for layer in built.layers if isinstance(layer, keras.layers.Conv2D)
+    ] == filters
     assert built.count_params() == parameters(filters, kernel)
 
 
@@ -54,7 +58,13 @@ def test_the_base_model_has_the_articles_74706_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["model.padding=valid", "model.kernel_size=3"], ["model.dense_units=0"], ["model.dropout=0.5"], ["model.batch_norm=true"]]
+    "options",
+    [
+        ["model.padding=valid", "model.kernel_size=3"],
+        ["model.dense_units=0"],
+        ["model.dropout=0.5"],
+        ["model.batch_norm=true"],
+    ],
 )
 def test_every_option_takes_raw_images_and_gives_probabilities(options: list[str]) -> None:
     built = model(*options)
@@ -66,7 +76,12 @@ def test_every_option_takes_raw_images_and_gives_probabilities(options: list[str
     assert ("BatchNormalization" in types) == ("model.batch_norm=true" in options)
 
 
-TABLES = {"neuron_count": "model.filters", "kernel_size": "model.kernel_size", "depth": "model.filters", "final": "model"}
+TABLES = {
+    "neuron_count": "model.filters",
+    "kernel_size": "model.kernel_size",
+    "depth": "model.filters",
+    "final": "model",
+}
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -82,10 +97,16 @@ def test_the_named_sweeps_are_the_articles_tables(table: str) -> None:
     assert key == TABLES[table]
     assert sweep["data"]["validation"] == "test"
     values = yaml.safe_load(f"[{sweep['hydra']['sweeper']['params'][key]}]")
-    base = next((entry["override model"] for entry in sweep["defaults"] if isinstance(entry, dict)), "base")
+    base = next(
+        (entry["override model"] for entry in sweep["defaults"] if isinstance(entry, dict)), "base"
+    )
     assert len(values) == len(rows["rows"])
     for value, row in zip(values, rows["rows"], strict=True):
-        built = model(f"model={base}", f"{key}={value}".replace(" ", "")) if key != "model" else model(f"model={value}")
+        built = (
+            model(f"model={base}", f"{key}={value}".replace(" ", ""))
+            if key != "model"
+            else model(f"model={value}")
+        )
         filters = row.get("filters") or rows.get("filters")
         kernel = row.get("kernel_size") or rows.get("kernel_size")
         assert built.count_params() == parameters(filters, kernel)

@@ -68,7 +68,9 @@ def test_onednn_may_be_told_to_use_less(machine: object, most: str, kind: str) -
     machine(FLAGS[processor.AMX], ONEDNN_MAX_CPU_ISA=most)
     assert processor.instruction_set() == kind
     machine(FLAGS[processor.AVX2], ONEDNN_MAX_CPU_ISA=most)
-    assert processor.instruction_set() in (processor.AVX2, processor.OLDER), "never more than it has"
+    assert processor.instruction_set() in (processor.AVX2, processor.OLDER), (
+        "never more than it has"
+    )
 
 
 @pytest.mark.parametrize("off", ["0", "false", "False"])
@@ -96,7 +98,9 @@ def test_arm_is_not_taken_for_x86(machine: object, onednn: str) -> None:
         ("Features : asimd", "aarch64", False),
     ],
 )
-def test_bfloat16_pays_where_the_processor_multiplies_it_faster(machine: object, cpuinfo: str, architecture: str, is_fast: bool) -> None:
+def test_bfloat16_pays_where_the_processor_multiplies_it_faster(
+    machine: object, cpuinfo: str, architecture: str, is_fast: bool
+) -> None:
     machine(cpuinfo, architecture)
     assert processor.is_fast_in_bfloat16() is is_fast
 
@@ -119,7 +123,9 @@ def test_bfloat16_does_not_pay_on_a_newer_processor_that_stands_for_an_older_one
         (FLAGS[processor.AMX], "AVX", False),
     ],
 )
-def test_bfloat16_can_be_computed_unless_onednn_is_kept_from_it(machine: object, cpuinfo: str, most: str, can: bool) -> None:
+def test_bfloat16_can_be_computed_unless_onednn_is_kept_from_it(
+    machine: object, cpuinfo: str, most: str, can: bool
+) -> None:
     """TensorFlow computes by itself what a processor has not, but not what oneDNN then refuses."""
     machine(cpuinfo, ONEDNN_MAX_CPU_ISA=most)
     assert processor.can_compute_in_bfloat16() is can
@@ -172,7 +178,9 @@ def test_blocks_are_what_was_fastest_on_such_a_processor(
 
 @pytest.mark.parametrize("kind", RULED)
 @pytest.mark.parametrize("size", [(31, 31), (30, 30), (26, 13), (1, 1)])
-def test_a_block_divides_the_image(monkeypatch: pytest.MonkeyPatch, kind: str, size: tuple[int, int]) -> None:
+def test_a_block_divides_the_image(
+    monkeypatch: pytest.MonkeyPatch, kind: str, size: tuple[int, int]
+) -> None:
     monkeypatch.setattr(processor, "instruction_set", lambda: kind)
     for kernel_size in (1, 3, 5, 7):
         for filters in (1, 4, 8, 12, 16, 32):

@@ -58,7 +58,9 @@ def test_intervals(override: str, loader: ConfigLoaderImpl) -> None:
 
 
 def test_cells_come_in_the_order_of_nested_loops(loader: ConfigLoaderImpl) -> None:
-    space = Space.parse(["optimizer=adam,sgd", "training.epochs=3", "optimizer.learning_rate=1e-3,1e-2"], {}, loader)
+    space = Space.parse(
+        ["optimizer=adam,sgd", "training.epochs=3", "optimizer.learning_rate=1e-3,1e-2"], {}, loader
+    )
     assert [space.overrides(cell) for cell in space.cells()] == [
         ("optimizer=adam", "training.epochs=3", "optimizer.learning_rate=0.001"),
         ("optimizer=adam", "training.epochs=3", "optimizer.learning_rate=0.01"),
@@ -69,15 +71,22 @@ def test_cells_come_in_the_order_of_nested_loops(loader: ConfigLoaderImpl) -> No
 
 def test_nothing_swept_is_one_cell(loader: ConfigLoaderImpl) -> None:
     space = Space.parse(["training.epochs=3", "~model.dropout"], {}, loader)
-    assert [space.overrides(cell) for cell in space.cells()] == [("training.epochs=3", "~model.dropout")]
+    assert [space.overrides(cell) for cell in space.cells()] == [
+        ("training.epochs=3", "~model.dropout")
+    ]
 
 
 def test_the_command_line_wins_over_params_from_a_file(loader: ConfigLoaderImpl) -> None:
     space = Space.parse(["model.filters=2"], {"model.filters": "4,8", "model.depth": "2,3"}, loader)
-    assert [space.overrides(cell) for cell in space.cells()] == [("model.filters=2", "model.depth=2"), ("model.filters=2", "model.depth=3")]
+    assert [space.overrides(cell) for cell in space.cells()] == [
+        ("model.filters=2", "model.depth=2"),
+        ("model.filters=2", "model.depth=3"),
+    ]
 
 
-@pytest.mark.parametrize("override", ["x=interval(1,1)", "x=interval(2,1)", "x=tag(log,interval(0,1))", "x=range(3,3)"])
+@pytest.mark.parametrize(
+    "override", ["x=interval(1,1)", "x=interval(2,1)", "x=tag(log,interval(0,1))", "x=range(3,3)"]
+)
 def test_an_empty_dimension_is_refused(override: str, loader: ConfigLoaderImpl) -> None:
     with pytest.raises(ConfigError, match=r"^x: "):
         Space.parse([override], {}, loader)

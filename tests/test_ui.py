@@ -27,7 +27,15 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not in
 def folder(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
     """Where a sweep of two trials with two replicas was made, and its report."""
     folder = tmp_path_factory.mktemp("ui")
-    swept = run_in(folder, "-m", *small, "training.replicas=2", "model.filters=2,6", "optimizer=adam", "hydra.sweeper.study_name=seen")
+    swept = run_in(
+        folder,
+        "-m",
+        *small,
+        "training.replicas=2",
+        "model.filters=2,6",
+        "optimizer=adam",
+        "hydra.sweeper.study_name=seen",
+    )
     assert swept.returncode == 0, swept.stderr
     assert run_in(folder, module="cifar_hpo.report").returncode == 0
     return folder
@@ -36,7 +44,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[dict[str, str]]:
     """The address of each server by name; ended by one Ctrl-C, after which nothing is left."""
-    with subprocess.Popen(COMMAND, cwd=folder, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        COMMAND,
+        cwd=folder,
+        env=clean(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
         assert process.stdout
         said = ""
         while "Ctrl-C" not in said:
@@ -45,7 +60,9 @@ def served(folder: Path) -> Iterator[dict[str, str]]:
             said += line
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 2
-        yield dict(re.findall(r"^ *(\w+)(?: seen:)? +(http://127\.0\.0\.1:\d+\S*)$", said, re.MULTILINE))
+        yield dict(
+            re.findall(r"^ *(\w+)(?: seen:)? +(http://127\.0\.0\.1:\d+\S*)$", said, re.MULTILINE)
+        )
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
         _, left = psutil.wait_procs(children, 10)
@@ -55,10 +72,26 @@ def served(folder: Path) -> Iterator[dict[str, str]]:
 def look(url: str, picture: Path, *, dark: bool = False) -> str:
     """The page's content after its scripts ran; a picture of it is left in the test's folder."""
     assert CHROMIUM
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1500,1400", "--virtual-time-budget=20000"]
+    options = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--window-size=1500,1400",
+        "--virtual-time-budget=20000",
+    ]
     options += ["--blink-settings=preferredColorScheme=0"] if dark else []
-    command = [CHROMIUM, *options, f"--user-data-dir={picture.parent / 'chromium'}", f"--screenshot={picture}", "--dump-dom", url]
-    content = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
+    command = [
+        CHROMIUM,
+        *options,
+        f"--user-data-dir={picture.parent / 'chromium'}",
+        f"--screenshot={picture}",
+        "--dump-dom",
+        url,
+    ]
+    content = subprocess.run(
+        command, check=True, timeout=120, capture_output=True, text=True
+    ).stdout
     assert picture.stat().st_size > 10_000
     return content
 
@@ -80,17 +113,28 @@ def test_the_report(folder: Path, tmp_path: Path) -> None:
     content = look(page, tmp_path / "report.png")
     assert "<h1>Study seen</h1>" in content
     assert content.count("<svg") >= 7
-    for heading in ("Leaderboard", "Learning curves", "The effect of each parameter", "Who trained what when", "What the best gets wrong"):
+    for heading in (
+        "Leaderboard",
+        "Learning curves",
+        "The effect of each parameter",
+        "Who trained what when",
+        "What the best gets wrong",
+    ):
         assert f"<h2>{heading}</h2>" in content
     look(page, tmp_path / "dark.png", dark=True)
-    light, dark = (Image.open(tmp_path / name).convert("L").getpixel((5, 5)) for name in ("report.png", "dark.png"))
+    light, dark = (
+        Image.open(tmp_path / name).convert("L").getpixel((5, 5))
+        for name in ("report.png", "dark.png")
+    )
     assert light > 240
     assert dark < 50
 
 
 @browser
 @needs_chromium
-def test_mlflow_s_list_of_runs_and_a_run_with_its_model(folder: Path, served: dict[str, str], tmp_path: Path) -> None:
+def test_mlflow_s_list_of_runs_and_a_run_with_its_model(
+    folder: Path, served: dict[str, str], tmp_path: Path
+) -> None:
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -101,14 +145,26 @@ def test_mlflow_s_list_of_runs_and_a_run_with_its_model(folder: Path, served: di
     for column in ("val_accuracy", "test_accuracy", "parameters", "model.filters"):
         assert column in runs_page
     child = next(run for run in runs if run.data.tags["kind"] == "trial")
-    page = settled(f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/runs/{child.info.run_id}", tmp_path / "run.png", "test_accuracy")
+    page = settled(
+        f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/runs/{child.info.run_id}",
+        tmp_path / "run.png",
+        "test_accuracy",
+    )
     assert child.info.run_name in page
     assert "model.filters" in page
     (output,) = child.outputs.model_outputs
-    page = settled(f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/models/{output.model_id}", tmp_path / "model.png", "small")
+    page = settled(
+        f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/models/{output.model_id}",
+        tmp_path / "model.png",
+        "small",
+    )
     assert child.info.run_name in page
     parent = next(run for run in runs if run.data.tags["kind"] == "study")
-    page = settled(f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}", tmp_path / "parent.png", "rank")
+    page = settled(
+        f"{served['MLflow']}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}",
+        tmp_path / "parent.png",
+        "rank",
+    )
     assert "against the best" in page
     assert "best_value" in page
 
@@ -117,24 +173,38 @@ def test_mlflow_s_list_of_runs_and_a_run_with_its_model(folder: Path, served: di
 @needs_chromium
 def test_optuna_dashboard(served: dict[str, str], tmp_path: Path) -> None:
     assert "seen" in settled(f"{served['Optuna']}/dashboard", tmp_path / "studies.png", "seen")
-    assert "model.filters" in settled(f"{served['Optuna']}/dashboard/studies/1", tmp_path / "study.png", "model.filters")
+    assert "model.filters" in settled(
+        f"{served['Optuna']}/dashboard/studies/1", tmp_path / "study.png", "model.filters"
+    )
 
 
-def test_a_taken_port_and_an_empty_folder_are_said_on_one_line(folder: Path, tmp_path: Path) -> None:
+def test_a_taken_port_and_an_empty_folder_are_said_on_one_line(
+    folder: Path, tmp_path: Path
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         shown = run_in(folder, "--mlflow-port", str(port), module="cifar_hpo.ui")
         assert shown.returncode == 2
-        assert shown.stderr == f"error: --mlflow-port: {port} is taken or no port; leave it out for a free one\n"
+        assert (
+            shown.stderr
+            == f"error: --mlflow-port: {port} is taken or no port; leave it out for a free one\n"
+        )
     shown = run_in(tmp_path, module="cifar_hpo.ui")
     assert shown.returncode == 2
     assert re.fullmatch(r"error: mlruns/studies\.db is not here; .*\n", shown.stderr)
 
 
 def test_servers_end_with_a_terminated_parent(folder: Path) -> None:
-    with subprocess.Popen(COMMAND, cwd=folder, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        COMMAND,
+        cwd=folder,
+        env=clean(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
         assert process.stdout
         assert "http://127.0.0.1:" in process.stdout.readline()
         children = psutil.Process(process.pid).children(recursive=True)

@@ -30,7 +30,9 @@ def task(config):
 if __name__ == "__main__":
     task()
 """
-STATUS = re.compile(r"^\[(\d)/3\] after 0:\d\d(?:, about 0:(\d\d) left)?((?: \| .*)*)$", re.MULTILINE)
+STATUS = re.compile(
+    r"^\[(\d)/3\] after 0:\d\d(?:, about 0:(\d\d) left)?((?: \| .*)*)$", re.MULTILINE
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,9 @@ def test_a_running_sweep_says_where_each_trial_is(lines: list[tuple[float, str]]
     assert len(statuses) >= 4
     running = [status[3] for status in statuses if "epoch 2/4, 0.2000" in status[3]]
     assert running
-    assert all(re.search(r" \| trial \d: epoch \d/4, 0\.\d000, 0:\d\d left", one) for one in running)
+    assert all(
+        re.search(r" \| trial \d: epoch \d/4, 0\.\d000, 0:\d\d left", one) for one in running
+    )
 
 
 def test_the_sweep_is_estimated_as_soon_as_an_epoch_is_timed(
@@ -73,8 +77,13 @@ def test_no_silence_is_longer_than_was_said(lines: list[tuple[float, str]]) -> N
     assert max(gaps) < 2.0, "0.5 s, looked at once in 0.5 s, and a loaded machine"
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3600, "1:00:00"), (7325, "2:02:05")])
-def test_durations_are_minutes_and_seconds_and_hours_from_one_on(seconds: float, shown: str) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3600, "1:00:00"), (7325, "2:02:05")],
+)
+def test_durations_are_minutes_and_seconds_and_hours_from_one_on(
+    seconds: float, shown: str
+) -> None:
     assert clock(seconds) == shown
 
 

@@ -32,10 +32,21 @@ if __name__ == "__main__":
 def app(folder: Path, body: str, *overrides: str) -> subprocess.Popen[str]:
     """Start the app with a sweep over `x`, its study kept in the folder."""
     (folder / "app.py").write_text(APP.replace("BODY", body.replace("\n", "\n    ")))
-    plugins = ["-m", "hydra/sweeper=study", "hydra/launcher=workers", "hydra.sweep.dir=out", "hydra.sweeper.study_name=s"]
+    plugins = [
+        "-m",
+        "hydra/sweeper=study",
+        "hydra/launcher=workers",
+        "hydra.sweep.dir=out",
+        "hydra.sweeper.study_name=s",
+    ]
     command = [sys.executable, "app.py", *plugins, *overrides]
     return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"HYDRA_FULL_ERROR": "1"}
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"HYDRA_FULL_ERROR": "1"},
     )
 
 
@@ -66,9 +77,15 @@ def wait_for(condition: object, seconds: float = 30) -> None:
 
 def test_workers_are_warm_share_the_cores_and_take_the_next_spec_at_once(tmp_path: Path) -> None:
     body = "time.sleep(3 if config.x == 0 else 0.3)"
-    out, _ = (process := app(tmp_path, body, "+x=range(0,6)", "hydra.launcher.n_workers=2", "hydra.launcher.threads_per_worker=1")).communicate(
-        timeout=60
-    )
+    out, _ = (
+        process := app(
+            tmp_path,
+            body,
+            "+x=range(0,6)",
+            "hydra.launcher.n_workers=2",
+            "hydra.launcher.threads_per_worker=1",
+        )
+    ).communicate(timeout=60)
     assert process.returncode == 0
     assert "[6/6]" in out
     workers = [pid for _, pid, _ in seen(tmp_path)]
@@ -78,7 +95,9 @@ def test_workers_are_warm_share_the_cores_and_take_the_next_spec_at_once(tmp_pat
     assert workers.count(slow) <= 2, "the free slot should have taken nearly all other trials"
 
 
-def test_the_same_command_again_runs_nothing_and_a_larger_grid_only_what_is_missing(tmp_path: Path) -> None:
+def test_the_same_command_again_runs_nothing_and_a_larger_grid_only_what_is_missing(
+    tmp_path: Path,
+) -> None:
     assert code_of(app(tmp_path, "", "+x=1,2")) == 0
     assert code_of(app(tmp_path, "", "+x=1,2")) == 0
     assert sorted(x for x, *_ in seen(tmp_path)) == ["1", "2"]
@@ -95,9 +114,16 @@ def test_a_killed_worker_costs_its_own_trial_one_attempt(tmp_path: Path) -> None
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "1", "2", "3"]
 
 
-def test_the_death_of_the_server_that_workers_are_forked_from_disturbs_no_trial(tmp_path: Path) -> None:
+def test_the_death_of_the_server_that_workers_are_forked_from_disturbs_no_trial(
+    tmp_path: Path,
+) -> None:
     """A worker that is needed later comes from a new server."""
-    process = app(tmp_path, "time.sleep(2)\nif config.x == 2: os._exit(3)", "+x=0,1,2", "hydra.launcher.n_workers=2")
+    process = app(
+        tmp_path,
+        "time.sleep(2)\nif config.x == 2: os._exit(3)",
+        "+x=0,1,2",
+        "hydra.launcher.n_workers=2",
+    )
     wait_for(lambda: len(seen(tmp_path)) == 2)
     workers = {int(pid) for _, pid, _ in seen(tmp_path)}
     (server,) = {psutil.Process(pid).parent() for pid in workers}
@@ -105,7 +131,11 @@ def test_the_death_of_the_server_that_workers_are_forked_from_disturbs_no_trial(
     assert server.pid != process.pid
     server.kill()
     out, _ = process.communicate(timeout=60)
-    ended = [line.split("]")[1].split(":")[0].strip() for line in out.splitlines() if line.startswith("[")]
+    ended = [
+        line.split("]")[1].split(":")[0].strip()
+        for line in out.splitlines()
+        if line.startswith("[")
+    ]
     assert sorted(ended) == ["trial 0", "trial 1", "trial 2", "trial 2"], out
     assert "worker ended" in out
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2", "2"]
@@ -118,7 +148,9 @@ def test_fewer_trials_than_cores_share_all_of_them(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_always_dies_is_one_failure(tmp_path: Path) -> None:
-    out, err = (process := app(tmp_path, "if config.x == 1: os._exit(3)", "+x=0,1,2")).communicate(timeout=60)
+    out, err = (process := app(tmp_path, "if config.x == 1: os._exit(3)", "+x=0,1,2")).communicate(
+        timeout=60
+    )
     assert process.returncode != 0
     assert "worker ended with exit code 3" in out + err
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "1", "2"]
@@ -127,11 +159,21 @@ def test_a_worker_that_always_dies_is_one_failure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "limit", "label"),
     [
-        ("time.sleep(60 if config.x == 1 else 0)", "hydra.launcher.trial_timeout=2", "timed out after 2 s"),
-        ("hog = bytearray(2**30) if config.x == 1 else 0; time.sleep(3)", "hydra.launcher.memory_limit=0.7", "GiB, more than 0.7"),
+        (
+            "time.sleep(60 if config.x == 1 else 0)",
+            "hydra.launcher.trial_timeout=2",
+            "timed out after 2 s",
+        ),
+        (
+            "hog = bytearray(2**30) if config.x == 1 else 0; time.sleep(3)",
+            "hydra.launcher.memory_limit=0.7",
+            "GiB, more than 0.7",
+        ),
     ],
 )
-def test_a_trial_beyond_a_limit_is_killed_labelled_and_not_tried_again(tmp_path: Path, body: str, limit: str, label: str) -> None:
+def test_a_trial_beyond_a_limit_is_killed_labelled_and_not_tried_again(
+    tmp_path: Path, body: str, limit: str, label: str
+) -> None:
     out, _ = (process := app(tmp_path, body, "+x=0,1,2,3", limit)).communicate(timeout=60)
     assert process.returncode != 0
     assert label in out
@@ -139,23 +181,41 @@ def test_a_trial_beyond_a_limit_is_killed_labelled_and_not_tried_again(tmp_path:
 
 
 def test_a_raising_trial_fails_alone_and_a_sweep_of_them_stops(tmp_path: Path) -> None:
-    _, err = (process := app(tmp_path, "if config.x == 1: raise OSError('no luck')", "+x=0,1,2")).communicate(timeout=60)
+    _, err = (
+        process := app(tmp_path, "if config.x == 1: raise OSError('no luck')", "+x=0,1,2")
+    ).communicate(timeout=60)
     assert process.returncode != 0
     assert "1 of 3 trials failed; the first: OSError: no luck" in err
     assert len(seen(tmp_path)) == 3
     (tmp_path / "all").mkdir()
-    code_of(app(tmp_path / "all", "raise OSError('no luck')", "+x=range(0,30)", "hydra.sweeper.max_failures=4", "hydra.launcher.n_workers=2"))
+    code_of(
+        app(
+            tmp_path / "all",
+            "raise OSError('no luck')",
+            "+x=range(0,30)",
+            "hydra.sweeper.max_failures=4",
+            "hydra.launcher.n_workers=2",
+        )
+    )
     assert 4 <= len(seen(tmp_path / "all")) <= 6
 
 
 def test_workers_are_replaced_after_some_trials(tmp_path: Path) -> None:
-    overrides = ("+x=range(0,5)", "hydra.launcher.trials_per_worker=2", "hydra.launcher.n_workers=1")
+    overrides = (
+        "+x=range(0,5)",
+        "hydra.launcher.trials_per_worker=2",
+        "hydra.launcher.n_workers=1",
+    )
     assert code_of(app(tmp_path, "", *overrides)) == 0
     assert len({pid for _, pid, _ in seen(tmp_path)}) == 3
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGKILL, -9)])
-def test_an_interrupted_sweep_leaves_no_process_and_resumes(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGKILL, -9)]
+)
+def test_an_interrupted_sweep_leaves_no_process_and_resumes(
+    tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
     body = "time.sleep(0.2 if Path('again').exists() or config.x < 2 else 60)"
     process = app(tmp_path, body, "+x=0,1,2,3")
     wait_for(lambda: len(seen(tmp_path)) == 4)
@@ -188,9 +248,15 @@ def test_another_meaning_under_the_same_name_is_refused_with_its_difference(tmp_
     assert len(seen(tmp_path)) == 4
 
 
-def test_a_study_goes_on_where_a_key_came_later_and_means_what_was_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_goes_on_where_a_key_came_later_and_means_what_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert code_of(app(tmp_path, "", "+x=0,1")) == 0
-    monkeypatch.setitem(globals(), "APP", APP.replace("if __name__", 'task.__wrapped__.later = {"z": 0}\n\nif __name__'))
+    monkeypatch.setitem(
+        globals(),
+        "APP",
+        APP.replace("if __name__", 'task.__wrapped__.later = {"z": 0}\n\nif __name__'),
+    )
     assert code_of(app(tmp_path, "", "+x=0,1,2", "+z=0")) == 0
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2"]
     _, err = (process := app(tmp_path, "", "+x=0,1", "+z=1")).communicate(timeout=60)

@@ -34,10 +34,15 @@ def save(path: Path, state: State, model: Any, stopping: Any) -> None:
     best = stopping.best_weights or []
     arrays = {f"variable_{n}": np.asarray(one) for n, one in enumerate(_variables(model))}
     arrays |= {f"best_{n}": np.asarray(one) for n, one in enumerate(best)}
-    about = asdict(state) | {"best": len(best), "stopping": {name: getattr(stopping, name, None) for name in STOPPING}}
+    about = asdict(state) | {
+        "best": len(best),
+        "stopping": {name: getattr(stopping, name, None) for name in STOPPING},
+    }
     draft = path.with_suffix(".draft")
     with draft.open("wb") as file:
-        np.savez(file, about=np.frombuffer(json.dumps(about, default=float).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+        np.savez(
+            file, about=np.frombuffer(json.dumps(about, default=float).encode(), np.uint8), **arrays
+        )  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
     with contextlib.suppress(FileNotFoundError):
@@ -59,7 +64,8 @@ def load(path: Path, training: str, model: Any, stopping: Any) -> State | None:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue
         if about.get("training") != training or any(
-            array.shape != tuple(variable.shape) for array, variable in zip(arrays, _variables(model), strict=True)
+            array.shape != tuple(variable.shape)
+            for array, variable in zip(arrays, _variables(model), strict=True)
         ):
             continue
         for array, variable in zip(arrays, _variables(model), strict=True):

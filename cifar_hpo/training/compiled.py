@@ -35,7 +35,10 @@ SCORED = 500
 KEPT = 8
 """Networks of different shapes that a process keeps; each has its graphs and three times its weights in memory."""
 
-BATCH = [tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 3), tf.uint8), tf.TensorSpec((None,), tf.uint8)]
+BATCH = [
+    tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 3), tf.uint8),
+    tf.TensorSpec((None,), tf.uint8),
+]
 """Images and labels in any number; one graph for all."""
 
 RISE = 0.25
@@ -48,12 +51,16 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
 """The learning rate's share of its peak by the share of steps done: cosine to 0 (Loshchilov and Hutter 2017, arXiv 1608.03983), or
 one triangle from a 25th up and down to 0 (Smith and Topin 2018, arXiv 1708.07120)."""
 
-tf.get_logger().setLevel("ERROR")  # it takes the graphs of different networks for one that is made again and again
+tf.get_logger().setLevel(
+    "ERROR"
+)  # it takes the graphs of different networks for one that is made again and again
 
 _kept: dict[str, Network] = {}
 
 
-def network(config: Config, classes: int, seeds: Sequence[int], images: tf.Tensor | None = None) -> Network:
+def network(
+    config: Config, classes: int, seeds: Sequence[int], images: tf.Tensor | None = None
+) -> Network:
     """A network as it is before its first step, a replica for each seed; its graphs are those of the last one of its shape.
 
     images: those it will train on, which model.whitening looks at.
@@ -79,7 +86,12 @@ def compiled(config: Config, classes: int) -> keras.Model:
     model = build(config.model, classes)
     if config.model.mirror:
         model = mirrored(model)
-    model.compile(_optimizer(config, plain=True), "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    model.compile(
+        _optimizer(config, plain=True),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
     return model
 
 
@@ -113,10 +125,20 @@ class Network:
         self.config, self.classes, self.replicas = config, classes, replicas
         _set_precision(config)
         self.model = build(config.model, classes, replicas)
-        optimizer, loss = _optimizer(config, plain=False), fused.loss(config.training.label_smoothing)
-        self.model.compile(optimizer, loss, metrics=fused.metrics(replicas, config.training.label_smoothing), jit_compile=False)
+        optimizer, loss = (
+            _optimizer(config, plain=False),
+            fused.loss(config.training.label_smoothing),
+        )
+        self.model.compile(
+            optimizer,
+            loss,
+            metrics=fused.metrics(replicas, config.training.label_smoothing),
+            jit_compile=False,
+        )
         self.model.optimizer.build(self.model.trainable_variables)  # no graph may make variables
-        self.model.test_step((tf.zeros((1, *self.model.input_shape[1:]), tf.uint8), tf.zeros((1,), tf.uint8)))
+        self.model.test_step(
+            (tf.zeros((1, *self.model.input_shape[1:]), tf.uint8), tf.zeros((1,), tf.uint8))
+        )
         self._fit, self._score = self._fit_graph(), self._score_graph()
         self._predict = tf.function(self._probabilities, input_signature=BATCH[:1])
 
@@ -125,7 +147,9 @@ class Network:
         _set_precision(self.config)
         fresh = []
         for seed in seeds:
-            random.seed(seed)  # from which Keras draws all seeds; its own function would also make TensorFlow prepare kept graphs anew
+            random.seed(
+                seed
+            )  # from which Keras draws all seeds; its own function would also make TensorFlow prepare kept graphs anew
             fresh.append(build(self.config.model, self.classes))
         if self.config.model.whitening and images is not None:
             white = whitening(images[:LOOKED_AT].numpy())
@@ -140,7 +164,9 @@ class Network:
         self.model.optimizer.learning_rate.assign(learning_rate)
         self.peak = tf.constant(learning_rate)
 
-    def fit(self, images: tf.Tensor, labels: tf.Tensor, epoch: int, epochs: int) -> list[dict[str, float]]:
+    def fit(
+        self, images: tf.Tensor, labels: tf.Tensor, epoch: int, epochs: int
+    ) -> list[dict[str, float]]:
         """Train on all images, in an order of this epoch's own; loss and accuracy of each replica."""
         self.model.reset_metrics()
         self._fit(images, labels, tf.constant(epoch), tf.constant(epochs), self.peak)
@@ -154,7 +180,10 @@ class Network:
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (replicas, n, classes)."""
-        parts = [self._predict(tf.constant(images[at : at + SCORED])) for at in range(0, len(images), SCORED)]
+        parts = [
+            self._predict(tf.constant(images[at : at + SCORED]))
+            for at in range(0, len(images), SCORED)
+        ]
         return np.moveaxis(np.concatenate(parts).reshape(len(images), self.replicas, -1), 1, 0)
 
     def weights(self) -> list[Weights]:
@@ -165,22 +194,41 @@ class Network:
         """Put the averaged weights in the place of the last ones, and these in theirs, if weights are averaged."""
         if self.config.training.weight_averaging:
             optimizer = self.model.optimizer
-            for last, average in zip(self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True):  # noqa: SLF001
+            for last, average in zip(
+                self.model.trainable_variables,
+                optimizer._model_variables_moving_average,  # noqa: SLF001
+                strict=True,
+            ):
                 value = last.numpy()
                 last.assign(average)
                 average.assign(value)
 
     def _results(self) -> list[dict[str, float]]:
         found = self.model.get_metrics_result()
-        pairs = zip(np.atleast_1d(found.get("replica_loss", found["loss"])), np.asarray(found["replica_accuracy"]), strict=True)
+        pairs = zip(
+            np.atleast_1d(found.get("replica_loss", found["loss"])),
+            np.asarray(found["replica_accuracy"]),
+            strict=True,
+        )
         return [{"loss": float(loss), "accuracy": float(accuracy)} for loss, accuracy in pairs]
 
     def _fit_graph(self) -> Any:
         model, size = self.model, self.config.training.batch_size
         changes, schedule = self.config.data.augment, SCHEDULES.get(self.config.training.schedule)
 
-        @tf.function(input_signature=[*BATCH, *(tf.TensorSpec((), kind) for kind in (tf.int32, tf.int32, tf.float32))])  # type: ignore[untyped-decorator]
-        def fit(images: tf.Tensor, labels: tf.Tensor, epoch: tf.Tensor, epochs: tf.Tensor, peak: tf.Tensor) -> None:
+        @tf.function(
+            input_signature=[
+                *BATCH,
+                *(tf.TensorSpec((), kind) for kind in (tf.int32, tf.int32, tf.float32)),
+            ]
+        )  # type: ignore[untyped-decorator]
+        def fit(
+            images: tf.Tensor,
+            labels: tf.Tensor,
+            epoch: tf.Tensor,
+            epochs: tf.Tensor,
+            peak: tf.Tensor,
+        ) -> None:
             count = tf.shape(images)[0]
             steps = -(-count // size)
             order = tf.random.experimental.stateless_shuffle(tf.range(count), (0, epoch))
@@ -190,7 +238,9 @@ class Network:
                 if changes:
                     batch = augment(batch, changes, tf.stack((epoch, step)))
                 if schedule:
-                    done = tf.cast(epoch * steps + step, tf.float32) / tf.cast(epochs * steps, tf.float32)
+                    done = tf.cast(epoch * steps + step, tf.float32) / tf.cast(
+                        epochs * steps, tf.float32
+                    )
                     model.optimizer.learning_rate.assign(peak * schedule(done))
                 model.train_step((batch, tf.gather(labels, chosen)))
 
@@ -198,10 +248,17 @@ class Network:
 
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
         found = self.model(images, training=False)
-        return (found + self.model(images[:, :, ::-1], training=False)) / 2 if self.config.model.mirror else found
+        return (
+            (found + self.model(images[:, :, ::-1], training=False)) / 2
+            if self.config.model.mirror
+            else found
+        )
 
     def _score_graph(self) -> Any:
-        model, is_mean = self.model, fused.is_mean(self.replicas, self.config.training.label_smoothing)
+        model, is_mean = (
+            self.model,
+            fused.is_mean(self.replicas, self.config.training.label_smoothing),
+        )
 
         @tf.function(input_signature=BATCH)  # type: ignore[untyped-decorator]
         def score(images: tf.Tensor, labels: tf.Tensor) -> None:
@@ -209,7 +266,9 @@ class Network:
                 batch, true = images[start : start + SCORED], labels[start : start + SCORED]
                 found = self._probabilities(batch)
                 if is_mean:  # `train_step` keeps Keras' mean of the loss by itself, which is the first of the metrics
-                    model.metrics[0].update_state(model.compute_loss(y=true, y_pred=found), sample_weight=tf.shape(batch)[0])
+                    model.metrics[0].update_state(
+                        model.compute_loss(y=true, y_pred=found), sample_weight=tf.shape(batch)[0]
+                    )
                 model.compute_metrics(batch, true, found)
 
         return score
@@ -226,13 +285,20 @@ def augment(images: tf.Tensor, changes: list[str], seed: tf.Tensor) -> tf.Tensor
     drawn = tf.random.stateless_uniform((n, 5), seed, 0, 1 << 30, tf.int32)
     rows = columns = tf.range(size)[None]
     if "shift" in changes:
-        rows, columns = (size - 1 - tf.abs(size - 1 - tf.abs(rows + drawn[:, place, None] % 9 - 4)) for place in (0, 1))
+        rows, columns = (
+            size - 1 - tf.abs(size - 1 - tf.abs(rows + drawn[:, place, None] % 9 - 4))
+            for place in (0, 1)
+        )
     if "flip" in changes:
         columns = tf.where(drawn[:, 2, None] % 2 == 0, size - 1 - columns, columns)
     places = (tf.range(n)[:, None] * size + rows)[:, :, None] * size + columns[:, None]
     pixels = tf.reshape(images, (-1, images.shape[3]))
     if "cutout" in changes:
-        down, across = (tf.abs(tf.range(size) - drawn[:, place, None] % size) < 4 for place in (3, 4))
+        down, across = (
+            tf.abs(tf.range(size) - drawn[:, place, None] % size) < 4 for place in (3, 4)
+        )
         places = tf.where(down[:, :, None] & across[:, None], tf.shape(pixels)[0], places)
-        pixels = tf.concat((pixels, tf.fill((1, images.shape[3]), tf.cast(128, images.dtype))), axis=0)
+        pixels = tf.concat(
+            (pixels, tf.fill((1, images.shape[3]), tf.cast(128, images.dtype))), axis=0
+        )
     return tf.gather(pixels, places)

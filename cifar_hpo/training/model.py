@@ -32,7 +32,12 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
     for number, layer in enumerate(config.layers()):
         place, is_pooled = number % config.convolutions, layer.pooled < layer.size
         is_pooled_late = is_pooled and config.pooling == "last"
-        x = build_one.convolution(x, layer.width, shared=number == 0 and not config.whitening, pooled=is_pooled and not is_pooled_late)
+        x = build_one.convolution(
+            x,
+            layer.width,
+            shared=number == 0 and not config.whitening,
+            pooled=is_pooled and not is_pooled_late,
+        )
         if place == 0:
             first = x
         if place == config.convolutions - 1 and config.residual:
@@ -40,7 +45,9 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
         if is_pooled_late:
             x = layers.MaxPooling2D()(x)
     if config.global_pooling != "none":
-        x = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[config.global_pooling](keepdims=True)(x)
+        x = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[
+            config.global_pooling
+        ](keepdims=True)(x)
     x = build_one.flatten(x)
     if config.dense_units:
         x = build_one.dropout(x)
@@ -52,7 +59,9 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
 def mirrored(model: keras.Model) -> keras.Model:
     """One with the same weights whose probabilities are the mean over an image and its mirror image."""
     image = model.inputs[0]
-    return keras.Model(image, layers.Average(dtype="float32")([model(image), model(keras.ops.flip(image, axis=2))]))
+    return keras.Model(
+        image, layers.Average(dtype="float32")([model(image), model(keras.ops.flip(image, axis=2))])
+    )
 
 
 class _Layers:
@@ -61,9 +70,15 @@ class _Layers:
     def __init__(self, config: Model, replicas: int) -> None:
         self.config, self.replicas = config, replicas
 
-    def convolution(self, x: Any, filters: int, *, shared: bool = False, pooled: bool = False) -> Any:
+    def convolution(
+        self, x: Any, filters: int, *, shared: bool = False, pooled: bool = False
+    ) -> Any:
         """`shared`: of the image, which all replicas have; `pooled`: before the norm, which then has a quarter of the work."""
-        size, padding, use_bias = self.config.kernel_size, self.config.padding, not self.config.batch_norm
+        size, padding, use_bias = (
+            self.config.kernel_size,
+            self.config.padding,
+            not self.config.batch_norm,
+        )
         if not self.replicas:
             x = layers.Conv2D(filters, size, padding=padding, use_bias=use_bias)(x)
         elif shared:
@@ -73,7 +88,9 @@ class _Layers:
         if pooled:
             x = layers.MaxPooling2D()(x)
         if self.config.batch_norm:
-            x = (fused.BatchNormalization if self.replicas else layers.BatchNormalization)(momentum=self.config.norm_momentum)(x)
+            x = (fused.BatchNormalization if self.replicas else layers.BatchNormalization)(
+                momentum=self.config.norm_momentum
+            )(x)
         return layers.Activation(self.config.activation)(x)
 
     def flatten(self, x: Any) -> Any:
@@ -83,20 +100,28 @@ class _Layers:
         return (fused.Dense if self.replicas > 1 else layers.Dense)(units, activation)(x)
 
     def classes(self, x: Any, classes: int) -> Any:
-        return (fused.Classes if self.replicas > 1 else layers.Dense)(classes, activation="softmax", dtype="float32")(x)
+        return (fused.Classes if self.replicas > 1 else layers.Dense)(
+            classes, activation="softmax", dtype="float32"
+        )(x)
 
     def dropout(self, x: Any) -> Any:
         rate = self.config.dropout
         if not rate:
             return x
-        return (fused.Dropout(rate, self.replicas) if self.replicas > 1 else layers.Dropout(rate))(x)
+        return (fused.Dropout(rate, self.replicas) if self.replicas > 1 else layers.Dropout(rate))(
+            x
+        )
 
 
 def whitening(images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
     """Kernel (2, 2, 3, 24) and bias (24,) that take the 2×2 patches of images (n, 32, 32, 3) to their principal components, each of
     variance 1 and with either sign, so that a ReLU loses nothing (Jordan 2024, arXiv 2404.00498)."""
-    windows = np.lib.stride_tricks.sliding_window_view(images[:LOOKED_AT] / np.float32(255), (2, 2), axis=(1, 2))
-    patches = np.moveaxis(windows, 3, -1).reshape(-1, 12)  # (n, 31, 31, 3, 2, 2) to rows, columns, colours
+    windows = np.lib.stride_tricks.sliding_window_view(
+        images[:LOOKED_AT] / np.float32(255), (2, 2), axis=(1, 2)
+    )
+    patches = np.moveaxis(windows, 3, -1).reshape(
+        -1, 12
+    )  # (n, 31, 31, 3, 2, 2) to rows, columns, colours
     mean = patches.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
     half = vectors / np.sqrt(values + 5e-5 * values[-1] + 1e-9)  # what varies least is mostly noise

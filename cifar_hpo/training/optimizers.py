@@ -13,10 +13,16 @@ class Adam(keras.optimizers.Adam):  # type: ignore[misc]
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, tf.float32)
-        self._shared = (self.beta_1**step, self.beta_2**step, tf.convert_to_tensor(self.learning_rate))
+        self._shared = (
+            self.beta_1**step,
+            self.beta_2**step,
+            tf.convert_to_tensor(self.learning_rate),
+        )
         super().apply(grads, trainable_variables)
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
+    ) -> None:
         if self.amsgrad:
             super().update_step(gradient, variable, learning_rate)
             return
@@ -44,10 +50,17 @@ class SGD(keras.optimizers.SGD):  # type: ignore[misc]
     """Keras' own in TensorFlow's one operation for it."""
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        self._rate = tf.convert_to_tensor(self.learning_rate)  # a tensor of the graph that is being traced, as is what Adam shares
+        self._rate = tf.convert_to_tensor(
+            self.learning_rate
+        )  # a tensor of the graph that is being traced, as is what Adam shares
         super().apply(grads, trainable_variables)
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:  # noqa: ARG002  read once, above
+    def update_step(
+        self,
+        gradient: tf.Tensor,
+        variable: tf.Variable,
+        learning_rate: tf.Tensor,  # noqa: ARG002
+    ) -> None:
         self._step(gradient, variable, self._rate)
 
     def _step(self, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:
@@ -75,7 +88,12 @@ class Muon(SGD):
         super().__init__(**options)
         self.others = others
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:  # noqa: ARG002
+    def update_step(
+        self,
+        gradient: tf.Tensor,
+        variable: tf.Variable,
+        learning_rate: tf.Tensor,  # noqa: ARG002
+    ) -> None:
         if variable.shape.rank != 4:
             self._step(gradient, variable, self._rate * self.others)
             return
@@ -85,7 +103,9 @@ class Muon(SGD):
             step = self.momentums[self._get_variable_index(variable)].value
             step.assign(step * self.momentum + gradient)
             step = gradient + self.momentum * step if self.nesterov else tf.convert_to_tensor(step)
-        step = tf.reshape(self._orthogonal(tf.reshape(step, (-1, variable.shape[-1]))), variable.shape)
+        step = tf.reshape(
+            self._orthogonal(tf.reshape(step, (-1, variable.shape[-1]))), variable.shape
+        )
         size = variable.shape[-1] ** 0.5
         variable.assign(variable * (size / tf.norm(variable)) - self._rate * step)
 
@@ -97,5 +117,7 @@ class Muon(SGD):
         for _ in range(self.ROUNDS):
             square = tf.matmul(matrix, matrix, transpose_b=True)
             first, third, fifth = self.POLYNOMIAL
-            matrix = first * matrix + tf.matmul(third * square + fifth * tf.matmul(square, square), matrix)
+            matrix = first * matrix + tf.matmul(
+                third * square + fifth * tf.matmul(square, square), matrix
+            )
         return matrix if wide else tf.transpose(matrix)

@@ -60,7 +60,9 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
         self.kernel = self.add_weight(kernel_shape, name="kernel")
         self.bias = self.add_weight((width,), name="bias") if self.use_bias else None
         if self.block is None:
-            self.block = processor.block(self.kernel_size, channels, self.filters, self.groups, self._size(shape))
+            self.block = processor.block(
+                self.kernel_size, channels, self.filters, self.groups, self._size(shape)
+            )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel = tf.convert_to_tensor(self.kernel)
@@ -69,7 +71,9 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
             return _convolve(x, kernel, bias, self.padding, self.groups)
         return self._convolve_blocks(x, kernel, bias, *self.block)
 
-    def _convolve_blocks(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, rows: int, columns: int) -> tf.Tensor:
+    def _convolve_blocks(
+        self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, rows: int, columns: int
+    ) -> tf.Tensor:
         """The same, (n, H, W, g·ch) → (n, h, w, g·f), with r × c pixels of the result as one.
 
         A block of the result sees `down` × `across` blocks of the image.
@@ -96,7 +100,9 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
                 horizontal = (column, columns * across - size - column)
                 copies.append(tf.pad(kernel, (vertical, horizontal, (0, 0), (0, 0))))
         kernel = tf.stack(copies)
-        kernel = tf.reshape(kernel, (pixels, down, rows, across, columns, channels, groups, filters))
+        kernel = tf.reshape(
+            kernel, (pixels, down, rows, across, columns, channels, groups, filters)
+        )
         kernel = tf.transpose(kernel, (1, 3, 2, 4, 5, 6, 0, 7))  # (down, across, r, c, ch, g, p, f)
         kernel = tf.reshape(kernel, (down, across, pixels * channels, groups * pixels * filters))
 
@@ -117,7 +123,9 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
         return shape[1] - lost, shape[2] - lost
 
 
-def _convolve(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, padding: str, groups: int) -> tf.Tensor:
+def _convolve(
+    x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, padding: str, groups: int
+) -> tf.Tensor:
     """A convolution in groups, by one operation where TensorFlow has it for groups.
 
     Its own kernels have none on a CPU, nor the gradients: there each group is convolved by itself.
@@ -164,19 +172,39 @@ class BatchNormalization(keras.layers.Layer):  # type: ignore[misc]
 
     def build(self, shape: tuple[int, ...]) -> None:
         def numbers(initial: str, name: str, *, trainable: bool) -> Any:
-            return self.add_weight((shape[-1],), initial, name=name, dtype="float32", autocast=False, trainable=trainable)
+            return self.add_weight(
+                (shape[-1],),
+                initial,
+                name=name,
+                dtype="float32",
+                autocast=False,
+                trainable=trainable,
+            )
 
-        self.gamma, self.beta = numbers("ones", "gamma", trainable=True), numbers("zeros", "beta", trainable=True)
-        self.mean, self.variance = numbers("zeros", "mean", trainable=False), numbers("ones", "variance", trainable=False)
+        self.gamma, self.beta = (
+            numbers("ones", "gamma", trainable=True),
+            numbers("zeros", "beta", trainable=True),
+        )
+        self.mean, self.variance = (
+            numbers("zeros", "mean", trainable=False),
+            numbers("ones", "variance", trainable=False),
+        )
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
         mean, variance = tf.convert_to_tensor(self.mean), tf.convert_to_tensor(self.variance)
         if not training:
-            return tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon=self.EPSILON, is_training=False)[0]
-        x, new_mean, new_variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=self.EPSILON)
+            return tf.compat.v1.nn.fused_batch_norm(
+                x, gamma, beta, mean, variance, epsilon=self.EPSILON, is_training=False
+            )[0]
+        x, new_mean, new_variance = tf.compat.v1.nn.fused_batch_norm(
+            x, gamma, beta, epsilon=self.EPSILON
+        )
         n = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
-        for old, new in ((self.mean, new_mean), (self.variance, new_variance * (n - 1) / n)):  # Keras divides by n, TensorFlow by n - 1
+        for old, new in (
+            (self.mean, new_mean),
+            (self.variance, new_variance * (n - 1) / n),
+        ):  # Keras divides by n, TensorFlow by n - 1
             old.assign(self.momentum * tf.convert_to_tensor(old) + (1 - self.momentum) * new)
         return x
 
@@ -194,7 +222,10 @@ class Flatten(keras.layers.Layer):  # type: ignore[misc]
     def call(self, x: tf.Tensor) -> tf.Tensor:
         _, height, width, channels = x.shape
         x = tf.reshape(x, (-1, height * width, self.replicas, channels // self.replicas))
-        return tf.reshape(tf.transpose(x, (2, 0, 1, 3)), (self.replicas, -1, height * width * channels // self.replicas))
+        return tf.reshape(
+            tf.transpose(x, (2, 0, 1, 3)),
+            (self.replicas, -1, height * width * channels // self.replicas),
+        )
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self.replicas, shape[0], shape[1] * shape[2] * shape[3] // self.replicas)
@@ -215,7 +246,10 @@ class Dense(keras.layers.Layer):  # type: ignore[misc]
         return self.activation(self.sums(x))
 
     def sums(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(x, tf.convert_to_tensor(self.kernel)) + tf.convert_to_tensor(self.bias)[:, None]
+        return (
+            tf.matmul(x, tf.convert_to_tensor(self.kernel))
+            + tf.convert_to_tensor(self.bias)[:, None]
+        )
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return (*shape[:2], self.units)
@@ -239,7 +273,9 @@ class Dropout(keras.layers.Layer):  # type: ignore[misc]
         self.each = [keras.layers.Dropout(rate) for _ in range(replicas)]
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return tf.stack([one(x[replica], training=training) for replica, one in enumerate(self.each)])
+        return tf.stack(
+            [one(x[replica], training=training) for replica, one in enumerate(self.each)]
+        )
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return shape
@@ -254,7 +290,9 @@ def loss(smoothing: float) -> Any:
     def summed(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         if smoothing:
             labels = tf.one_hot(_for_each(y_true, y_pred), y_pred.shape[-1])
-            losses = keras.losses.categorical_crossentropy(labels, y_pred, label_smoothing=smoothing)
+            losses = keras.losses.categorical_crossentropy(
+                labels, y_pred, label_smoothing=smoothing
+            )
         else:
             losses = _losses(y_true, y_pred)
         return losses if losses.shape.rank == 1 else tf.reduce_sum(losses, axis=1)
@@ -273,7 +311,9 @@ class PerReplica(keras.metrics.Metric):  # type: ignore[misc]
 
     def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: Any = None) -> None:  # noqa: ARG002  Keras gives it
         values = tf.reshape(tf.cast(self.values(y_true, y_pred), tf.float32), (-1, self.replicas))
-        self.total.value.assign_add(tf.reduce_sum(values, axis=0))  # one operation, where Keras takes three
+        self.total.value.assign_add(
+            tf.reduce_sum(values, axis=0)
+        )  # one operation, where Keras takes three
         self.count.value.assign_add(tf.cast(tf.shape(y_pred)[0], tf.float32))
 
     def result(self) -> tf.Tensor:
@@ -283,7 +323,11 @@ class PerReplica(keras.metrics.Metric):  # type: ignore[misc]
 def metrics(replicas: int, smoothing: float) -> list[keras.metrics.Metric]:
     """Accuracy of each replica, and its cross-entropy, without smoothing so that all are of one kind; unless Keras has it as its mean."""
     accuracy = PerReplica("replica_accuracy", _hits, replicas)
-    return [accuracy] if is_mean(replicas, smoothing) else [PerReplica("replica_loss", _losses, replicas), accuracy]
+    return (
+        [accuracy]
+        if is_mean(replicas, smoothing)
+        else [PerReplica("replica_loss", _losses, replicas), accuracy]
+    )
 
 
 def is_mean(replicas: int, smoothing: float) -> bool:
@@ -301,7 +345,11 @@ def _hits(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
 
 def _for_each(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
     labels = tf.cast(y_true, tf.int32)
-    return labels if y_pred.shape.rank == 2 else tf.broadcast_to(labels[:, None], tf.shape(y_pred)[:-1])
+    return (
+        labels
+        if y_pred.shape.rank == 2
+        else tf.broadcast_to(labels[:, None], tf.shape(y_pred)[:-1])
+    )
 
 
 def join(replicas: Sequence[Weights]) -> Weights:
@@ -309,7 +357,10 @@ def join(replicas: Sequence[Weights]) -> Weights:
     if len(replicas) == 1:
         return list(replicas[0])
     dense = _first(replicas[0], dimensions=2)
-    return [np.concatenate(each, axis=-1) if place < dense else np.stack(each) for place, each in enumerate(zip(*replicas, strict=True))]
+    return [
+        np.concatenate(each, axis=-1) if place < dense else np.stack(each)
+        for place, each in enumerate(zip(*replicas, strict=True))
+    ]
 
 
 def cut(weights: Weights, replicas: int) -> list[Weights]:
@@ -317,7 +368,10 @@ def cut(weights: Weights, replicas: int) -> list[Weights]:
     if replicas == 1:
         return [weights]
     dense = _first(weights, dimensions=3)
-    parts = [np.split(one, replicas, axis=-1) if place < dense else list(one) for place, one in enumerate(weights)]
+    parts = [
+        np.split(one, replicas, axis=-1) if place < dense else list(one)
+        for place, one in enumerate(weights)
+    ]
     return [[part[replica] for part in parts] for replica in range(replicas)]
 
 

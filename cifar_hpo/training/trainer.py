@@ -32,7 +32,9 @@ Tensors = tuple[Any, Any]
 class Epoch(Protocol):
     """Called after each epoch, counted from 0, with loss, accuracy, val_loss and val_accuracy of each replica that it trained."""
 
-    def __call__(self, epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool) -> None:
+    def __call__(
+        self, epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool
+    ) -> None:
         """`restored` says that the epoch was trained by an earlier attempt."""
 
 
@@ -67,7 +69,9 @@ def set_up(config: Training) -> None:
         raise ConfigError("training.threads", problem) from None
 
 
-def train(config: Config, dataset: Dataset, on_epoch: Epoch, folder: Path | None = None) -> list[Trained]:
+def train(
+    config: Config, dataset: Dataset, on_epoch: Epoch, folder: Path | None = None
+) -> list[Trained]:
     """Train all replicas, as one network where `Config.is_fused`, else one after the other.
 
     A seed gives the same weights with the same number of threads, bit for bit, on one machine; fused with others it gives them
@@ -76,15 +80,26 @@ def train(config: Config, dataset: Dataset, on_epoch: Epoch, folder: Path | None
     """
     numbers = list(range(config.training.replicas))
     groups = [numbers] if config.is_fused else [[number] for number in numbers]
-    return [trained for group in groups for trained in _train(config, dataset, group, on_epoch, folder)]
+    return [
+        trained for group in groups for trained in _train(config, dataset, group, on_epoch, folder)
+    ]
 
 
-def _train(config: Config, dataset: Dataset, group: Sequence[int], on_epoch: Epoch, folder: Path | None) -> list[Trained]:
+def _train(
+    config: Config, dataset: Dataset, group: Sequence[int], on_epoch: Epoch, folder: Path | None
+) -> list[Trained]:
     (images, labels), held_out = tensors(dataset, config.data)
     if config.training.batch_size > len(images):
-        raise ConfigError("training.batch_size", f"{config.training.batch_size} is more than the {len(images)} training images")
-    net = network(config, len(dataset.classes), [config.training.seed + number for number in group], images)
-    stopping = keras.callbacks.EarlyStopping("val_loss", patience=config.training.early_stopping or 10**9, restore_best_weights=True)
+        raise ConfigError(
+            "training.batch_size",
+            f"{config.training.batch_size} is more than the {len(images)} training images",
+        )
+    net = network(
+        config, len(dataset.classes), [config.training.seed + number for number in group], images
+    )
+    stopping = keras.callbacks.EarlyStopping(
+        "val_loss", patience=config.training.early_stopping or 10**9, restore_best_weights=True
+    )
     callbacks = [stopping] if config.training.early_stopping else []
     followers = keras.callbacks.CallbackList(callbacks, model=net.model)
     followers.on_train_begin()
@@ -109,9 +124,16 @@ def _train(config: Config, dataset: Dataset, group: Sequence[int], on_epoch: Epo
         seconds += time.perf_counter() - started
         for mine in values:
             if not all(map(math.isfinite, mine.values())):
-                raise TrialError(f"diverged: loss {mine['loss']}, val_loss {mine['val_loss']} in epoch {len(epochs)}")
+                raise TrialError(
+                    f"diverged: loss {mine['loss']}, val_loss {mine['val_loss']} in epoch {len(epochs)}"
+                )
         if saved:
-            checkpoint.save(saved, checkpoint.State(training, epochs, seconds, stopped=net.model.stop_training), net.model, stopping)
+            checkpoint.save(
+                saved,
+                checkpoint.State(training, epochs, seconds, stopped=net.model.stop_training),
+                net.model,
+                stopping,
+            )
         on_epoch(len(epochs) - 1, dict(zip(group, values, strict=True)), restored=False)
     net.swap()
     followers.on_train_end()  # early stopping puts the best epoch's weights back
@@ -125,25 +147,48 @@ def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
     return json.dumps([meaning, dataset.digest, list(group)], sort_keys=True)
 
 
-def _evaluated(config: Config, dataset: Dataset, net: Network, epochs: list[list[dict[str, float]]], seconds: float) -> list[Trained]:
+def _evaluated(
+    config: Config,
+    dataset: Dataset,
+    net: Network,
+    epochs: list[list[dict[str, float]]],
+    seconds: float,
+) -> list[Trained]:
     """Each replica with what it came to, on the test images too."""
     images, labels = dataset.test[0], np.asarray(dataset.test[1], np.int64)
-    sizes = {"parameters": float(net.model.count_params() // net.replicas), "train_seconds": seconds / net.replicas, "epochs": float(len(epochs))}
+    sizes = {
+        "parameters": float(net.model.count_params() // net.replicas),
+        "train_seconds": seconds / net.replicas,
+        "epochs": float(len(epochs)),
+    }
     trained = []
-    for replica, (weights, probabilities) in enumerate(zip(net.weights(), net.predict(images), strict=True)):
+    for replica, (weights, probabilities) in enumerate(
+        zip(net.weights(), net.predict(images), strict=True)
+    ):
         own = [epoch[replica] for epoch in epochs]
-        last = min(own, key=lambda epoch: epoch["val_loss"]) if config.training.early_stopping else own[-1]
+        last = (
+            min(own, key=lambda epoch: epoch["val_loss"])
+            if config.training.early_stopping
+            else own[-1]
+        )
         predicted = probabilities.argmax(axis=1)
         test_loss = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)).mean()
-        scores = {"test_loss": float(test_loss), "test_accuracy": float((predicted == labels).mean())}
-        trained.append(Trained(weights, {**last, **scores, **sizes}, predicted, probabilities.max(axis=1)))
+        scores = {
+            "test_loss": float(test_loss),
+            "test_accuracy": float((predicted == labels).mean()),
+        }
+        trained.append(
+            Trained(weights, {**last, **scores, **sizes}, predicted, probabilities.max(axis=1))
+        )
     return trained
 
 
 def plain(config: Config, classes: int, weights: Weights) -> keras.Model:
     """A trained replica as a compiled Keras model like any other; its optimizer is at rest."""
     model = compiled(config, classes)
-    model.optimizer.build(model.trainable_variables)  # as Keras wants it to be when the model is loaded
+    model.optimizer.build(
+        model.trainable_variables
+    )  # as Keras wants it to be when the model is loaded
     model.set_weights(weights)
     return model
 
@@ -157,5 +202,8 @@ def tensors(dataset: Dataset, config: Data) -> tuple[Tensors, Tensors]:
     if key not in _resident:
         _resident.clear()
         train_split, validation = dataset.splits(config)
-        _resident[key] = tuple((tf.constant(images), tf.constant(labels)) for images, labels in (train_split, validation))  # type: ignore[assignment]
+        _resident[key] = tuple(
+            (tf.constant(images), tf.constant(labels))
+            for images, labels in (train_split, validation)
+        )  # type: ignore[assignment]
     return _resident[key]

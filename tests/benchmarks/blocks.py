@@ -40,7 +40,9 @@ class Layer(NamedTuple):
 def layers(kernels: list[int]) -> Iterator[Layer]:
     """Those of base models, alone and as replicas, and of networks with pairs of convolutions."""
     seen = set()
-    for kernel, first, replicas in itertools.product(kernels, (2, 4, 6, 8, 12, 16, 24, 32), (1, 2, 4, 8)):
+    for kernel, first, replicas in itertools.product(
+        kernels, (2, 4, 6, 8, 12, 16, 24, 32), (1, 2, 4, 8)
+    ):
         if replicas > 1 and (first >= 16 or first * replicas > 32):
             continue
         for layer in (
@@ -56,7 +58,9 @@ def layers(kernels: list[int]) -> Iterator[Layer]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kernels", default="3,5,7", help="sides of the kernels")
     parser.add_argument("--precision", default="float32")
     instruction_set.add_option(parser)
@@ -83,7 +87,9 @@ def main() -> None:
         for block in BLOCKS:
             if block != (1, 1) and filters * block[0] * block[1] > MOST_FILTERS:
                 continue
-            convolution = replicas.Conv2D(filters, kernel, "same", groups, use_bias=True, block=block)
+            convolution = replicas.Conv2D(
+                filters, kernel, "same", groups, use_bias=True, block=block
+            )
             image = tf.random.normal((BATCH, side, side, channels * groups))
             steps[block] = _step(tf, convolution, image)
         best = _best(steps)

@@ -39,9 +39,19 @@ if __name__ == "__main__":
 
 
 def options(sampler: str, trials: int) -> dict[str, Any]:
-    given = {name: field.default for name, field in schema.Sweeper.__dataclass_fields__.items() if name not in ("params", "defaults")}
+    given = {
+        name: field.default
+        for name, field in schema.Sweeper.__dataclass_fields__.items()
+        if name not in ("params", "defaults")
+    }
     chosen = vars(schema.SAMPLER_SCHEMAS.get(sampler, schema.Sampler)(name=sampler)) | {"seed": 0}
-    empty = {"enqueue": [], "constraints": [], "conditions": {}, "sampler": chosen, "pruner": {"name": "none"}}
+    empty = {
+        "enqueue": [],
+        "constraints": [],
+        "conditions": {},
+        "sampler": chosen,
+        "pruner": {"name": "none"},
+    }
     return given | empty | {"metric": "y", "n_trials": trials}
 
 
@@ -50,7 +60,13 @@ def measure(sampler: str, trials: int) -> tuple[float, float]:
     if sampler == "grid":
         space = Space({key: Choices({n: str(n) for n in range(11)}) for key in ("+a", "+b", "+c")})
     else:
-        space = Space({"+a": Interval(0.0, 1.0, log=False), "+b": Interval(1e-4, 1e-1, log=True), "+c": Choices({n: str(n) for n in range(8)})})
+        space = Space(
+            {
+                "+a": Interval(0.0, 1.0, log=False),
+                "+b": Interval(1e-4, 1e-1, log=True),
+                "+c": Choices({n: str(n) for n in range(8)}),
+            }
+        )
     draw = random.Random(0)
 
     def work(name: str, total: int) -> list[float]:

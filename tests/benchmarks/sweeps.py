@@ -71,13 +71,24 @@ def seconds(command: list[str], folder: Path, switches: dict[str, str]) -> float
     environment.pop("MLFLOW_TRACKING_URI", None)
     started = time.perf_counter()
     with (folder / "output.txt").open("w") as output:
-        subprocess.run([sys.executable, *command], cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=environment, check=True)
+        subprocess.run(
+            [sys.executable, *command],
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            check=True,
+        )
     return time.perf_counter() - started
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="an .npz as data=npz takes it; synthetic images unless said")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, help="an .npz as data=npz takes it; synthetic images unless said"
+    )
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--ours-alone", action="store_true", help="leave the loops out")

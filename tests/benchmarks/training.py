@@ -98,7 +98,9 @@ def beside_fit(bench: Bench) -> Table:
         chosen = [f"model.filters={filters}", f"model.kernel_size={kernel}"]
         found = rates({"fit": bench.fit(*chosen), "ours": bench.ours(*chosen)})
         row = (f"{found['fit']:,.0f}", f"{found['ours']:,.0f}")
-        table.add_row(f"{filters} neurons, kernel {kernel}", *row, f"{found['ours'] / found['fit']:.2f}")
+        table.add_row(
+            f"{filters} neurons, kernel {kernel}", *row, f"{found['ours'] / found['fit']:.2f}"
+        )
     return table
 
 
@@ -127,7 +129,9 @@ def options(bench: Bench) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="an .npz as data=npz takes it; else synthetic")
     parser.add_argument("--threads", type=int, default=1)
     instruction_set.add_option(parser)

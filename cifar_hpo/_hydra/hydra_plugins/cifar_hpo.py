@@ -38,11 +38,15 @@ class StudySweeper(Sweeper):
     def __init__(self, **given: Any) -> None:
         self.options = given
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         from hydra.core.plugins import Plugins
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
         from contextlib import nullcontext
@@ -69,7 +73,9 @@ def _study_run(plan: Any, study: Any) -> Any:
         return None
     from cifar_hpo.tracking import StudyRun
 
-    run = StudyRun(plan.base.mlflow.tracking_uri, plan.base.mlflow.experiment or study.name, study.name)
+    run = StudyRun(
+        plan.base.mlflow.tracking_uri, plan.base.mlflow.experiment or study.name, study.name
+    )
     run.arrange(study.metrics, study.directions[0], list(plan.space.dimensions))
     study.note_run(run.uri, run.run_id)
     return run
@@ -81,10 +87,14 @@ class WorkersLauncher(Launcher):
     def __init__(self, **given: Any) -> None:
         self.options = given
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         from cifar_hpo.workers import launch
 
         return launch(self, job_overrides, initial_job_idx)
