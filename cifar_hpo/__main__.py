@@ -17,13 +17,15 @@ from cifar_hpo.objective import objective
 
 
 def terminated(*_: object) -> None:
-    """Exit, so that a run that is ended is KILLED, not left RUNNING; an exit that a destructor swallowed comes again after the epoch."""
+    """Exit, so that a run that is ended is KILLED, not left RUNNING; an exit that a destructor
+    swallowed comes again after the epoch."""
     trial.listen(lambda _: sys.exit(128 + signal.SIGTERM))
     sys.exit(128 + signal.SIGTERM)
 
 
 def main() -> None:
-    """Run one trial or a sweep; exit 0 when all finished, 1 when a trial failed, 2 for what the user can mend."""
+    """Run one trial or a sweep; exit 0 when all finished, 1 when a trial failed, 2 for what the
+    user can mend."""
     full_error = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = (
         "1"  # Hydra would end the program itself, with many lines and exit code 1

@@ -1,4 +1,5 @@
-"""The report's charts: each function draws one `Figure` from what a study found. Ink is one colour, so that a page can change it."""
+"""The report's charts: each function draws one `Figure` from what a study found. Ink is one colour,
+so that a page can change it."""
 
 from __future__ import annotations
 
@@ -82,9 +83,11 @@ def learning_curves(curves: Mapping[str, Curves], metric: str) -> Figure:
 
 
 def effect(findings: Findings, key: str) -> Figure:
-    """The metric against one parameter: every configuration, and for each choice the mean with its 95 % interval.
+    """The metric against one parameter: every configuration, and for each choice the mean with its
+    95 % interval.
 
-    Over replicas where a choice stands for one configuration, else over the configurations that have it.
+    Over replicas where a choice stands for one configuration, else over the configurations that
+    have it.
     """
     figure, axes = _axes(4.2, 3.2)
     groups: dict[Any, list[Configuration]] = {}
@@ -150,7 +153,8 @@ def history(findings: Findings) -> Figure:
 
 
 def pruning(findings: Findings) -> Figure:
-    """Each trial's value after each epoch that a pruner judged; a line that ends early was pruned there."""
+    """Each trial's value after each epoch that a pruner judged; a line that ends early was pruned
+    there."""
     figure, axes = _axes()
     for trial in findings.study.get_trials(deepcopy=False):
         if trial.intermediate_values:
@@ -180,7 +184,8 @@ def pruning(findings: Findings) -> Figure:
 
 
 def trade_off(findings: Findings) -> Figure:
-    """The metric against parameters and against training time, with the configurations that none beats in both."""
+    """The metric against parameters and against training time, with the configurations that none
+    beats in both."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
     costs = (("parameters", left), ("train_seconds", right))
     for name, axes in costs:
@@ -212,7 +217,8 @@ def _scored(one: Configuration, name: str) -> Any:
 
 
 def timeline(findings: Findings) -> Figure:
-    """Who trained what when; white is a gap. Times in which no worker had anything, as between two commands, are cut out."""
+    """Who trained what when; white is a gap. Times in which no worker had anything, as between two
+    commands, are cut out."""
     figure, axes = _axes(8, 2.6)
     rows = sorted({_row(one) for one in findings.told if one.ended})
     axes.barh(rows, 0)  # in this order

@@ -1,4 +1,5 @@
-"""The schema: every key with its type, range, unit and meaning; `check` holds a composed config against it.
+"""The schema: every key with its type, range, unit and meaning; `check` holds a composed config
+against it.
 
 The values stand in conf/; this room says what they may be. Nothing heavy is imported.
 """
@@ -21,14 +22,18 @@ from cifar_hpo.schema import check_values, flat, key
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
-"""Where conf/ and sweeps/ lie: in the checkout, or in the package when it was installed from a wheel."""
+"""Where conf/ and sweeps/ lie: in the checkout, or in the package when it was installed from a
+wheel."""
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 
 GENERATED = "mlruns"
 """The folder under the current one that takes everything that is generated."""
 
 IMAGE_SIZE = 32
-SYNTHETIC_NOTICE = "CIFAR-10 can't be had: these are SYNTHETIC images, good for trying things out; no accuracy here means anything"
+SYNTHETIC_NOTICE = (
+    "CIFAR-10 can't be had: these are SYNTHETIC images, good for trying things out; no accuracy "
+    "here means anything"
+)
 ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
 WHITE = 24
 """Channels of the whitening layer: the twelve numbers of 2×2 pixels, with either sign."""
@@ -37,7 +42,8 @@ PASSWORD = re.compile(r"\w+://[^/@\s:]*:[^/@\s]+@")
 
 
 class Convolution(NamedTuple):
-    """A convolution: side of its kernel, channels in and out, and the side of its output in pixels, before and after pooling."""
+    """A convolution: side of its kernel, channels in and out, and the side of its output in pixels,
+    before and after pooling."""
 
     kernel: int
     channels: int
@@ -55,7 +61,8 @@ class Model:
         whole=True,
     )
     depth: int = key(
-        "widths, each a convolution layer unless model.convolutions says more, when filters is one number",
+        "widths, each a convolution layer unless model.convolutions says more, when filters is "
+        "one number",
         low=1,
         high=64,
     )
@@ -63,7 +70,8 @@ class Model:
     kernel_size: int = key("side of each kernel, pixels", low=1, high=IMAGE_SIZE)
     padding: str = key("edges of a convolution", choices=("same", "valid"))
     pooling: str = key(
-        "after the first or last convolution of all widths but the last; every: after the first of all",
+        "after the first or last convolution of all widths but the last; every: after the first "
+        "of all",
         choices=("first", "last", "every"),
     )
     residual: bool = key("add a width's first convolution to what its others make of it")
@@ -75,12 +83,14 @@ class Model:
     dropout: float = key("share of units dropped before each dense layer", low=0, below=1)
     batch_norm: bool = key("normalise after each convolution")
     norm_momentum: float = key(
-        "share of batch norm's running means that a step keeps; they lag behind where an epoch has few",
+        "share of batch norm's running means that a step keeps; they lag behind where an epoch "
+        "has few",
         low=0,
         below=1,
     )
     whitening: bool = key(
-        "a first layer of 2×2 pixels that is not trained: the principal components of the training images"
+        "a first layer of 2×2 pixels that is not trained: the principal components of the "
+        "training images"
     )
     mirror: bool = key(
         "outside of training, the mean of what it finds for an image and for its mirror image"
@@ -112,7 +122,8 @@ class Model:
                 channels = width
 
     def parameters(self, classes: int = 10) -> int:
-        """Weights and biases, with batch norm its four numbers a channel, and whitening; counted without building the network."""
+        """Weights and biases, with batch norm its four numbers a channel, and whitening; counted
+        without building the network."""
         total, features = (4 * 3 + 1) * WHITE if self.whitening else 0, 0
         for layer in self.layers():
             total += (
@@ -208,7 +219,8 @@ class Training:
     batch_size: int = key("images in a step", low=1)
     precision: str = key("of the arithmetic", choices=("float32", "mixed_bfloat16"))
     replicas: int = key(
-        "seeds to train: seed, seed + 1, …, as one network where layers are narrow, without muon and early stopping; the value is their mean",
+        "seeds to train: seed, seed + 1, …, as one network where layers are narrow, without "
+        "muon and early stopping; the value is their mean",
         low=1,
         high=64,
     )
@@ -302,10 +314,11 @@ def check(config: DictConfig) -> Config:
 
 
 def refuse_secrets_and_calls(config: Any) -> None:
-    """Raise ConfigError where a URI spells out a password: configs are written to logs, runs and artifacts.
+    """Raise ConfigError where a URI spells out a password: configs are written to logs, runs and
+    artifacts.
 
-    An interpolation such as `${oc.env:NAME}` stays as it is in all of these, so it may hold one. The same for a `_target_`,
-    which could call anything: what can be chosen here has a name.
+    An interpolation such as `${oc.env:NAME}` stays as it is in all of these, so it may hold one.
+    The same for a `_target_`, which could call anything: what can be chosen here has a name.
     """
     for path, value in flat(
         OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
@@ -326,12 +339,14 @@ def _check_sizes(model: Model) -> None:
         if layer.size < 1 or (layer.pooled < 1 and layer.pooled < layer.size):
             raise ConfigError(
                 "model",
-                f"layer {number} has no pixels left: lower model.depth or model.kernel_size, or pad same",
+                f"layer {number} has no pixels left: lower model.depth or model.kernel_size, or "
+                "pad same",
             )
     if model.residual and model.convolutions == 1:
         raise ConfigError(
             "model.residual",
-            "with one convolution of each width there is nothing to add; set model.convolutions=2 or more",
+            "with one convolution of each width there is nothing to add; set "
+            "model.convolutions=2 or more",
         )
     if model.residual and model.padding == "valid":
         raise ConfigError(

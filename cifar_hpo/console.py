@@ -1,4 +1,5 @@
-"""The terminal: `terminal` prints to it, `clock` writes durations, a `Heartbeat` breaks silences."""
+"""The terminal: `terminal` prints to it, `clock` writes durations, a `Heartbeat` breaks
+silences."""
 
 from __future__ import annotations
 
@@ -20,11 +21,13 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 """Options of `print` for text that is not rich's markup and must not be folded."""
 
 SILENCE = 25.0
-"""Seconds without a line after which a `Heartbeat` says how things stand: CI kills what is silent."""
+"""Seconds without a line after which a `Heartbeat` says how things stand: CI kills what is
+silent."""
 
 
 def terminal() -> Console:
-    """The terminal; where there is none, wide, because there is no reason to fold what goes to a file."""
+    """The terminal; where there is none, wide, because there is no reason to fold what goes to a
+    file."""
     from rich.console import Console
 
     console = Console()
@@ -56,8 +59,9 @@ def stderr_redirected(path: str) -> Iterator[None]:
 class Heartbeat:
     """Calls `say` from a thread whenever nothing has been said for a while. A context manager.
 
-    say: prints a line. silence: seconds, SILENCE unless given. soon: asked once a second until it is true, whereupon
-    `say` is called at once; for what is worth a line of its own as soon as it is known.
+    say: prints a line. silence: seconds, SILENCE unless given. soon: asked once a second until it
+    is true, whereupon `say` is called at once; for what is worth a line of its own as soon as it is
+    known.
     """
 
     def __init__(

@@ -1,6 +1,8 @@
-"""Images and labels: `prepare` decodes a source once, `load` maps the arrays into memory, shared by all workers.
+"""Images and labels: `prepare` decodes a source once, `load` maps the arrays into memory, shared by
+all workers.
 
-Sources: CIFAR-10 (archive, unpacked folder, Keras' cache, download), a folder of images, an .npz file, a synthetic set.
+Sources: CIFAR-10 (archive, unpacked folder, Keras' cache, download), a folder of images, an .npz
+file, a synthetic set.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ from cifar_hpo.synthetic import CLASSES, VERSION, synthetic
 log = logging.getLogger(__name__)
 
 PREPARED = "CIFAR_HPO_DATA"
-"""The environment variable in which the parent tells its workers where prepared arrays lie, as JSON."""
+"""The environment variable in which the parent tells its workers where prepared arrays lie, as
+JSON."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Dataset:
     test: Split
 
     def splits(self, config: Data) -> tuple[Split, Split]:
-        """Training and validation images as `config` divides them; the validation split does not depend on train_size.
+        """Training and validation images as `config` divides them; the validation split does not
+        depend on train_size.
 
         Raises ConfigError when there are too few images.
         """
@@ -114,8 +118,9 @@ def _opened(folder: Path) -> Dataset:
 def prepare(config: Data) -> Path:
     """The folder of the decoded arrays, made on first use.
 
-    A process and those that it starts look at a source once; what `auto` found holds for all of them.
-    Raises DataError when the images can't be had or are not what they should be, ConfigError when data.path is missing.
+    A process and those that it starts look at a source once; what `auto` found holds for all of
+    them. Raises DataError when the images can't be had or are not what they should be, ConfigError
+    when data.path is missing.
     """
     known: dict[str, str] = json.loads(os.environ.get(PREPARED, "{}"))
     wanted = f"{config.source}:{config.path}"
@@ -160,7 +165,8 @@ def _find(config: Data) -> Path:
 
 
 def _fingerprint(files: list[Path]) -> str:
-    """Of names, sizes and times, so that a source that did not change is not read again. A missing file is told by DataError."""
+    """Of names, sizes and times, so that a source that did not change is not read again. A missing
+    file is told by DataError."""
     digest = hashlib.sha256()
     for file in files:
         try:
@@ -174,7 +180,8 @@ def _fingerprint(files: list[Path]) -> str:
 
 
 def _stored(name: str, fingerprint: str, read: Any) -> Path:
-    """The folder of arrays of a source; `read` gives train, test and class names when they are not there yet."""
+    """The folder of arrays of a source; `read` gives train, test and class names when they are not
+    there yet."""
     folder = Path(GENERATED, "data", f"{name}-{fingerprint}").absolute()
     if folder.is_dir():
         return folder

@@ -1,4 +1,5 @@
-"""A space's dimensions as Optuna has them in one study: `Distributions` of the kinds that the study began with."""
+"""A space's dimensions as Optuna has them in one study: `Distributions` of the kinds that the study
+began with."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ from cifar_hpo.storage import widen
 
 
 class Distributions:
-    """Optuna takes no other kind of distribution for a parameter, and no other choices, than those of a study's first trial.
+    """Optuna takes no other kind of distribution for a parameter, and no other choices, than those
+    of a study's first trial.
 
-    A study of a name whose grid grew keeps the kind; its storage is told of new choices, which come after those of earlier trials.
+    A study of a name whose grid grew keeps the kind; its storage is told of new choices, which come
+    after those of earlier trials.
 
     Raises StudyError for choices that a study which began with whole numbers can't hold.
     """
@@ -67,13 +70,15 @@ def _numbers(part: Interval) -> BaseDistribution:
 
 
 def _range(key: str, part: Choices, study: str) -> IntDistribution:
-    """Whole numbers from the least to the largest; choices of them, too, where the study began with a range."""
+    """Whole numbers from the least to the largest; choices of them, too, where the study began with
+    a range."""
     numbers = [
         value for value in part.texts if isinstance(value, int) and not isinstance(value, bool)
     ]
     if len(numbers) < len(part.texts):
         raise StudyError(
-            f"study {study} has {key} as whole numbers; choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true"
+            f"study {study} has {key} as whole numbers; choose another hydra.sweeper.study_name, "
+            "or hydra.sweeper.fresh=true"
         )
     return IntDistribution(min(numbers), max(numbers), step=part.step or 1)
 

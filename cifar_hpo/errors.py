@@ -1,6 +1,8 @@
-"""What can go wrong, by whose hand: `UserError` is mended by the user, `SweepFailed` tells how a sweep ended.
+"""What can go wrong, by whose hand: `UserError` is mended by the user, `SweepFailed` tells how a
+sweep ended.
 
-Every message is one line: what, where (the config path) and what to do. A bug is any other exception.
+Every message is one line: what, where (the config path) and what to do. A bug is any other
+exception.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A wrong value in the config; its message begins with the path of the key, as in `model.depth: …`."""
+    """A wrong value in the config; its message begins with the path of the key, as in `model.depth:
+    …`."""
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(path, problem)
@@ -25,7 +28,8 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """Images that can't be had or can't be trusted; the message names the file and what was expected."""
+    """Images that can't be had or can't be trusted; the message names the file and what was
+    expected."""
 
 
 class StudyError(UserError):
@@ -37,11 +41,13 @@ class SweepFailed(Exception):
 
 
 class TrialError(Exception):
-    """A trial that can't give a value, such as one that diverged; a retry would end the same way."""
+    """A trial that can't give a value, such as one that diverged; a retry would end the same
+    way."""
 
 
 def end(error: Exception) -> NoReturn:
-    """End the program with the error on one line: exit code 1 for what happened in training, else 2."""
+    """End the program with the error on one line: exit code 1 for what happened in training, else
+    2."""
     happened = isinstance(error, SweepFailed | TrialError)
     line = one_line(error).split(" Config search path:")[0].split(" See https://")[0]
     print(line if happened else f"error: {line}", file=sys.stderr)

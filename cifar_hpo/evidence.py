@@ -1,5 +1,5 @@
-"""Is it luck? `interval` says how far the seeds let a mean lie, `chance` and `against_best` which means differ,
-`replicas_needed` how many would tell."""
+"""Is it luck? `interval` says how far the seeds let a mean lie, `chance` and `against_best` which
+means differ, `replicas_needed` how many would tell."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ MOST = 200
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Where the mean over all seeds lies, at 95 %: Student's t over replicas. None for a single replica, which cannot tell."""
+    """Where the mean over all seeds lies, at 95 %: Student's t over replicas. None for a single
+    replica, which cannot tell."""
     if len(values) < 2:
         return None
     mean, error = float(np.mean(values)), float(stats.sem(values))
@@ -30,11 +31,13 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def against_best(groups: Sequence[Mapping[int, float]]) -> list[float | None]:
-    """For each group of values by seed the chance of so large a gap to the first group if there were none; None where it can't be told.
+    """For each group of values by seed the chance of so large a gap to the first group if there
+    were none; None where it can't be told.
 
-    Paired t-tests over the seeds that two groups share, Welch's where they share fewer than two. Because the first is the best of
-    these very values, all pairs count in the correction for many comparisons, which is Holm's (1979): if no group differs, at least
-    one is said to in at most 5 % of studies.
+    Paired t-tests over the seeds that two groups share, Welch's where they share fewer than two.
+    Because the first is the best of these very values, all pairs count in the correction for many
+    comparisons, which is Holm's (1979): if no group differs, at least one is said to in at most 5 %
+    of studies.
     """
     pairs = list(itertools.combinations(range(len(groups)), 2))
     chances = dict(
@@ -48,7 +51,8 @@ def against_best(groups: Sequence[Mapping[int, float]]) -> list[float | None]:
 
 
 def corrected(chances: Sequence[float | None]) -> list[float | None]:
-    """Each chance as it counts beside the others, by Holm's steps; statsmodels has these too, but collects all garbage each time."""
+    """Each chance as it counts beside the others, by Holm's steps; statsmodels has these too, but
+    collects all garbage each time."""
     known = sorted((chance, place) for place, chance in enumerate(chances) if chance is not None)
     found: list[float | None] = [None] * len(chances)
     highest = 0.0
@@ -58,7 +62,8 @@ def corrected(chances: Sequence[float | None]) -> list[float | None]:
 
 
 def chance(one: Mapping[int, float], other: Mapping[int, float]) -> float | None:
-    """How likely so large a gap between two groups of values by seed would be by luck alone; None where it can't be told."""
+    """How likely so large a gap between two groups of values by seed would be by luck alone; None
+    where it can't be told."""
     shared = sorted(one.keys() & other.keys())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # where values do not vary at all
@@ -75,10 +80,11 @@ def chance(one: Mapping[int, float], other: Mapping[int, float]) -> float | None
 
 
 def replicas_needed(gap: float, spread: float, pairs: int = 1) -> int | None:
-    """Replicas of each of two configurations with which a gap is found four times in five; None for more than anyone would train.
+    """Replicas of each of two configurations with which a gap is found four times in five; None for
+    more than anyone would train.
 
-    spread: the standard deviation over seeds. The test is the paired one above; seeds are taken to help no pair.
-    pairs: how many pairs are compared at once; the first of Holm's steps is assumed.
+    spread: the standard deviation over seeds. The test is the paired one above; seeds are taken to
+    help no pair. pairs: how many pairs are compared at once; the first of Holm's steps is assumed.
     """
     if gap <= 0 or spread <= 0:
         return None if gap <= 0 else 2

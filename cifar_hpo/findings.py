@@ -1,4 +1,5 @@
-"""What a study found, read from its storage: `Findings` holds its `Configuration`s, the best first, and who is tied with the best."""
+"""What a study found, read from its storage: `Findings` holds its `Configuration`s, the best first,
+and who is tied with the best."""
 
 from __future__ import annotations
 
@@ -20,19 +21,22 @@ from cifar_hpo.trial import FINISHED
 
 SEED = "training.seed"
 COMPARED = 10
-"""Configurations at the top that are compared with one another; each further one would make all comparisons less sure."""
+"""Configurations at the top that are compared with one another; each further one would make all
+comparisons less sure."""
 
 SUPPOSED = 0.01
-"""The spread over seeds that is supposed where there is one replica: what the article's base model shows, between half a point and 1.6."""
+"""The spread over seeds that is supposed where there is one replica: what the article's base model
+shows, between half a point and 1.6."""
 
 
 @dataclass(frozen=True)
 class Configuration:
     """Trials that differ in their seed at most, as one.
 
-    told: the trial whose model stands for it. values, tests: the study's metric and test accuracy by seed; empty where none finished.
-    name: what varied, or where that is much in this study the number of its trial.
-    chance: how likely so large a gap to the best would be by luck; None where it can't be told or was not asked.
+    told: the trial whose model stands for it. values, tests: the study's metric and test accuracy
+    by seed; empty where none finished. name: what varied, or where that is much in this study the
+    number of its trial. chance: how likely so large a gap to the best would be by luck; None where
+    it can't be told or was not asked.
     """
 
     told: Told
@@ -59,7 +63,8 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Findings:
-    """A study as the report sees it. study: Optuna's own, for its charts; uri, run_id: MLflow's store and the study's run there."""
+    """A study as the report sees it. study: Optuna's own, for its charts; uri, run_id: MLflow's
+    store and the study's run there."""
 
     name: str
     metrics: Sequence[str]
@@ -84,7 +89,10 @@ class Findings:
         """What can be said of the best and of those near it, in sentences."""
         on_test = flat(self.meaning.get("config", {})).get("data.validation") == "test"
         warning = [
-            "Selected by the test images, as the article did: the best one's accuracy is a little better than it would be on others."
+            (
+                "Selected by the test images, as the article did: the best one's accuracy is a "
+                "little better than it would be on others."
+            )
         ]
         return self._standing() + (warning if on_test and len(self.finished) > 1 else [])
 
@@ -95,7 +103,10 @@ class Findings:
         best = found[0]
         if len(self.metrics) > 1:
             return [
-                f"Several metrics: trials on the Pareto front come first, by {self.metrics[0]}; which differences are luck is not tested."
+                (
+                    f"Several metrics: trials on the Pareto front come first, by {self.metrics[0]};"
+                    " which differences are luck is not tested."
+                )
             ]
         if len(found) == 1:
             known = (
@@ -103,7 +114,10 @@ class Findings:
                 or "with one replica, nobody knows how far the seed carries it"
             )
             return [
-                f"One configuration finished: {best.name}, {self.metrics[0]} {best.value:.4f} ({known})."
+                (
+                    f"One configuration finished: {best.name}, {self.metrics[0]} {best.value:.4f} "
+                    f"({known})."
+                )
             ]
         gap = abs(best.value - found[1].value)  # type: ignore[operator]
         top = found[:COMPARED]
@@ -121,8 +135,14 @@ class Findings:
             )
             needed = replicas_needed(gap, SUPPOSED, pairs)
             return [
-                f"{best.name} is ahead of {found[1].name} by {gap:.4f}, and it cannot be known whether that is luck: {whose} was trained with one seed.",
-                f"If seeds spread results by {SUPPOSED:g}, {_replicas(needed)}; repeat the best with training.replicas=5.",
+                (
+                    f"{best.name} is ahead of {found[1].name} by {gap:.4f}, and it cannot be known "
+                    f"whether that is luck: {whose} was trained with one seed."
+                ),
+                (
+                    f"If seeds spread results by {SUPPOSED:g}, {_replicas(needed)}; repeat the"
+                    " best with training.replicas=5."
+                ),
             ]
         tied = [one for one in top[1:] if one.is_tied]
         open_ends = (
@@ -130,14 +150,20 @@ class Findings:
         )
         if not tied:
             return [
-                f"{best.name} is the best of these {len(top) - len(unknown)}, and that is not luck ({test}).",
+                (
+                    f"{best.name} is the best of these {len(top) - len(unknown)}, and that is not "
+                    f"luck ({test})."
+                ),
                 *open_ends,
             ]
         next_best = next(one for one in top[1:] if one.chance is not None)
         gap = abs(best.value - next_best.value)  # type: ignore[operator]
         spread = fmean(stdev(one.values.values()) for one in (best, next_best))
         needed = replicas_needed(gap, spread, pairs)
-        hint = f"To tell the best from the next ({gap:.4f} apart, seeds spread by {spread:.4f}), {_replicas(needed)}."
+        hint = (
+            f"To tell the best from the next ({gap:.4f} apart, seeds spread by {spread:.4f}), "
+            f"{_replicas(needed)}."
+        )
         return [
             f"Tied with {best.name}, as far as these replicas can tell: {_names(tied)} ({test}).",
             *open_ends,
@@ -146,7 +172,8 @@ class Findings:
 
 
 def find(name: str | None, storage: Any) -> Findings:
-    """What a study holds, by default the one that was worked on last. Raises StudyError when there is none."""
+    """What a study holds, by default the one that was worked on last. Raises StudyError when there
+    is none."""
     known = optuna.get_all_study_names(storage)
     if not known or (name and name not in known):
         raise StudyError(
@@ -234,7 +261,8 @@ def _configuration(
 
 
 def _by_seed(one: Told, metric: str, first: int, mean: float | None) -> dict[int, float]:
-    """A metric of each replica, whose seeds count up from the first; the mean where there is one replica."""
+    """A metric of each replica, whose seeds count up from the first; the mean where there is one
+    replica."""
     each: dict[int, float] = {}
     while (value := one.metrics.get(f"replica_{len(each)}/{metric}")) is not None:
         each[first + len(each)] = value

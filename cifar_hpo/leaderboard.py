@@ -1,4 +1,5 @@
-"""Which trials counted, and which is best: `Told` is a counted trial; `ranked` and `front` order them; `settings` are a ranking's cells."""
+"""Which trials counted, and which is best: `Told` is a counted trial; `ranked` and `front` order
+them; `settings` are a ranking's cells."""
 
 from __future__ import annotations
 
@@ -18,9 +19,11 @@ COLUMNS = 6
 
 @dataclass(frozen=True)
 class Told:
-    """A counted trial, as rankings show it; values in the order of the study's metrics, None where it did not finish.
+    """A counted trial, as rankings show it; values in the order of the study's metrics, None where
+    it did not finish.
 
-    seconds: of the attempt that counted, which ended at `ended`, in seconds since 1970, in the slot `worker`.
+    seconds: of the attempt that counted, which ended at `ended`, in seconds since 1970, in the slot
+    `worker`.
     """
 
     number: int
@@ -40,7 +43,8 @@ class Told:
 
 
 def counted(trials: Sequence[Any]) -> list[Told]:
-    """The outcomes among Optuna's trials; of one configuration tried again after a failure, the last."""
+    """The outcomes among Optuna's trials; of one configuration tried again after a failure, the
+    last."""
     told: dict[str, Told] = {}
     for trial in trials:
         if outcome := trial.user_attrs.get(OUTCOME):
@@ -50,7 +54,8 @@ def counted(trials: Sequence[Any]) -> list[Told]:
 
 
 def front(told: Sequence[Told], directions: Sequence[str]) -> set[int]:
-    """Numbers of the finished trials of which no other is as good in every metric and better in one: the Pareto front."""
+    """Numbers of the finished trials of which no other is as good in every metric and better in
+    one: the Pareto front."""
     costs = _costs(told, directions)
 
     def dominated(mine: list[float]) -> bool:
@@ -63,7 +68,8 @@ def front(told: Sequence[Told], directions: Sequence[str]) -> set[int]:
 
 
 def ranked(told: Sequence[Told], directions: Sequence[str]) -> list[Told]:
-    """Finished trials, the best first, then the others. For several metrics the Pareto front comes first."""
+    """Finished trials, the best first, then the others. For several metrics the Pareto front comes
+    first."""
     costs = _costs(told, directions)
     first = front(told, directions) if len(directions) > 1 else set(costs)
     return sorted(
@@ -88,14 +94,16 @@ def _costs(told: Sequence[Told], directions: Sequence[str]) -> dict[int, list[fl
 
 
 def has_columns(keys: Collection[str]) -> bool:
-    """Whether each parameter has a column of its own; where they are too many, a configuration goes by the number of its trial."""
+    """Whether each parameter has a column of its own; where they are too many, a configuration goes
+    by the number of its trial."""
     return len(keys) <= COLUMNS
 
 
 def settings(ranking: Sequence[Told], keys: Iterable[str]) -> tuple[list[str], list[list[str]]]:
     """Columns that say what was tried, and their cells for each trial.
 
-    Up to COLUMNS parameters have a column each; more share one, which names all of the first trial's and of the others what differs.
+    Up to COLUMNS parameters have a column each; more share one, which names all of the first
+    trial's and of the others what differs.
     """
     keys = list(keys)
     if has_columns(keys):

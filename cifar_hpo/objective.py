@@ -1,6 +1,8 @@
-"""The worker's door: a composed config in, a `TrialResult` out, an MLflow run beside it. Heavy imports stand inside.
+"""The worker's door: a composed config in, a `TrialResult` out, an MLflow run beside it. Heavy
+imports stand inside.
 
-`objective` is a Hydra task function, so it runs under any launcher; as a `Task` it also says what to check, prepare and import.
+`objective` is a Hydra task function, so it runs under any launcher; as a `Task` it also says what
+to check, prepare and import.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ class Objective:
         return schema.check(config)
 
     def prepare(self, config: DictConfig) -> str:
-        """Decode the images once, and hold batch and splits against them; returns the dataset's name and digest."""
+        """Decode the images once, and hold batch and splits against them; returns the dataset's
+        name and digest."""
         from cifar_hpo import data
 
         checked = schema.check(config)
@@ -88,13 +91,15 @@ class Objective:
         return said
 
     def cost(self, checked: schema.Config) -> float:
-        """How much work a configuration is beside others, so that the longest trials can go first."""
+        """How much work a configuration is beside others, so that the longest trials can go
+        first."""
         images = checked.data.train_size or ALL_IMAGES
         passes = checked.training.epochs * checked.training.replicas
         return float((checked.model.operations() + IMAGE_COST) * images * passes)
 
     def measure(self, config: DictConfig) -> dict[str, float]:
-        """What is known of a configuration before it is trained, for constraints: its parameters, its multiplications for one image."""
+        """What is known of a configuration before it is trained, for constraints: its parameters,
+        its multiplications for one image."""
         from cifar_hpo import data
 
         checked = schema.check(config)
@@ -104,8 +109,9 @@ class Objective:
     def __call__(self, config: DictConfig) -> TrialResult:
         """Train, evaluate and log one configuration.
 
-        Raises ConfigError and DataError for what the user can mend, TrialError when training diverges; outside a study these
-        end the program, because Hydra would print more than one line.
+        Raises ConfigError and DataError for what the user can mend, TrialError when training
+        diverges; outside a study these end the program, because Hydra would print more than one
+        line.
         """
         if Context.from_environment().study:
             return self._try(config)
@@ -233,7 +239,8 @@ class _EpochLines:
 
 @contextlib.contextmanager
 def _cleared(folder: Path) -> Iterator[None]:
-    """Remove the checkpoints of a trial that came to its end; one that was interrupted keeps them to go on from."""
+    """Remove the checkpoints of a trial that came to its end; one that was interrupted keeps them
+    to go on from."""
     from cifar_hpo.training import checkpoint
 
     try:
@@ -246,7 +253,8 @@ def _cleared(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _judged(context: Context, number: int) -> Iterator[None]:
-    """Under a launcher that is not ours a trial asks the pruner itself, through the study's storage."""
+    """Under a launcher that is not ours a trial asks the pruner itself, through the study's
+    storage."""
     if not context.pruner or trial.is_heard():
         yield
         return
@@ -260,7 +268,8 @@ def _judged(context: Context, number: int) -> Iterator[None]:
 
 
 def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over replicas and, with several, their sample standard deviation and each one's own; seconds add up."""
+    """Mean of each metric over replicas and, with several, their sample standard deviation and each
+    one's own; seconds add up."""
     means = {name: fmean(one[name] for one in metrics) for name in metrics[0]}
     means["train_seconds"] = sum(one["train_seconds"] for one in metrics)
     if len(metrics) == 1:

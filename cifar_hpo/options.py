@@ -1,4 +1,5 @@
-"""What can be said of a sweep: the options of sweeper, samplers, pruners and launcher, and `--help`, written from all schemas."""
+"""What can be said of a sweep: the options of sweeper, samplers, pruners and launcher, and
+`--help`, written from all schemas."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class Sampler:
     """The options of each sampler are Optuna's own, and so is what null stands for."""
 
     name: str = key(
-        "how configurations are chosen; auto is a grid, or tpe where the space or the budget asks for it",
+        "how configurations are chosen; auto is a grid, or tpe where the space or the budget "
+        "asks for it",
         default="auto",
         choices=SAMPLERS,
     )
@@ -76,7 +78,8 @@ EXTRAS = {"gp": ("torch",), "cmaes": ("cmaes",)}
 
 @dataclass
 class Pruner:
-    """The options of each pruner are Optuna's own, and so is what null stands for; a resource or step is an epoch."""
+    """The options of each pruner are Optuna's own, and so is what null stands for; a resource or
+    step is an epoch."""
 
     name: str = key("who stops a trial that will not win", default="none", choices=PRUNERS)
 
@@ -186,7 +189,8 @@ class Launcher:
         "cores of a worker; null is cores / workers", default=None, low=1
     )
     trials_per_worker: int | None = key(
-        "trials after which a worker is replaced, because each new shape of network leaves some 10 MB",
+        "trials after which a worker is replaced, because each new shape of network leaves some "
+        "10 MB",
         default=25,
         low=1,
     )

@@ -46,8 +46,10 @@ CHECKED = 2000
 class Plan:
     """A search space with all that its trials share.
 
-    base: the composed config of one cell. meaning: what the study's identity rests on. data: a config for each source of data and each size of its batches.
-    remarks: what the task has to say of its configurations. costs: of a grid's cells, by their identity, where the task knows what they cost.
+    base: the composed config of one cell. meaning: what the study's identity rests on. data: a
+    config for each source of data and each size of its batches. remarks: what the task has to say
+    of its configurations. costs: of a grid's cells, by their identity, where the task knows what
+    they cost.
     """
 
     space: Space
@@ -63,7 +65,8 @@ class Plan:
 
     @classmethod
     def of(cls, sweeper: Any, arguments: Sequence[str]) -> Plan:
-        """Parse, compose and check; every wrong cell is found here, before anything heavy is imported.
+        """Parse, compose and check; every wrong cell is found here, before anything heavy is
+        imported.
 
         Raises Hydra's errors for what can't be composed, and what the task's `check` raises.
         """
@@ -121,7 +124,8 @@ class Plan:
         )
 
     def prepared(self) -> Plan:
-        """With the data at hand, which is part of the meaning. Raises what the task's `prepare` raises."""
+        """With the data at hand, which is part of the meaning. Raises what the task's `prepare`
+        raises."""
         task: Any = self.task
         identified = (
             sorted({str(task.prepare(config)) for config in self.data})
@@ -134,7 +138,8 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """The study's name: the one given, else what varies and a hash of everything that fixes the meaning, the space included."""
+        """The study's name: the one given, else what varies and a hash of everything that fixes the
+        meaning, the space included."""
         if self.options["study_name"]:
             return str(self.options["study_name"])
         varied = (
@@ -165,9 +170,11 @@ class Plan:
     def compose(
         self, number: int, params: Mapping[str, Value], *, task_only: bool = False
     ) -> DictConfig:
-        """The config of a trial, as Hydra composes it; without its `hydra` part where that is not wanted.
+        """The config of a trial, as Hydra composes it; without its `hydra` part where that is not
+        wanted.
 
-        Composing takes Hydra some 50 ms; where only plain values differ from a config that it has composed, a copy takes them.
+        Composing takes Hydra some 50 ms; where only plain values differ from a config that it has
+        composed, a copy takes them.
         """
         overrides = self.space.overrides(params)
         values = {
@@ -175,7 +182,8 @@ class Plan:
             for key, value in params.items()
             if self._is_plain(key)
         }
-        # Which plain keys there are belongs to it: one that a condition leaves out must not keep the value of another configuration.
+        # Which plain keys there are belongs to it: one that a condition leaves out must not keep
+        # the value of another configuration.
         rest = (
             *values,
             *(override for override in overrides if override.split("=", 1)[0] not in values),
@@ -208,12 +216,14 @@ class Plan:
         return key not in self.space.groups and key[0] != "~" and "@" not in key
 
     def check(self, config: DictConfig) -> Any:
-        """Hold a composed config against what the task expects, where it says so; returns what the task makes of it, if anything."""
+        """Hold a composed config against what the task expects, where it says so; returns what the
+        task makes of it, if anything."""
         checked = self.task.check(config) if hasattr(self.task, "check") else None
         return config if checked is None else checked
 
     def broken_constraint(self, config: DictConfig) -> str:
-        """The first constraint that a configuration does not fulfil, before it is trained; empty where it fulfils all."""
+        """The first constraint that a configuration does not fulfil, before it is trained; empty
+        where it fulfils all."""
         for text in self.options["constraints"]:
             name, sign, limit = CONSTRAINT.fullmatch(text).groups()  # type: ignore[union-attr]
             task: Any = self.task
@@ -251,7 +261,8 @@ class Plan:
         }
 
     def name_folder(self, study: str) -> None:
-        """Let `hydra.sweep.dir`, which may name the study, point to this study's folder, and keep the sweep's config there."""
+        """Let `hydra.sweep.dir`, which may name the study, point to this study's folder, and keep
+        the sweep's config there."""
         config = self.launcher.config
         if OmegaConf.select(config, "hydra.sweeper.study_name") != study:
             with open_dict(config):
@@ -299,7 +310,8 @@ def _check_options(
 
 
 def _check_objective(options: Mapping[str, Any], measured: Sequence[str]) -> None:
-    """A sweep needs an end, metrics that are measured, a direction for each, one to prune by, and constraints that can be read."""
+    """A sweep needs an end, metrics that are measured, a direction for each, one to prune by, and
+    constraints that can be read."""
     limits = ("n_trials", "timeout", "target", "patience")
     if options["sampler"]["name"] != "grid" and not any(options[limit] for limit in limits):
         raise ConfigError(
@@ -332,7 +344,8 @@ def _check_objective(options: Mapping[str, Any], measured: Sequence[str]) -> Non
 
 
 def _absent(space: Space, sweeper: Any) -> dict[tuple[Value, ...], frozenset[str]]:
-    """Which parameters have no key for which choices of the swept groups; one that never has its key is left for Hydra to refuse."""
+    """Which parameters have no key for which choices of the swept groups; one that never has its
+    key is left for Hydra to refuse."""
     plain = [key for key in space.dimensions if key not in space.groups and key[0] not in "+~"]
     choices = [
         part.texts for key in space.groups if isinstance(part := space.dimensions[key], Choices)
@@ -357,7 +370,8 @@ def _exists(config: DictConfig, key: str) -> bool:
 def _unvaried(config: DictConfig, space: Space, later: Mapping[str, Any]) -> Any:
     """The config without what varies and without where things are stored, as nested dicts.
 
-    later: keys that studies of earlier versions do not have, and what these did; where a config does the same, it is the same study.
+    later: keys that studies of earlier versions do not have, and what these did; where a config
+    does the same, it is the same study.
     """
     container = OmegaConf.to_container(config, resolve=False)
     assert isinstance(container, dict)

@@ -1,4 +1,5 @@
-"""`python -m cifar_hpo.predict IMAGE…`: names what is on images, with probabilities, by the champion or by the model of a run."""
+"""`python -m cifar_hpo.predict IMAGE…`: names what is on images, with probabilities, by the
+champion or by the model of a run."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def picture(path: Path) -> NDArray[np.uint8]:
-    """An image file as the models take it: RGB, scaled, uint8 (32, 32, 3). Raises DataError when it is none."""
+    """An image file as the models take it: RGB, scaled, uint8 (32, 32, 3). Raises DataError when it
+    is none."""
     try:
         with Image.open(path) as image:
             return np.asarray(

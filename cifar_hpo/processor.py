@@ -109,8 +109,8 @@ def block(
 def set_tensorflow_switches() -> None:
     """Set what TensorFlow reads when it loads; what the user has set stays.
 
-    oneDNN: TensorFlow turns it on by itself only where it sees AVX-512 VNNI, bfloat16 or AMX, but on
-    AVX2 it trains small CNNs two to three times as fast as TensorFlow's own kernels.
+    oneDNN: TensorFlow turns it on by itself only where it sees AVX-512 VNNI, bfloat16 or AMX, but
+    on AVX2 it trains small CNNs two to three times as fast as TensorFlow's own kernels.
     """
     if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower() not in ("0", "1", "false", "true"):
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # TensorFlow passes over what it can't read
@@ -191,7 +191,8 @@ def _of_flags(flags: list[str]) -> str:
 
 
 def _of_limit(most: str) -> str:
-    """The most that a value of ONEDNN_MAX_CPU_ISA allows; oneDNN passes over what it does not know."""
+    """The most that a value of ONEDNN_MAX_CPU_ISA allows; oneDNN passes over what it does not
+    know."""
     if most in ("SSE41", "AVX"):
         return OLDER
     if most.startswith("AVX2"):

@@ -1,4 +1,5 @@
-"""What MLflow's runs hold, read again: `Records` gives curves, predictions and models to reports, pages and predictions."""
+"""What MLflow's runs hold, read again: `Records` gives curves, predictions and models to reports,
+pages and predictions."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Records:
             and not Path(self.uri.removeprefix("sqlite:///")).exists()
         ):
             raise StudyError(
-                f"MLflow's store {self.uri.removeprefix('sqlite:///')} is not here; give --tracking-uri"
+                f"MLflow's store {self.uri.removeprefix('sqlite:///')} is not here; give "
+                "--tracking-uri"
             )
         self.client = mlflow.MlflowClient()
 
@@ -40,8 +42,9 @@ class Records:
             for one in self.client.search_experiments(order_by=["last_update_time DESC"])
             if VIEW in one.tags
         ]
+        view = VIEW.rpartition(".")[2]
         return {
-            one.name: f"#/experiments/{one.experiment_id}/runs?viewStateShareKey={VIEW.rpartition('.')[2]}"
+            one.name: f"#/experiments/{one.experiment_id}/runs?viewStateShareKey={view}"
             for one in found
         }
 
@@ -86,7 +89,8 @@ class Records:
             return arrays["predicted"], arrays["certainty"]
 
     def model(self, run_id: str | None, name: str | None) -> tuple[str, Any, list[str]]:
-        """Name, Keras model and class names: of a run, else of the champion of a registered model, of which there is one or a `name`.
+        """Name, Keras model and class names: of a run, else of the champion of a registered model,
+        of which there is one or a `name`.
 
         Raises StudyError when there is none.
         """
@@ -98,11 +102,13 @@ class Records:
             }
             if (name and name not in found) or not found:
                 raise StudyError(
-                    f"there is no champion {name or 'yet; a sweep makes one'}; there are: {', '.join(sorted(found)) or 'none'}"
+                    f"there is no champion {name or 'yet; a sweep makes one'}; there are: "
+                    f"{', '.join(sorted(found)) or 'none'}"
                 )
             if not name and len(found) > 1:
                 raise StudyError(
-                    f"there are several champions; say --model with one of {', '.join(sorted(found))}"
+                    "there are several champions; say --model with one of "
+                    f"{', '.join(sorted(found))}"
                 )
             name = name or next(iter(found))
             shown, uri = f"{name} version {found[name]}, {CHAMPION}", f"models:/{name}@{CHAMPION}"

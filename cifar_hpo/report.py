@@ -1,4 +1,5 @@
-"""`python -m cifar_hpo.report [STUDY]`: which configuration, by how much, and is it luck? On the terminal, as a page and as pictures."""
+"""`python -m cifar_hpo.report [STUDY]`: which configuration, by how much, and is it luck? On the
+terminal, as a page and as pictures."""
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ def _watch(given: argparse.Namespace, storage: Any) -> None:
 
 
 def rows(found: Findings) -> tuple[list[str], list[list[str]]]:
-    """Column names and a row for each configuration: rank, what varied, value and interval, whether it is tied, and what it took."""
+    """Column names and a row for each configuration: rank, what varied, value and interval, whether
+    it is tied, and what it took."""
     has_tests = (
         any(one.tests for one in found.configurations) and "test_accuracy" not in found.metrics
     )
@@ -207,7 +209,8 @@ def note(found: Findings) -> str:
 
 
 def write(found: Findings, records: Any) -> Path:
-    """Draw all charts, write the page and the pictures, attach both to the study's run, and return the page's path."""
+    """Draw all charts, write the page and the pictures, attach both to the study's run, and return
+    the page's path."""
     import jinja2
     from matplotlib import pyplot as plt
 
@@ -268,7 +271,8 @@ Chart = tuple[str, str, str, Callable[[], Any]]
 
 
 def _charts(found: Findings, records: Any) -> Iterator[Chart]:
-    """Section, file name, explanation and how to draw it, for all that this study has something to show of."""
+    """Section, file name, explanation and how to draw it, for all that this study has something to
+    show of."""
     from cifar_hpo import charts
 
     finished, metric = found.finished, found.metrics[0]
@@ -294,7 +298,10 @@ def _charts(found: Findings, records: Any) -> Iterator[Chart]:
             )
         yield "History", "history", "Each trial and the best so far.", lambda: charts.history(found)
     if any(one.ended for one in found.told):
-        text = "Each bar is a trial; where all rested for a minute or more the time is cut out at a dotted line."
+        text = (
+            "Each bar is a trial; where all rested for a minute or more the time is cut out at "
+            "a dotted line."
+        )
         yield "Who trained what when", "timeline", text, lambda: charts.timeline(found)
     if any(trial.intermediate_values for trial in found.study.get_trials(deepcopy=False)):
         yield "What was pruned when", "pruning", "", lambda: charts.pruning(found)
@@ -310,7 +317,10 @@ def _of_parameters(found: Findings) -> Iterator[Chart]:
         key for key in found.keys if len({str(one.params.get(key)) for one in found.finished}) > 1
     ]
     for key in varied:
-        text = "Orange: means with 95 % intervals, over replicas where one configuration has the value, else over configurations. Blue: what they come from."
+        text = (
+            "Orange: means with 95 % intervals, over replicas where one configuration has the "
+            "value, else over configurations. Blue: what they come from."
+        )
         yield (
             "The effect of each parameter",
             f"effect_{key.strip('+~').replace('/', '.')}",
@@ -371,7 +381,8 @@ def _mistakes(found: Findings, records: Any, run_id: str) -> Any:
         :MISTAKES
     ]
     titles = [
-        f"{dataset.classes[predicted[place]]} {certainty[place]:.2f}\nis {dataset.classes[labels[place]]}"
+        f"{dataset.classes[predicted[place]]} {certainty[place]:.2f}\nis "
+        f"{dataset.classes[labels[place]]}"
         for place in wrong
     ]
     return charts.misclassified(dataset.test[0][wrong], titles)

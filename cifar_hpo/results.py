@@ -1,7 +1,8 @@
-"""`python -m cifar_hpo.results`: the README's results, written from the studies: the article's tables again, the optimizers, and model cards.
+"""`python -m cifar_hpo.results`: the README's results, written from the studies: the article's
+tables again, the optimizers, and model cards.
 
-A part is a section of the results. In a file, each stands behind a line with its name, and stays as it is where its studies are not
-all here: the studies of a page need not be on one machine.
+A part is a section of the results. In a file, each stands behind a line with its name, and stays as
+it is where its studies are not all here: the studies of a page need not be on one machine.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ EPOCHS = 10
 
 
 class Row(NamedTuple):
-    """A row of the article's tables: one seed's accuracy on the test images and, where its notebooks show them, seconds of an epoch.
+    """A row of the article's tables: one seed's accuracy on the test images and, where its
+    notebooks show them, seconds of an epoch.
 
     value: what `Configuration.params` has for it.
     """
@@ -84,11 +86,13 @@ PARTS = {
     CARDS[0]: CARDS[:1],
     CARDS[1]: (SEARCH, CARDS[1]),
 }
-"""What each part of the results needs to take the place of an earlier one in a file; without a file it is shown as far as it goes."""
+"""What each part of the results needs to take the place of an earlier one in a file; without a file
+it is shown as far as it goes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; exit code 2 where there are no studies, or no place for them in the file."""
+    """The command line; exit code 2 where there are no studies, or no place for them in the
+    file."""
     parser = argparse.ArgumentParser(
         prog="python -m cifar_hpo.results",
         description="The results that the studies here show, as Markdown.",
@@ -111,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = {name: study for name in names if (study := findings.find(name, storage)).finished}
         if not found:
             raise StudyError(
-                "no study of the results has a finished trial here; python -m cifar_hpo -cn neuron_count makes one"
+                "no study of the results has a finished trial here; python -m cifar_hpo -cn "
+                "neuron_count makes one"
             )
         parts = dict(_parts(found, given.tracking_uri))
         if given.readme:
@@ -122,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             }
             for name in _put(given.readme, whole):
                 sys.stderr.write(
-                    f"{given.readme} keeps its part {name}: of {', '.join(PARTS[name])} not all are here\n"
+                    f"{given.readme} keeps its part {name}: of {', '.join(PARTS[name])} not all "
+                    "are here\n"
                 )
         else:
             sys.stdout.write("\n\n".join(parts.values()) + "\n")
@@ -131,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _put(readme: Path, parts: Mapping[str, str]) -> list[str]:
-    """Replace these parts; returns the names of those that stay. The versions are of the latest part."""
+    """Replace these parts; returns the names of those that stay. The versions are of the latest
+    part."""
     before, begun, rest = (readme.read_text(encoding="utf-8") if readme.exists() else "").partition(
         BEGIN
     )
@@ -244,7 +251,8 @@ def _rows_of_article(found: Mapping[str, Findings]) -> Iterator[list[str]]:
 
 
 def _claims(found: Mapping[str, Findings]) -> Iterator[list[str]]:
-    """Confirmed where each pair differs as claimed, and wrong where one differs the other way round, neither by luck."""
+    """Confirmed where each pair differs as claimed, and wrong where one differs the other way
+    round, neither by luck."""
     for claim, (name, pairs) in CLAIMS.items():
         known = (
             [[_of(found[name], value) for value in pair] for pair in pairs] if name in found else []
@@ -283,7 +291,8 @@ def _times(found: Mapping[str, Findings]) -> Iterator[list[str]]:
 
 
 def _optimizers(found: Mapping[str, Findings]) -> Iterator[list[str]]:
-    """Each optimizer at the learning rate that was best for it: the seeds of the second study where they are there, else the first's one."""
+    """Each optimizer at the learning rate that was best for it: the seeds of the second study where
+    they are there, else the first's one."""
     study = next((found[name] for name in reversed(OPTIMIZERS) if name in found), None)
     best: dict[Any, Configuration] = {}
     for one in study.finished if study else ():
@@ -301,25 +310,31 @@ def _optimizers(found: Mapping[str, Findings]) -> Iterator[list[str]]:
 
 
 def _search(found: Mapping[str, Findings]) -> str:
-    """What a search for a better model took, and when it had one that beats the article's enhanced model."""
+    """What a search for a better model took, and when it had one that beats the article's enhanced
+    model."""
     study, goal = found[SEARCH], max(row.accuracy for row in ARTICLE if row.value == "enhanced")
     states = Counter(one.state for one in study.told)
     better = [one for one in study.told if one.metrics.get("test_accuracy", 0) > goal]
     counts = ", ".join(f"{count} {state.lower()}" for state, count in sorted(states.items()))
     lines = [
-        f"{SEARCH}: {len(study.told)} trials ({counts}) in {_minutes([study])} minutes; best val_accuracy {study.finished[0].value:.4f}"
+        (
+            f"{SEARCH}: {len(study.told)} trials ({counts}) in {_minutes([study])} minutes; best "
+            f"val_accuracy {study.finished[0].value:.4f}"
+        )
     ]
     if better:
         first = min(better, key=lambda one: one.ended)
         lines.append(
-            f"the article's {goal:.4f} was passed after {_minutes([study], first.ended)} minutes, by trial {first.number}: "
+            f"the article's {goal:.4f} was passed after {_minutes([study], first.ended)} "
+            f"minutes, by trial {first.number}: "
             f"{first.metrics['test_accuracy']:.4f} on the test images"
         )
     if CARDS[1] in found:
         theirs = sum((row.seconds or 0) * EPOCHS for row in ARTICLE) / 60
         together = _minutes([study, found[CARDS[1]]])
         lines.append(
-            f"search and final together {together} minutes; the article's eleven models at least {theirs:.0f}"
+            f"search and final together {together} minutes; the article's eleven models at least "
+            f"{theirs:.0f}"
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -340,11 +355,11 @@ def _card(study: Findings, tracking_uri: str | None) -> str:
     """What is to be known of a study's best model."""
     best: Configuration = study.finished[0]
     name = f"{study.name}: {best.name}" if best.params else study.name
-    lines = [
-        f"**{name}** on {' and '.join(sorted({str(one).rpartition(':')[0] for one in study.meaning.get('data', [])}))}"
-    ]
+    datasets = {str(told).rpartition(":")[0] for told in study.meaning.get("data", [])}
+    lines = [f"**{name}** on {' and '.join(sorted(datasets))}"]
     lines.append(
-        f"{best.told.metrics['parameters']:,.0f} parameters; test accuracy {_mean(best.tests)}, over {len(best.tests)} seeds"
+        f"{best.told.metrics['parameters']:,.0f} parameters; test accuracy {_mean(best.tests)}, "
+        f"over {len(best.tests)} seeds"
     )
     lines.append(f"trained in {best.seconds / max(len(best.values), 1):.0f} s a seed")
     if classes := _classes(best.told, tracking_uri or study.uri):
@@ -359,7 +374,8 @@ def _card(study: Findings, tracking_uri: str | None) -> str:
 
 
 def _classes(told: Told, uri: str | None) -> dict[str, float]:
-    """The share of each class's test images that was recognised; empty where MLflow does not have it."""
+    """The share of each class's test images that was recognised; empty where MLflow does not have
+    it."""
     from cifar_hpo.records import Records
 
     if not told.run_id:

@@ -26,7 +26,8 @@ PRUNERS |= {"patient": "PatientPruner"}
 
 
 def sampler(options: Mapping[str, Any], trials: int = 0) -> optuna.samplers.BaseSampler:
-    """The sampler of that name, for a study that has so many trials; with the same seed again it would propose them again.
+    """The sampler of that name, for a study that has so many trials; with the same seed again it
+    would propose them again.
 
     A grid is laid out by the study; its sampler is never asked.
     """

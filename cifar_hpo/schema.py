@@ -1,4 +1,5 @@
-"""A `key` of a config: its type in the annotation, its meaning, unit and range beside it; `check_values` holds values against it."""
+"""A `key` of a config: its type in the annotation, its meaning, unit and range beside it;
+`check_values` holds values against it."""
 
 from __future__ import annotations
 
@@ -30,10 +31,12 @@ def key(
     whole: bool = False,
     words: tuple[str, ...] = (),
 ) -> Any:
-    """A key of the schema: its meaning with its unit, and its range: low and high belong to it, above and below do not.
-    Where the annotation leaves the type open, `whole` asks for a whole number and `words` may stand in for a number.
+    """A key of the schema: its meaning with its unit, and its range: low and high belong to it,
+    above and below do not. Where the annotation leaves the type open, `whole` asks for a whole
+    number and `words` may stand in for a number.
 
-    The model's own keys have no default here, theirs stand in conf/; OmegaConf's "???" refuses a key that is missing.
+    The model's own keys have no default here, theirs stand in conf/; OmegaConf's "???" refuses a
+    key that is missing.
     """
     limits = {
         "low": low,

@@ -23,7 +23,8 @@ def value_of(returned: JobReturn) -> Any:
 
 
 def serve(pipe: connection.Connection, log: str, environment: dict[str, str], task: bytes) -> None:
-    """Take jobs from the pipe and send what comes of each, and each `Progress` on the way; what is printed goes to the log."""
+    """Take jobs from the pipe and send what comes of each, and each `Progress` on the way; what is
+    printed goes to the log."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent decides

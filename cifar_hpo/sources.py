@@ -1,6 +1,8 @@
-"""What images come from: `read_cifar10`, `read_npz` and `read_folder` give train and test arrays; `keras_cache` and `download` find CIFAR-10.
+"""What images come from: `read_cifar10`, `read_npz` and `read_folder` give train and test arrays;
+`keras_cache` and `download` find CIFAR-10.
 
-Nothing from outside is trusted: archives are held against their checksum and read in place, pickles may hold arrays only.
+Nothing from outside is trusted: archives are held against their checksum and read in place, pickles
+may hold arrays only.
 """
 
 from __future__ import annotations
@@ -110,7 +112,8 @@ def _verify(archive: Path) -> None:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     if checksum != CIFAR10_SHA256:
         raise DataError(
-            f"{archive}: sha256 {checksum[:12]}…, expected {CIFAR10_SHA256[:12]}…: not the official archive of {CIFAR10_URL}"
+            f"{archive}: sha256 {checksum[:12]}…, expected {CIFAR10_SHA256[:12]}…: not the "
+            f"official archive of {CIFAR10_URL}"
         )
 
 
@@ -128,9 +131,11 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_cifar10(source: Path) -> tuple[Split, Split]:
-    """Train and test from the official archive, held against its checksum, or from its unpacked folder.
+    """Train and test from the official archive, held against its checksum, or from its unpacked
+    folder.
 
-    Raises DataError, with nothing run or written, for a wrong checksum, a pickle that is more than arrays, or a missing batch.
+    Raises DataError, with nothing run or written, for a wrong checksum, a pickle that is more than
+    arrays, or a missing batch.
     """
     if source.is_dir():
         batches = {
@@ -173,7 +178,8 @@ def _read_batch(name: str, file: IO[bytes]) -> Split:
 
 
 def read_npz(path: Path) -> tuple[Split, Split, list[str]]:
-    """Train, test and class names from x_train, y_train, x_test, y_test; labels (n,) or (n, 1). Raises DataError."""
+    """Train, test and class names from x_train, y_train, x_test, y_test; labels (n,) or (n, 1).
+    Raises DataError."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("x_train", "y_train", "x_test", "y_test")}
@@ -183,7 +189,8 @@ def read_npz(path: Path) -> tuple[Split, Split, list[str]]:
     labels = arrays["y_train"]
     if not np.issubdtype(labels.dtype, np.integer) or not labels.size:
         raise DataError(
-            f"{path}: y_train is {labels.dtype} of shape {labels.shape}, expected whole numbers from 0"
+            f"{path}: y_train is {labels.dtype} of shape {labels.shape}, expected whole numbers "
+            "from 0"
         )
     classes = int(labels.max()) + 1
     train = _checked(f"{path}: train", arrays["x_train"], labels, classes)
@@ -199,12 +206,14 @@ def read_npz(path: Path) -> tuple[Split, Split, list[str]]:
 def _checked(where: str, images: NDArray[Any], labels: NDArray[Any], classes: int) -> Split:
     if images.dtype != np.uint8 or images.shape[1:] != SHAPE or not len(images):
         raise DataError(
-            f"{where}: images are {images.dtype} of shape {images.shape}, expected uint8 of shape (n, 32, 32, 3)"
+            f"{where}: images are {images.dtype} of shape {images.shape}, expected uint8 of "
+            "shape (n, 32, 32, 3)"
         )
     labels = labels.reshape(-1) if labels.shape == (len(labels), 1) else labels
     if labels.shape != (len(images),):
         raise DataError(
-            f"{where}: {len(images)} images but labels of shape {labels.shape}, expected ({len(images)},)"
+            f"{where}: {len(images)} images but labels of shape {labels.shape}, expected "
+            f"({len(images)},)"
         )
     if (
         not np.issubdtype(labels.dtype, np.integer)
@@ -212,17 +221,20 @@ def _checked(where: str, images: NDArray[Any], labels: NDArray[Any], classes: in
         or labels.max() >= min(classes, 256)
     ):
         raise DataError(
-            f"{where}: labels from {labels.min()} to {labels.max()}, expected whole numbers from 0 to {min(classes, 256) - 1}"
+            f"{where}: labels from {labels.min()} to {labels.max()}, expected whole numbers from "
+            f"0 to {min(classes, 256) - 1}"
         )
     return images, labels.astype(np.uint8)
 
 
 def read_folder(path: Path) -> tuple[Split, Split, list[str]]:
-    """Train, test and class names from train/<class>/* and test/<class>/*, 32×32 images. Raises DataError."""
+    """Train, test and class names from train/<class>/* and test/<class>/*, 32×32 images. Raises
+    DataError."""
     classes = sorted(folder.name for folder in (path / "train").glob("*") if folder.is_dir())
     if len(classes) < 2:
         raise DataError(
-            f"{path / 'train'}: {len(classes)} class folders, expected train/<class>/* with at least 2 classes"
+            f"{path / 'train'}: {len(classes)} class folders, expected train/<class>/* with at "
+            "least 2 classes"
         )
     if others := {folder.name for folder in (path / "test").glob("*") if folder.is_dir()} ^ set(
         classes

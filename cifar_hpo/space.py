@@ -1,7 +1,9 @@
-"""A search space from Hydra's overrides: each `Choices` or `Interval` is a dimension, everything else is fixed.
+"""A search space from Hydra's overrides: each `Choices` or `Interval` is a dimension, everything
+else is fixed.
 
-Hydra's meaning of its syntax holds: `range(1,3)` is 1, 2. An `interval` with two whole ends gives whole numbers, both ends included.
-A parameter may exist for some choices only: `optimizer.momentum` where the optimizer has one, or as `hydra.sweeper.conditions` say.
+Hydra's meaning of its syntax holds: `range(1,3)` is 1, 2. An `interval` with two whole ends gives
+whole numbers, both ends included. A parameter may exist for some choices only: `optimizer.momentum`
+where the optimizer has one, or as `hydra.sweeper.conditions` say.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Choices:
-    """Finitely many values, and how each was written; step is the distance of the whole numbers of a `range`, else 0.
+    """Finitely many values, and how each was written; step is the distance of the whole numbers of
+    a `range`, else 0.
 
     `text` knows others too: a study of a name may hold trials of an earlier, different grid.
     """
@@ -42,7 +45,8 @@ class Choices:
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers from low to high; whole numbers where both ends are whole, drawn by their logarithm where `log`."""
+    """Numbers from low to high; whole numbers where both ends are whole, drawn by their logarithm
+    where `log`."""
 
     low: float
     high: float
@@ -63,11 +67,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Space:
-    """Overrides in the order in which they were given: by key, either a dimension or the text of a fixed override.
+    """Overrides in the order in which they were given: by key, either a dimension or the text of a
+    fixed override.
 
-    groups: the dimensions that choose among a config group's options.
-    absent: for each combination of their choices, the parameters whose key does not exist then.
-    conditions: for a parameter, the dimension on which it depends and the choices for which it exists.
+    groups: the dimensions that choose among a config group's options. absent: for each combination
+    of their choices, the parameters whose key does not exist then. conditions: for a parameter, the
+    dimension on which it depends and the choices for which it exists.
     """
 
     parts: Mapping[str, Choices | Interval | str]
@@ -85,7 +90,8 @@ class Space:
     ) -> Space:
         """From `hydra.sweeper.params` and the command line, which wins where both name a key.
 
-        Raises Hydra's own errors for what can't be parsed, ConfigError for an interval that is none or a condition on nothing.
+        Raises Hydra's own errors for what can't be parsed, ConfigError for an interval that is none
+        or a condition on nothing.
         """
         texts = [f"{key}={value}" for key, value in params.items()] + list(overrides)
         parts: dict[str, Choices | Interval | str] = {}
@@ -148,7 +154,8 @@ class Space:
         )
 
     def cells(self) -> Iterator[dict[str, Value]]:
-        """Every combination once, the last dimension fastest; one empty cell where nothing varies."""
+        """Every combination once, the last dimension fastest; one empty cell where nothing
+        varies."""
         choices = [part.texts for part in self.dimensions.values() if isinstance(part, Choices)]
         conditional = bool(self.conditions or any(self.absent.values()))
         seen = set()

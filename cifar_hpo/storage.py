@@ -1,4 +1,5 @@
-"""Optuna's storage: opened (`storage_of`, `kept`), a study of it `held` by one process, its choices made wider (`widen`)."""
+"""Optuna's storage: opened (`storage_of`, `kept`), a study of it `held` by one process, its choices
+made wider (`widen`)."""
 
 from __future__ import annotations
 
@@ -21,9 +22,11 @@ from cifar_hpo.errors import StudyError, one_line
 
 WIDEN = """
 UPDATE trial_params SET distribution_json = :new WHERE param_name = :key AND trial_id IN (
-    SELECT trial_id FROM trials JOIN studies ON trials.study_id = studies.study_id WHERE study_name = :study)
+    SELECT trial_id FROM trials JOIN studies ON trials.study_id = studies.study_id
+    WHERE study_name = :study)
 """
-"""Old choices keep their places in a wider distribution, so that trials, which hold places, keep their values."""
+"""Old choices keep their places in a wider distribution, so that trials, which hold places, keep
+their values."""
 
 
 def storage_of(url: str | None) -> Any:
@@ -43,25 +46,29 @@ def storage_of(url: str | None) -> Any:
     except Exception as error:  # noqa: BLE001  SQLAlchemy's and the drivers' errors share no base
         where = re.sub(r"//.*@", "//***@", url)
         raise StudyError(
-            f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: {one_line(error)[:120]})"
+            f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: "
+            f"{one_line(error)[:120]})"
         ) from None
 
 
 def kept(url: str | None) -> Any:
-    """The storage of studies that are there already. Raises StudyError where this folder has none."""
+    """The storage of studies that are there already. Raises StudyError where this folder has
+    none."""
     if not url and not Path(GENERATED, "studies.db").exists():
         raise StudyError(
-            f"{GENERATED}/studies.db is not here; go to the folder where the sweep was started, or give --storage"
+            f"{GENERATED}/studies.db is not here; go to the folder where the sweep was started, "
+            "or give --storage"
         )
     return storage_of(url)
 
 
 @contextlib.contextmanager
 def held(storage: Any, study: str) -> Iterator[None]:
-    """One asker for a study: two would lay out the same cells, and take each other's running trials for abandoned ones.
+    """One asker for a study: two would lay out the same cells, and take each other's running trials
+    for abandoned ones.
 
-    The lock lies beside an SQLite file; for other storages it keeps out the commands of this machine only.
-    Raises StudyError when another process holds the study.
+    The lock lies beside an SQLite file; for other storages it keeps out the commands of this
+    machine only. Raises StudyError when another process holds the study.
     """
     if isinstance(storage, InMemoryStorage):
         yield
@@ -78,7 +85,8 @@ def held(storage: Any, study: str) -> Iterator[None]:
     except Timeout:
         who = holder.read_text() if holder.exists() else "another process"
         raise StudyError(
-            f"study {study}: {who} is working on it; wait for its end, or use hydra.sweeper.fresh=true"
+            f"study {study}: {who} is working on it; wait for its end, or use "
+            "hydra.sweeper.fresh=true"
         ) from None
     with lock:
         holder.write_text(f"process {os.getpid()}")
@@ -86,7 +94,8 @@ def held(storage: Any, study: str) -> Iterator[None]:
 
 
 def widen(storage: Any, study: str, key: str, choices: Sequence[Any]) -> None:
-    """Give a parameter's trials these choices, which begin with those that they have; Optuna takes no new ones once a study has begun."""
+    """Give a parameter's trials these choices, which begin with those that they have; Optuna takes
+    no new ones once a study has begun."""
     if isinstance(storage, RDBStorage):
         wider = optuna.distributions.distribution_to_json(
             optuna.distributions.CategoricalDistribution(choices)

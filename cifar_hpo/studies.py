@@ -1,4 +1,5 @@
-"""`python -m cifar_hpo.studies`: the studies of a storage as things: list, show, best, export, delete."""
+"""`python -m cifar_hpo.studies`: the studies of a storage as things: list, show, best, export,
+delete."""
 
 from __future__ import annotations
 

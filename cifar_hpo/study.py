@@ -1,7 +1,9 @@
-"""Optuna's study as a sweep sees it: a `Study` gives the specs that are still to be tried and takes their results.
+"""Optuna's study as a sweep sees it: a `Study` gives the specs that are still to be tried and takes
+their results.
 
-Its accounting: every planned configuration has one counted outcome, FINISHED, FAILED or PRUNED. An attempt that was
-interrupted or whose parent died is no outcome: its trial waits, under its number, and goes on when the study is opened again.
+Its accounting: every planned configuration has one counted outcome, FINISHED, FAILED or PRUNED. An
+attempt that was interrupted or whose parent died is no outcome: its trial waits, under its number,
+and goes on when the study is opened again.
 """
 
 from __future__ import annotations
@@ -39,15 +41,18 @@ REPEATS = 10
 """Proposals of a sampler that were tried before, after which an untried cell is drawn instead."""
 
 MANY = 20_000
-"""Cells above which a sampler's space counts as one without end: nobody will try them all, and to list them takes long."""
+"""Cells above which a sampler's space counts as one without end: nobody will try them all, and to
+list them takes long."""
 
 
 class Study:
     """An Optuna study held by this process alone. Use as a context manager.
 
-    costs: of a grid's cells by their identity; the longest are tried first, so that no worker ends alone.
+    costs: of a grid's cells by their identity; the longest are tried first, so that no worker ends
+    alone.
 
-    Raises StudyError when the storage can't be read, another process holds the study, or it means something else.
+    Raises StudyError when the storage can't be read, another process holds the study, or it means
+    something else.
     """
 
     def __init__(
@@ -134,7 +139,8 @@ class Study:
             raise StudyError(f"study {self.name} means something else ({shown}); {hint}")
 
     def _warm_start(self) -> None:
-        """Let the sampler know the finished trials of an earlier study that lie in this space; they count for nothing else."""
+        """Let the sampler know the finished trials of an earlier study that lie in this space; they
+        count for nothing else."""
         if not (earlier := self.options["warm_start"]) or self._study.get_trials(deepcopy=False):
             return
         try:
@@ -157,7 +163,8 @@ class Study:
         )
 
     def _recover(self) -> None:
-        """Take up what an interrupted or dead parent left: close what had its outcome noted, go on with the rest."""
+        """Take up what an interrupted or dead parent left: close what had its outcome noted, go on
+        with the rest."""
         for trial in self._study.get_trials(
             deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
         ):
@@ -337,7 +344,8 @@ class Study:
         return TrialSpec(trial.number, self.space.overrides(params), dict(params))
 
     def _enqueue(self, wish: Mapping[str, Any]) -> None:
-        """Try a known-good configuration first; what it leaves open the sampler fills in. A grid reorders its cells instead."""
+        """Try a known-good configuration first; what it leaves open the sampler fills in. A grid
+        reorders its cells instead."""
         for key, value in wish.items():
             part = self.space.dimensions.get(key)
             if part is None or not part.has(value):
@@ -358,7 +366,8 @@ class Study:
         self._close(spec.number, None)
 
     def tell(self, spec: TrialSpec, result: TrialResult) -> bool:
-        """Count a result; returns False where the trial gets another attempt instead, or a result came late."""
+        """Count a result; returns False where the trial gets another attempt instead, or a result
+        came late."""
         if self.running.pop(spec.number, None) is None:
             return False
         if result.transient and spec.retries < self.options["retries"]:
@@ -389,7 +398,8 @@ class Study:
 
 
 def judge(url: str, study: str, number: int, pruner: Mapping[str, Any]) -> Any:
-    """For a trial outside of our workers: says to the storage itself how it goes, and asks the pruner."""
+    """For a trial outside of our workers: says to the storage itself how it goes, and asks the
+    pruner."""
     storage = storage_of(url)
     known = optuna.load_study(study_name=study, storage=storage, pruner=samplers.pruner(pruner))
     asked = optuna.Trial(
@@ -403,7 +413,8 @@ def judge(url: str, study: str, number: int, pruner: Mapping[str, Any]) -> Any:
 
 
 def _stops(asked: optuna.Trial, progress: Progress) -> bool:
-    """Note a trial's value after an epoch, and ask the pruner; a trial that has no value yet or is at its end goes on."""
+    """Note a trial's value after an epoch, and ask the pruner; a trial that has no value yet or is
+    at its end goes on."""
     if progress.value is None:
         return False
     asked.report(progress.value, progress.epoch)

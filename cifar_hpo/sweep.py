@@ -1,4 +1,5 @@
-"""The loop of a sweep: specs out of the study, jobs into the launcher, results back into the study, each as it comes."""
+"""The loop of a sweep: specs out of the study, jobs into the launcher, results back into the study,
+each as it comes."""
 
 from __future__ import annotations
 
@@ -33,11 +34,12 @@ GOES_ON = "the same command goes on from here"
 def sweep(
     plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any]
 ) -> list[list[JobReturn]]:
-    """Run a sweep to its end, and return Hydra's view of it: batches of what this call ran, in the order of trial numbers.
+    """Run a sweep to its end, and return Hydra's view of it: batches of what this call ran, in the
+    order of trial numbers.
 
-    open_run: gives the MLflow run of the study, or None where the app does not track.
-    Without a pool the trials go to whatever launcher Hydra was given, batch by batch.
-    Raises StudyError when the study can't be continued, SweepFailed at the end where a trial failed.
+    open_run: gives the MLflow run of the study, or None where the app does not track. Without a
+    pool the trials go to whatever launcher Hydra was given, batch by batch. Raises StudyError when
+    the study can't be continued, SweepFailed at the end where a trial failed.
     """
     size = plan.options["max_batch_size"]
     with (
@@ -102,7 +104,8 @@ def _close(run: Any, study: Study, plan: Plan, status: str) -> None:
 def _jobs(plan: Plan, study: Study, run: Any) -> Iterator[Job | None]:
     """The study's specs, composed, without those that are wrong after all or break a constraint.
 
-    Raises StudyError where a sampler finds nothing else: its space may have next to no room within the constraints.
+    Raises StudyError where a sampler finds nothing else: its space may have next to no room within
+    the constraints.
     """
     left_out, said = 0, set()
     for spec in study.specs():
@@ -148,10 +151,11 @@ def _jobs(plan: Plan, study: Study, run: Any) -> Iterator[Job | None]:
 
 
 def _batches(jobs: Iterator[Job | None], launcher: Any, size: int | None) -> Iterator[Outcome]:
-    """The same through any Hydra launcher: as many jobs as there are now, up to `size`, and all of their outcomes.
+    """The same through any Hydra launcher: as many jobs as there are now, up to `size`, and all of
+    their outcomes.
 
-    Launchers count a batch's numbers up from the first, and the environment is the only way in for the context: a job whose number or
-    attempt is another one begins the next batch.
+    Launchers count a batch's numbers up from the first, and the environment is the only way in for
+    the context: a job whose number or attempt is another one begins the next batch.
     """
     job: Job | None = None
     while True:
@@ -177,7 +181,8 @@ def _batches(jobs: Iterator[Job | None], launcher: Any, size: int | None) -> Ite
 
 
 def result_of(outcome: Outcome, names: Sequence[str]) -> TrialResult:
-    """What a job's end means for its trial: a value of our own objective, any other number, or an error."""
+    """What a job's end means for its trial: a value of our own objective, any other number, or an
+    error."""
     value = value_of(outcome.returned)
     if outcome.returned.status is JobStatus.COMPLETED:
         if isinstance(value, TrialResult):
@@ -209,7 +214,8 @@ def result_of(outcome: Outcome, names: Sequence[str]) -> TrialResult:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM stops the sweep as Ctrl-C does: running trials are KILLED, the study resumes by the same command."""
+    """SIGTERM stops the sweep as Ctrl-C does: running trials are KILLED, the study resumes by the
+    same command."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -23,11 +23,12 @@ def synthetic(train: int = 3_500, test: int = 1_000, seed: int = 0) -> tuple[Spl
     """Ten classes, told apart by four 7×7 motifs each, and a little by their tint.
 
     Ten motifs lie at random places on each noisy image, 0.7 of them the class's own, the others any
-    of forty; so there is a limit to what any model can reach, and width, kernel and optimizer decide
-    how near it comes. The tint gives learning its start: without it wide models stay at chance.
+    of forty; so there is a limit to what any model can reach, and width, kernel and optimizer
+    decide how near it comes. The tint gives learning its start: without it wide models stay at
+    chance.
 
-    As few images as let three base models of 4, 8 and 16 neurons train for ten epochs within 90 s of
-    the command, on two cores with AVX2 that have to import everything first.
+    As few images as let three base models of 4, 8 and 16 neurons train for ten epochs within 90 s
+    of the command, on two cores with AVX2 that have to import everything first.
     """
     rng = np.random.default_rng(seed)
     motifs = rng.normal(size=(MOTIFS, SIDE, SIDE, 3)).astype(np.float32)
@@ -48,7 +49,8 @@ def _strewn(
     tints: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> Images:
-    """Images (n, 32, 32, 3), each with its own motifs (n, 4) among others, and a tint (n, 1, 1, 3)."""
+    """Images (n, 32, 32, 3), each with its own motifs (n, 4) among others, and a tint (n, 1, 1,
+    3)."""
     n = len(own)
     canvas = rng.normal(scale=0.3, size=(n, IMAGE_SIZE, IMAGE_SIZE, 3)).astype(np.float32)
     canvas += rng.normal(scale=0.3, size=(n, 1, 1, 3)).astype(np.float32) + tints

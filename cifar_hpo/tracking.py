@@ -1,4 +1,5 @@
-"""What is written to MLflow: `StudyRun` is a study's parent run, `attempt` one attempt's child run; `records` reads them."""
+"""What is written to MLflow: `StudyRun` is a study's parent run, `attempt` one attempt's child run;
+`records` reads them."""
 
 from __future__ import annotations
 
@@ -45,14 +46,16 @@ OWNER = "cifar_hpo.owner"
 CHAMPION = "champion"
 PREDICTIONS = "test_predictions.npz"
 VIEW = "mlflow.sharedViewState.cifar_hpo"
-"""The experiment's tag under which MLflow's UI looks for a view that is asked for by its last part."""
+"""The experiment's tag under which MLflow's UI looks for a view that is asked for by its last
+part."""
 
 KIND = "mlflow.experimentKind"
 """Lets MLflow's UI open an experiment on its runs rather than on its traces."""
 
 
 def owner() -> str:
-    """Who runs this: host, process and its start time, so that another process with the same number is told apart."""
+    """Who runs this: host, process and its start time, so that another process with the same number
+    is told apart."""
     return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
@@ -68,7 +71,8 @@ def is_alive(owner: str) -> bool:
 
 
 def connect(tracking_uri: str | None) -> str:
-    """Point MLflow at its store and return the URI: the one given, else MLFLOW_TRACKING_URI, else mlflow.db here."""
+    """Point MLflow at its store and return the URI: the one given, else MLFLOW_TRACKING_URI, else
+    mlflow.db here."""
     uri = (
         tracking_uri
         or os.environ.get("MLFLOW_TRACKING_URI")
@@ -80,7 +84,8 @@ def connect(tracking_uri: str | None) -> str:
 
 
 def experiment(name: str) -> str:
-    """The id of the experiment, made on first use. Two processes at once make one database and one experiment."""
+    """The id of the experiment, made on first use. Two processes at once make one database and one
+    experiment."""
     with _alone():
         found = mlflow.set_experiment(name)
     if KIND not in found.tags:
@@ -89,7 +94,8 @@ def experiment(name: str) -> str:
 
 
 def _alone() -> FileLock:
-    """Held while MLflow looks for something and makes it if it is missing, which goes wrong for two processes at once."""
+    """Held while MLflow looks for something and makes it if it is missing, which goes wrong for two
+    processes at once."""
     Path(GENERATED).mkdir(exist_ok=True)
     return FileLock(Path(GENERATED, ".mlflow.lock"))
 
@@ -128,7 +134,8 @@ class StudyRun:
         self.client.set_terminated(run_id, status)
 
     def arrange(self, metrics: Sequence[str], direction: str, keys: Sequence[str]) -> None:
-        """A view of the runs for MLflow's UI: what varied and what came of it as columns, the best first."""
+        """A view of the runs for MLflow's UI: what varied and what came of it as columns, the best
+        first."""
         shown = dict.fromkeys([*metrics, "test_accuracy", "parameters", "train_seconds"])
         varied = [
             key if "." in key else f"{key}.name" for key in keys
@@ -154,7 +161,8 @@ class StudyRun:
             self.client.log_metric(self.run_id, "best_value", best, step=finished)
 
     def close(self, status: str, note: str, best: Mapping[str, Any] | None) -> None:
-        """End the parent run with its report, which MLflow shows as the run's description, and its best configuration."""
+        """End the parent run with its report, which MLflow shows as the run's description, and its
+        best configuration."""
         self.client.set_tag(self.run_id, "mlflow.note.content", note)
         self.client.log_text(self.run_id, note, "report.md")
         if best:
@@ -162,7 +170,8 @@ class StudyRun:
         self.end(self.run_id, status)
 
     def crown(self, run_id: str, metric: str, value: float, direction: str) -> None:
-        """Register the model of a run as the champion of its dataset, unless the present one is as good in the same metric."""
+        """Register the model of a run as the champion of its dataset, unless the present one is as
+        good in the same metric."""
         run = self.client.get_run(run_id)
         if not run.outputs or not run.outputs.model_outputs:
             return
@@ -207,7 +216,8 @@ class Attempt:
         certainty: NDArray[np.float32],
         epochs: int,
     ) -> None:
-        """Final metrics, accuracy on each class, the confusion matrix of the test images as a table, and what each was taken for."""
+        """Final metrics, accuracy on each class, the confusion matrix of the test images as a
+        table, and what each was taken for."""
         labels, classes = np.asarray(dataset.test[1], np.int64), len(dataset.classes)
         confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(
             classes, classes
@@ -232,7 +242,8 @@ class Attempt:
             self.client.log_artifact(self.run_id, str(Path(folder, PREDICTIONS)))
 
     def log_model(self, model: Any, dataset: Dataset) -> None:
-        """The Keras model, taking raw uint8 images, with the names of its classes and an image to try it on.
+        """The Keras model, taking raw uint8 images, with the names of its classes and an image to
+        try it on.
 
         Pinned requirements spare MLflow the seconds of inferring them.
         """
@@ -256,8 +267,9 @@ class Attempt:
 class _Flavor:
     """MLflow's Keras flavor with an input example, for which it has not made the folder yet.
 
-    MLflow would load the model and predict the example twice, which takes a second and prints Keras'
-    progress bars; it asks the options that it hands on whether to, so they carry one of its own.
+    MLflow would load the model and predict the example twice, which takes a second and prints
+    Keras' progress bars; it asks the options that it hands on whether to, so they carry one of its
+    own.
     """
 
     __name__ = "mlflow.keras"
@@ -277,7 +289,8 @@ def attempt(
 ) -> Iterator[Attempt]:
     """A child run for one attempt, or a run of its own outside a study.
 
-    Its status at the end is true: FINISHED, FAILED with the traceback as an artifact, or KILLED when interrupted.
+    Its status at the end is true: FINISHED, FAILED with the traceback as an artifact, or KILLED
+    when interrupted.
     """
     connect(OmegaConf.select(config, "mlflow.tracking_uri"))
     experiment_id = context.experiment_id or experiment(

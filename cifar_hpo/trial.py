@@ -1,6 +1,8 @@
-"""The nouns of a sweep: `TrialSpec` goes into a worker, `TrialResult` comes out, `Progress` is said on the way.
+"""The nouns of a sweep: `TrialSpec` goes into a worker, `TrialResult` comes out, `Progress` is said
+on the way.
 
-Small frozen dataclasses; beside Hydra's own config and `JobReturn` they are all that crosses a process boundary.
+Small frozen dataclasses; beside Hydra's own config and `JobReturn` they are all that crosses a
+process boundary.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 CONTEXT = "CIFAR_HPO_TRIAL"
-"""The environment variable in which a trial's `Context` travels; an environment reaches the jobs of every launcher."""
+"""The environment variable in which a trial's `Context` travels; an environment reaches the jobs of
+every launcher."""
 
 FINISHED, FAILED, KILLED, PRUNED = "FINISHED", "FAILED", "KILLED", "PRUNED"
 
@@ -21,9 +24,10 @@ FINISHED, FAILED, KILLED, PRUNED = "FINISHED", "FAILED", "KILLED", "PRUNED"
 class TrialSpec:
     """One configuration to try.
 
-    overrides: exactly what the user would type for this configuration, in the order of the command line.
-    params: the keys that vary and their values, a subset of the overrides in typed form.
-    attempt: 0 for the first try; each further one counts up. retries: how many of them a killed worker was the reason for.
+    overrides: exactly what the user would type for this configuration, in the order of the command
+    line. params: the keys that vary and their values, a subset of the overrides in typed form.
+    attempt: 0 for the first try; each further one counts up. retries: how many of them a killed
+    worker was the reason for.
     """
 
     number: int
@@ -37,11 +41,11 @@ class TrialSpec:
 class TrialResult:
     """What came of one attempt.
 
-    metrics: final values by name; empty unless the trial finished. With several replicas the means, and as `replica_0/…` each one's.
-    error: one line with the cause when the trial did not finish.
+    metrics: final values by name; empty unless the trial finished. With several replicas the means,
+    and as `replica_0/…` each one's. error: one line with the cause when the trial did not finish.
     transient: whether the cause lay outside the trial (a killed worker), so that a retry may help.
-    seconds: wall time of the attempt.
-    worker: the slot that it ran in; None under a launcher that has none.
+    seconds: wall time of the attempt. worker: the slot that it ran in; None under a launcher that
+    has none.
     """
 
     state: str
@@ -93,8 +97,9 @@ class Task(Protocol):
     """What a task function may offer beside being called; any Hydra task function does without.
 
     imports: the modules that trials need, imported once for all workers while the parent composes.
-    later: keys that studies of earlier versions do not have, and what those did, so that they go on under this one.
-    metrics: what a trial comes to; with several replicas also `_std` behind the name of one.
+    later: keys that studies of earlier versions do not have, and what those did, so that they go on
+    under this one. metrics: what a trial comes to; with several replicas also `_std` behind the
+    name of one.
     """
 
     imports: Sequence[str]
@@ -102,11 +107,13 @@ class Task(Protocol):
     metrics: Sequence[str]
 
     def check(self, config: Any) -> Any:
-        """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts. What it returns, or
-        where that is None the config, is what `cost` and `remarks` are given."""
+        """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts.
+        What it returns, or where that is None the config, is what `cost` and `remarks` are
+        given."""
 
     def prepare(self, config: Any) -> str:
-        """Do once in the parent what all trials share; returns what identifies it, part of the study's meaning."""
+        """Do once in the parent what all trials share; returns what identifies it, part of the
+        study's meaning."""
 
     def remarks(self, checked: Any) -> Sequence[str]:
         """What the user should know of a configuration before it is tried; said once in a sweep."""
@@ -119,7 +126,8 @@ class Task(Protocol):
 
 
 class Pruned(Exception):
-    """Raised inside a trial that was told to stop; the message says after which epoch and by what."""
+    """Raised inside a trial that was told to stop; the message says after which epoch and by
+    what."""
 
 
 _listener: Callable[[Progress], bool] | None = None
@@ -133,7 +141,8 @@ def report(progress: Progress) -> None:
     if _listener and _listener(progress):
         pruner = Context.from_environment().pruner or {}
         raise Pruned(
-            f"after epoch {progress.epoch} of {progress.epochs} by {pruner.get('name')}, at {progress.value:.4f}"
+            f"after epoch {progress.epoch} of {progress.epochs} by {pruner.get('name')}, at "
+            f"{progress.value:.4f}"
         )
 
 
@@ -143,6 +152,7 @@ def is_heard() -> bool:
 
 
 def listen(listener: Callable[[Progress], bool] | None) -> None:
-    """Send this process's `Progress` to `listener` from now on; it returns whether the trial should stop."""
+    """Send this process's `Progress` to `listener` from now on; it returns whether the trial should
+    stop."""
     global _listener  # noqa: PLW0603  one process runs one trial at a time
     _listener = listener

@@ -1,4 +1,5 @@
-"""`python -m cifar_hpo.ui`: MLflow's UI and optuna-dashboard on this folder's stores, for this machine only; Ctrl-C ends both."""
+"""`python -m cifar_hpo.ui`: MLflow's UI and optuna-dashboard on this folder's stores, for this
+machine only; Ctrl-C ends both."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def _servers(given: argparse.Namespace) -> dict[str, tuple[int, list[str]]]:
     for url in (storage, uri):
         if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
             raise StudyError(
-                f"{url.removeprefix('sqlite:///')} is not here; go to the folder where the sweep was started, or say where it is"
+                f"{url.removeprefix('sqlite:///')} is not here; go to the folder where the sweep "
+                "was started, or say where it is"
             )
     port = _port(given.mlflow_port, 5000, "--mlflow-port")
     mlflow = [
@@ -104,7 +106,8 @@ def _port(chosen: int | None, usual: int, option: str) -> int:
 
 @contextlib.contextmanager
 def _served(servers: dict[str, tuple[int, list[str]]]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """All servers, each in a group of its own and answering; at the end none of them and none of their children is left."""
+    """All servers, each in a group of its own and answering; at the end none of them and none of
+    their children is left."""
     processes = []
     LOG.parent.mkdir(exist_ok=True)
     try:

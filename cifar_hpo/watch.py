@@ -1,4 +1,5 @@
-"""What a person sees: a live table on a terminal, plain lines elsewhere, and at the end the ranking and the way on."""
+"""What a person sees: a live table on a terminal, plain lines elsewhere, and at the end the ranking
+and the way on."""
 
 from __future__ import annotations
 
@@ -30,9 +31,9 @@ BARS = "▁▂▃▄▅▆▇█"
 class Screen:
     """Follows a sweep from what the pool knows.
 
-    On a terminal a table is drawn anew twice a second. Elsewhere there is a line for each trial that
-    ends, and one for all that run: as soon as the first epoch is timed, and then whenever nothing
-    was printed for a while.
+    On a terminal a table is drawn anew twice a second. Elsewhere there is a line for each trial
+    that ends, and one for all that run: as soon as the first epoch is timed, and then whenever
+    nothing was printed for a while.
     """
 
     def __init__(self, study: Study, pool: Pool | None, console: Console) -> None:
@@ -175,7 +176,8 @@ def summary(study: Study, plan: Any, run: Any, pool: Any) -> None:
 
 
 def ranking_rows(study: Study, ranking: list[Told]) -> tuple[list[str], list[list[str]]]:
-    """Column names, and a row for each trial: rank, what varied, value, test accuracy, parameters, seconds and state."""
+    """Column names, and a row for each trial: rank, what varied, value, test accuracy, parameters,
+    seconds and state."""
     shown = [
         name
         for name in ("test_accuracy", "parameters")

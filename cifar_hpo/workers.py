@@ -1,8 +1,10 @@
-"""Warm local processes: a `Pool` has a slot for each, `stream` feeds them jobs and yields what comes of each.
+"""Warm local processes: a `Pool` has a slot for each, `stream` feeds them jobs and yields what
+comes of each.
 
-A server process imports what trials need, once, while the parent composes; workers are forked from it, so that each is there at
-once and shares that memory. A worker takes one job after another. The parent supervises: a worker that dies, hangs or grows too
-large costs its own trial only, and a worker whose parent dies ends itself.
+A server process imports what trials need, once, while the parent composes; workers are forked from
+it, so that each is there at once and shares that memory. A worker takes one job after another. The
+parent supervises: a worker that dies, hangs or grows too large costs its own trial only, and a
+worker whose parent dies ends itself.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: Hydra's view of it, its MLflow run as far as known, its wall time in seconds, and the slot it had."""
+    """How a job ended: Hydra's view of it, its MLflow run as far as known, its wall time in
+    seconds, and the slot it had."""
 
     job: Job
     returned: JobReturn
@@ -165,9 +168,9 @@ class Worker:
 class Pool:
     """The slots of this machine. Use as a context manager: at its end no worker is left.
 
-    options of the launcher, as in `options.Launcher`: one worker for each core that this process may use, but no more
-    than jobs where that is known, and an even share of the cores for each, unless they say otherwise. What a worker
-    prints goes to a file in the sweep's folder.
+    options of the launcher, as in `options.Launcher`: one worker for each core that this process
+    may use, but no more than jobs where that is known, and an even share of the cores for each,
+    unless they say otherwise. What a worker prints goes to a file in the sweep's folder.
     """
 
     def __init__(self, launcher: Any, jobs: int | None = None) -> None:
@@ -274,7 +277,8 @@ class Pool:
 
 
 def stream(jobs: Iterator[Job | None], pool: Pool) -> Iterator[Outcome | Report]:
-    """Feed jobs to free slots and yield the outcome of each as it ends, and reports of judged ones on the way; a job is pulled only when a slot is free.
+    """Feed jobs to free slots and yield the outcome of each as it ends, and reports of judged ones
+    on the way; a job is pulled only when a slot is free.
 
     `jobs` yields None when there is nothing to start until a running one has ended.
     """
@@ -297,7 +301,8 @@ def stream(jobs: Iterator[Job | None], pool: Pool) -> Iterator[Outcome | Report]
 def launch(
     launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
 ) -> Sequence[JobReturn]:
-    """Hydra's contract: run a batch and return it in order. A sweeper that knows `stream` has no need of it."""
+    """Hydra's contract: run a batch and return it in order. A sweeper that knows `stream` has no
+    need of it."""
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     specs = [
         TrialSpec(initial_job_idx + place, tuple(overrides))

@@ -62,7 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def clean() -> dict[str, str]:
-    """The environment without what other tests in this process left there: MLflow's store, and where images were decoded."""
+    """The environment without what other tests in this process left there: MLflow's store, and
+    where images were decoded."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,4 +1,5 @@
-"""Hydra's own contract suites for launchers and sweepers, against `workers` and `study`, together and each with Hydra's basic one."""
+"""Hydra's own contract suites for launchers and sweepers, against `workers` and `study`, together
+and each with Hydra's basic one."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ STUDY = ["hydra/sweeper=study", "hydra.sweeper.storage=memory"]
 
 @pytest.fixture
 def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra's apps write to the current folder; it is not the suites' own, which they delete under joblib's processes."""
+    """Hydra's apps write to the current folder; it is not the suites' own, which they delete under
+    joblib's processes."""
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     monkeypatch.setattr(
         version.VersionBase.instance(), "version_base", version.__compat_version__

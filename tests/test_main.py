@@ -1,4 +1,5 @@
-"""The command line: help, completion, and what the user typed wrong, each on one line before anything heavy is imported."""
+"""The command line: help, completion, and what the user typed wrong, each on one line before
+anything heavy is imported."""
 
 from __future__ import annotations
 

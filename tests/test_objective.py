@@ -20,7 +20,10 @@ WIDE = fused_below()
         (
             ["training.replicas=3", "model.filters=16"],
             [
-                f"training.replicas: with {WIDE} neurons or more in the first layer they train one after the other"
+                (
+                    f"training.replicas: with {WIDE} neurons or more in the first layer they train "
+                    "one after the other"
+                )
             ],
         ),
         (

@@ -1,4 +1,5 @@
-"""The report, from studies laid out in a real storage and from a real sweep, on the terminal, as a page, and in MLflow."""
+"""The report, from studies laid out in a real storage and from a real sweep, on the terminal, as a
+page, and in MLflow."""
 
 from __future__ import annotations
 
@@ -135,8 +136,8 @@ def test_ties_are_told_from_differences(tmp_path: Path) -> None:
     assert re.search(r"^2 +8 .* tied ", shown.stdout, re.MULTILINE)
     assert re.search(r"^3 +4 .* worse, p = ", shown.stdout, re.MULTILINE)
     assert (
-        "Tied with filters=16, as far as these replicas can tell: filters=8 (95 %, Holm over 3 pairs)."
-        in shown.stdout
+        "Tied with filters=16, as far as these replicas can tell: filters=8 (95 %, Holm over 3 "
+        "pairs)." in shown.stdout
     )
     assert re.search(
         r"To tell the best from the next .* (\d+ replicas of each would tell|more than 200)",
@@ -366,7 +367,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(folder: Path, small: list[str]) -> str:
-    """A real sweep of two configurations with three replicas, and one that diverges; what its report said."""
+    """A real sweep of two configurations with three replicas, and one that diverges; what its
+    report said."""
     overrides = [
         *small,
         "training.replicas=3",
@@ -494,7 +496,8 @@ def test_the_model_serves_and_takes_raw_images(swept: str, folder: Path, npz: Pa
         "-p",
         str(port),
     ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
+    # As in an activated environment:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = clean() | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PATH": path}
     server = subprocess.Popen(
         command,

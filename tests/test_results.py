@@ -16,7 +16,8 @@ JITTER = np.random.default_rng(0).normal(0, 0.004, (3, 5))
 
 
 def studies(folder: Path) -> None:
-    """Neurons that make no difference, kernels that are good where the article says bad, and depths as it says."""
+    """Neurons that make no difference, kernels that are good where the article says bad, and depths
+    as it says."""
     levels = {
         "neuron_count": ("model.filters", {"4": 0.64, "8": 0.64, "16": 0.64}),
         "kernel_size": ("model.kernel_size", {"7": 0.70, "5": 0.68, "3": 0.66}),
@@ -106,7 +107,8 @@ def test_they_go_into_a_file_part_by_part_and_nowhere_else(tmp_path: Path) -> No
     studies(tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text(
-        f"before\n{BEGIN}\n<!-- optimizers -->\nold\n<!-- best_cnn -->\n- elsewhere\n\n- 0.9\n{END}\nafter\n"
+        f"before\n{BEGIN}\n<!-- optimizers -->\nold\n<!-- best_cnn -->\n- elsewhere\n\n- "
+        f"0.9\n{END}\nafter\n"
     )
     texts = []
     for _ in range(2):
@@ -122,8 +124,8 @@ def test_they_go_into_a_file_part_by_part_and_nowhere_else(tmp_path: Path) -> No
     assert "old" not in texts[0]
     assert "| p = " in texts[0].partition("<!-- optimizers -->\n\n| optimizer |")[2]
     assert (
-        "\n\n<!-- best_cnn -->\n\n- elsewhere\n\n- 0.9\n\n<!-- final -->\n\n**final: model=enhanced** on small\n\n"
-        in texts[0]
+        "\n\n<!-- best_cnn -->\n\n- elsewhere\n\n- 0.9\n\n<!-- final -->\n\n**final: "
+        "model=enhanced** on small\n\n" in texts[0]
     ), "a part without its studies here stays"
     optuna.delete_study(study_name="depth", storage=f"sqlite:///{tmp_path}/mlruns/studies.db")
     readme.write_text(texts[0].replace("| depth |", "| elsewhere |"))

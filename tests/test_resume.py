@@ -1,4 +1,5 @@
-"""Pruning and resuming through the command line: every launcher, real kills, results equal to an uninterrupted study's."""
+"""Pruning and resuming through the command line: every launcher, real kills, results equal to an
+uninterrupted study's."""
 
 from __future__ import annotations
 
@@ -173,7 +174,8 @@ def outcomes(folder: Path) -> dict[str, Any]:
 def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(
     tmp_path: Path, small: list[str]
 ) -> None:
-    """The parent is killed while trials run, then a worker; the figures are those of a study that nothing happened to."""
+    """The parent is killed while trials run, then a worker; the figures are those of a study that
+    nothing happened to."""
     sweep = [
         "-m",
         *small,

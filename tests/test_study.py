@@ -1,4 +1,5 @@
-"""Studies: every sampler in every kind of space, budgets, accounting, resuming; no training, real SQLite."""
+"""Studies: every sampler in every kind of space, budgets, accounting, resuming; no training, real
+SQLite."""
 
 from __future__ import annotations
 

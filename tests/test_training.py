@@ -551,8 +551,8 @@ FUSED = [
 def test_a_fused_replica_ends_like_the_same_seed_alone(
     config: Any, layers: str, optimizer: str
 ) -> None:
-    """But for rounding, which each further step makes larger: so there are four steps, and with batch norm, where the gradient of a
-    weight goes with the inverse of a small variance, one."""
+    """But for rounding, which each further step makes larger: so there are four steps, and with
+    batch norm, where the gradient of a weight goes with the inverse of a small variance, one."""
     options = [
         f"optimizer={optimizer}",
         "data.train_size=100",
@@ -590,7 +590,7 @@ def test_a_fused_replica_ends_like_the_same_seed_alone(
 @pytest.mark.parametrize(
     "apart", [["training.early_stopping=1"], ["model.filters=16"], ["optimizer=muon"]]
 )
-def test_replicas_that_stop_early_or_are_wide_or_muons_train_one_after_the_other_and_equal_themselves_alone(
+def test_replicas_that_stop_early_or_are_wide_or_muons_train_apart_and_equal_themselves_alone(
     config: Any, apart: list[str]
 ) -> None:
     options = ["optimizer=sgd", *apart, "optimizer.learning_rate=1.5", "training.epochs=4"]

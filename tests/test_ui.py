@@ -1,4 +1,5 @@
-"""The user interfaces as a person sees them: real servers, and pages looked at in headless Chromium."""
+"""The user interfaces as a person sees them: real servers, and pages looked at in headless
+Chromium."""
 
 from __future__ import annotations
 

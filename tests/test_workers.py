@@ -1,4 +1,5 @@
-"""Warm workers, through a tiny Hydra app with stub objectives: no TensorFlow, real processes and real signals."""
+"""Warm workers, through a tiny Hydra app with stub objectives: no TensorFlow, real processes and
+real signals."""
 
 from __future__ import annotations
 
@@ -106,7 +107,10 @@ def test_the_same_command_again_runs_nothing_and_a_larger_grid_only_what_is_miss
 
 
 def test_a_killed_worker_costs_its_own_trial_one_attempt(tmp_path: Path) -> None:
-    body = "mark = Path('died')\nif config.x == 1 and not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), signal.SIGKILL)"
+    body = (
+        "mark = Path('died')\nif config.x == 1 and not mark.exists():\n    mark.touch()\n    "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
     out, _ = (process := app(tmp_path, body, "+x=0,1,2,3")).communicate(timeout=60)
     assert process.returncode == 0, out
     assert "worker killed by SIGKILL" in out

@@ -1,4 +1,5 @@
-"""Training a CNN with Keras: `trainer` runs a trial, `compiled` an epoch in one graph, `replicas` several seeds at once.
+"""Training a CNN with Keras: `trainer` runs a trial, `compiled` an epoch in one graph, `replicas`
+several seeds at once.
 
 Every module here loads TensorFlow, whose switches are set before, in this file.
 """

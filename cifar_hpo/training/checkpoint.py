@@ -1,4 +1,5 @@
-"""Where a training stands after an epoch, on disk: `save` leaves a `State`, `load` takes it up again, weights included."""
+"""Where a training stands after an epoch, on disk: `save` leaves a `State`, `load` takes it up
+again, weights included."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ STOPPING = ("wait", "stopped_epoch", "best", "best_epoch")
 
 @dataclass(frozen=True)
 class State:
-    """The metrics of each epoch so far, for each replica; the seconds they took; whether early stopping has ended them.
+    """The metrics of each epoch so far, for each replica; the seconds they took; whether early
+    stopping has ended them.
 
     training: what is trained on what, so that nothing goes on as something else.
     """
@@ -30,7 +32,8 @@ class State:
 
 
 def save(path: Path, state: State, model: Any, stopping: Any) -> None:
-    """Write state, model, optimizer, random state and early stopping; the checkpoint before stays until this one is whole."""
+    """Write state, model, optimizer, random state and early stopping; the checkpoint before stays
+    until this one is whole."""
     best = stopping.best_weights or []
     arrays = {f"variable_{n}": np.asarray(one) for n, one in enumerate(_variables(model))}
     arrays |= {f"best_{n}": np.asarray(one) for n, one in enumerate(best)}
@@ -53,7 +56,8 @@ def save(path: Path, state: State, model: Any, stopping: Any) -> None:
 def load(path: Path, training: str, model: Any, stopping: Any) -> State | None:
     """Put model, optimizer, random state and early stopping where they were.
 
-    A checkpoint that is cut short, garbled or of another training is passed over for the one before it; without one, None.
+    A checkpoint that is cut short, garbled or of another training is passed over for the one before
+    it; without one, None.
     """
     for file in (path, _before(path)):
         try:

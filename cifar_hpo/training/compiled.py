@@ -1,10 +1,13 @@
-"""The fast path: a `Network` is a compiled Keras model with an epoch of it as one graph, kept by its shape for the next trial.
+"""The fast path: a `Network` is a compiled Keras model with an epoch of it as one graph, kept by
+its shape for the next trial.
 
-A loop inside the graph calls Keras' own `train_step` for each batch, so Python is entered once an epoch; losses, metrics and
-optimizers are Keras', or do the same faster. Several replicas train as one model (see `replicas`). What is random in an epoch follows from its number
-and the state of the dropout layers, so a training that goes on from a checkpoint equals one that was never interrupted; and
-replicas see the same batches, alone or fused. That the order is no part of the spread over seeds costs little: by Summers and
-Dinneen (2021, arXiv 2103.04514) any one source of randomness spreads results as far as all of them together.
+A loop inside the graph calls Keras' own `train_step` for each batch, so Python is entered once an
+epoch; losses, metrics and optimizers are Keras', or do the same faster. Several replicas train as
+one model (see `replicas`). What is random in an epoch follows from its number and the state of the
+dropout layers, so a training that goes on from a checkpoint equals one that was never interrupted;
+and replicas see the same batches, alone or fused. That the order is no part of the spread over
+seeds costs little: by Summers and Dinneen (2021, arXiv 2103.04514) any one source of randomness
+spreads results as far as all of them together.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ SCORED = 500
 """Images in a batch where nothing is learned."""
 
 KEPT = 8
-"""Networks of different shapes that a process keeps; each has its graphs and three times its weights in memory."""
+"""Networks of different shapes that a process keeps; each has its graphs and three times its
+weights in memory."""
 
 BATCH = [
     tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 3), tf.uint8),
@@ -48,8 +52,9 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "cosine": lambda done: 0.5 * (1 + tf.cos(math.pi * done)),
     "one_cycle": lambda done: tf.minimum(0.04 + 0.96 * done / RISE, (1 - done) / (1 - RISE)),
 }
-"""The learning rate's share of its peak by the share of steps done: cosine to 0 (Loshchilov and Hutter 2017, arXiv 1608.03983), or
-one triangle from a 25th up and down to 0 (Smith and Topin 2018, arXiv 1708.07120)."""
+"""The learning rate's share of its peak by the share of steps done: cosine to 0 (Loshchilov and
+Hutter 2017, arXiv 1608.03983), or one triangle from a 25th up and down to 0 (Smith and Topin 2018,
+arXiv 1708.07120)."""
 
 tf.get_logger().setLevel(
     "ERROR"
@@ -61,7 +66,8 @@ _kept: dict[str, Network] = {}
 def network(
     config: Config, classes: int, seeds: Sequence[int], images: tf.Tensor | None = None
 ) -> Network:
-    """A network as it is before its first step, a replica for each seed; its graphs are those of the last one of its shape.
+    """A network as it is before its first step, a replica for each seed; its graphs are those of
+    the last one of its shape.
 
     images: those it will train on, which model.whitening looks at.
     """
@@ -80,8 +86,9 @@ def network(
 
 
 def compiled(config: Config, classes: int) -> keras.Model:
-    """A fresh model of Keras' own parts, for its `fit` and for whoever loads it; a mirrored one is for predictions alone, and one of
-    Muon, which Keras has not for convolutions, would go on by SGD."""
+    """A fresh model of Keras' own parts, for its `fit` and for whoever loads it; a mirrored one is
+    for predictions alone, and one of Muon, which Keras has not for convolutions, would go on by
+    SGD."""
     _set_precision(config)
     model = build(config.model, classes)
     if config.model.mirror:
@@ -118,7 +125,8 @@ def _optimizer(config: Config, *, plain: bool) -> keras.optimizers.Optimizer:
 
 
 class Network:
-    """A compiled model of one or several replicas, and graphs that train it for an epoch, score it, and predict."""
+    """A compiled model of one or several replicas, and graphs that train it for an epoch, score it,
+    and predict."""
 
     def __init__(self, config: Config, classes: int, replicas: int) -> None:
         keras.utils.clear_session()
@@ -143,13 +151,14 @@ class Network:
         self._predict = tf.function(self._probabilities, input_signature=BATCH[:1])
 
     def reset(self, learning_rate: float, seeds: Sequence[int], images: tf.Tensor | None) -> None:
-        """Put everything where it is before the first step: weights and dropout as each seed draws them, the optimizer at rest."""
+        """Put everything where it is before the first step: weights and dropout as each seed draws
+        them, the optimizer at rest."""
         _set_precision(self.config)
         fresh = []
         for seed in seeds:
-            random.seed(
-                seed
-            )  # from which Keras draws all seeds; its own function would also make TensorFlow prepare kept graphs anew
+            # Keras draws all seeds from it; its own function would also make TensorFlow prepare
+            # kept graphs anew.
+            random.seed(seed)
             fresh.append(build(self.config.model, self.classes))
         if self.config.model.whitening and images is not None:
             white = whitening(images[:LOOKED_AT].numpy())
@@ -167,7 +176,8 @@ class Network:
     def fit(
         self, images: tf.Tensor, labels: tf.Tensor, epoch: int, epochs: int
     ) -> list[dict[str, float]]:
-        """Train on all images, in an order of this epoch's own; loss and accuracy of each replica."""
+        """Train on all images, in an order of this epoch's own; loss and accuracy of each
+        replica."""
         self.model.reset_metrics()
         self._fit(images, labels, tf.constant(epoch), tf.constant(epochs), self.peak)
         return self._results()
@@ -191,7 +201,8 @@ class Network:
         return fused.cut(self.model.get_weights(), self.replicas)
 
     def swap(self) -> None:
-        """Put the averaged weights in the place of the last ones, and these in theirs, if weights are averaged."""
+        """Put the averaged weights in the place of the last ones, and these in theirs, if weights
+        are averaged."""
         if self.config.training.weight_averaging:
             optimizer = self.model.optimizer
             for last, average in zip(
@@ -265,7 +276,8 @@ class Network:
             for start in tf.range(0, tf.shape(images)[0], SCORED):
                 batch, true = images[start : start + SCORED], labels[start : start + SCORED]
                 found = self._probabilities(batch)
-                if is_mean:  # `train_step` keeps Keras' mean of the loss by itself, which is the first of the metrics
+                if is_mean:
+                    # The first of the metrics is Keras' mean of the loss, which `train_step` keeps.
                     model.metrics[0].update_state(
                         model.compute_loss(y=true, y_pred=found), sample_weight=tf.shape(batch)[0]
                     )
@@ -275,11 +287,12 @@ class Network:
 
 
 def augment(images: tf.Tensor, changes: list[str], seed: tf.Tensor) -> tf.Tensor:
-    """Randomly changed uint8 images (n, 32, 32, 3); the same seed (two whole numbers) changes them in the same way.
+    """Randomly changed uint8 images (n, 32, 32, 3); the same seed (two whole numbers) changes them
+    in the same way.
 
-    flip: left to right, half of them. shift: up to 4 pixels each way, the edges mirrored. cutout: a grey 8×8 square
-    (DeVries and Taylor 2017, arXiv 1708.04552). All are one lookup of pixels, grey being one more of them, which costs a third of padding
-    and cutting.
+    flip: left to right, half of them. shift: up to 4 pixels each way, the edges mirrored. cutout: a
+    grey 8×8 square (DeVries and Taylor 2017, arXiv 1708.04552). All are one lookup of pixels, grey
+    being one more of them, which costs a third of padding and cutting.
     """
     n, size = tf.shape(images)[0], images.shape[1]
     drawn = tf.random.stateless_uniform((n, 5), seed, 0, 1 << 30, tf.int32)

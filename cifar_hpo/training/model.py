@@ -1,4 +1,5 @@
-"""A CNN from its config: widths of convolutions, pooled between, then a dense layer and the classes."""
+"""A CNN from its config: widths of convolutions, pooled between, then a dense layer and the
+classes."""
 
 from __future__ import annotations
 
@@ -18,10 +19,12 @@ LOOKED_AT = 1_000
 
 
 def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
-    """The uncompiled model: uint8 images (n, 32, 32, 3) in, float32 probabilities (n, classes) out; (n, replicas, classes) for several.
+    """The uncompiled model: uint8 images (n, 32, 32, 3) in, float32 probabilities (n, classes) out;
+    (n, replicas, classes) for several.
 
-    replicas: 0 builds it of Keras' own layers, to be kept and loaded anywhere; otherwise of the ones in `fused`, which compute the
-    same faster. Weights are drawn from Keras' global seed. With batch norm a convolution has no bias, which the norm would cancel.
+    replicas: 0 builds it of Keras' own layers, to be kept and loaded anywhere; otherwise of the
+    ones in `fused`, which compute the same faster. Weights are drawn from Keras' global seed. With
+    batch norm a convolution has no bias, which the norm would cancel.
     """
     build_one = _Layers(config, replicas)
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="uint8", name="image")
@@ -57,7 +60,8 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
 
 
 def mirrored(model: keras.Model) -> keras.Model:
-    """One with the same weights whose probabilities are the mean over an image and its mirror image."""
+    """One with the same weights whose probabilities are the mean over an image and its mirror
+    image."""
     image = model.inputs[0]
     return keras.Model(
         image, layers.Average(dtype="float32")([model(image), model(keras.ops.flip(image, axis=2))])
@@ -73,7 +77,8 @@ class _Layers:
     def convolution(
         self, x: Any, filters: int, *, shared: bool = False, pooled: bool = False
     ) -> Any:
-        """`shared`: of the image, which all replicas have; `pooled`: before the norm, which then has a quarter of the work."""
+        """`shared`: of the image, which all replicas have; `pooled`: before the norm, which then
+        has a quarter of the work."""
         size, padding, use_bias = (
             self.config.kernel_size,
             self.config.padding,
@@ -114,8 +119,9 @@ class _Layers:
 
 
 def whitening(images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
-    """Kernel (2, 2, 3, 24) and bias (24,) that take the 2×2 patches of images (n, 32, 32, 3) to their principal components, each of
-    variance 1 and with either sign, so that a ReLU loses nothing (Jordan 2024, arXiv 2404.00498)."""
+    """Kernel (2, 2, 3, 24) and bias (24,) that take the 2×2 patches of images (n, 32, 32, 3) to
+    their principal components, each of variance 1 and with either sign, so that a ReLU loses
+    nothing (Jordan 2024, arXiv 2404.00498)."""
     windows = np.lib.stride_tricks.sliding_window_view(
         images[:LOOKED_AT] / np.float32(255), (2, 2), axis=(1, 2)
     )

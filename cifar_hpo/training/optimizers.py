@@ -1,4 +1,5 @@
-"""Optimizers: Keras' own in fewer and faster operations, and Muon, which Keras has not for convolutions."""
+"""Optimizers: Keras' own in fewer and faster operations, and Muon, which Keras has not for
+convolutions."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import tensorflow as tf
 
 
 class Adam(keras.optimizers.Adam):  # type: ignore[misc]
-    """Keras' own in TensorFlow's one operation for it, which takes a third of the time; what all weights share is computed once a step."""
+    """Keras' own in TensorFlow's one operation for it, which takes a third of the time; what all
+    weights share is computed once a step."""
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, tf.float32)
@@ -79,8 +81,10 @@ class SGD(keras.optimizers.SGD):  # type: ignore[misc]
 
 
 class Muon(SGD):
-    """A convolution's kernel, as a matrix with a column for each filter, is kept at one size and takes steps in which all directions are
-    equally long (Jordan et al. 2024, kellerjordan.github.io/posts/muon); all other weights take those of SGD, others times as long."""
+    """A convolution's kernel, as a matrix with a column for each filter, is kept at one size and
+    takes steps in which all directions are equally long (Jordan et al. 2024,
+    kellerjordan.github.io/posts/muon); all other weights take those of SGD, others times as
+    long."""
 
     ROUNDS, POLYNOMIAL = 3, (3.4445, -4.7750, 2.0315)
 
@@ -110,7 +114,8 @@ class Muon(SGD):
         variable.assign(variable * (size / tf.norm(variable)) - self._rate * step)
 
     def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
-        """One with about the same singular vectors whose singular values are all near 1, by Newton and Schulz."""
+        """One with about the same singular vectors whose singular values are all near 1, by Newton
+        and Schulz."""
         wide = matrix.shape[0] < matrix.shape[1]
         matrix = matrix if wide else tf.transpose(matrix)
         matrix /= tf.norm(matrix) + 1e-7

@@ -1,9 +1,12 @@
-"""Several replicas as one network: their channels side by side, so that narrow layers fill the processor's lanes.
+"""Several replicas as one network: their channels side by side, so that narrow layers fill the
+processor's lanes.
 
-The image is shared. Convolutions hold the replicas' channels one after the other, the first over the same image, later ones in a
-group for each replica; dense layers have an axis for replicas. The loss is the sum over replicas, and all optimizers on offer but
-Muon act on each weight alone, so each replica trains exactly as it would by itself. One network is made of the same layers, where
-they are faster than Keras' own. `join` puts the weights of plain models into a fused one, `cut` takes them out again.
+The image is shared. Convolutions hold the replicas' channels one after the other, the first over
+the same image, later ones in a group for each replica; dense layers have an axis for replicas. The
+loss is the sum over replicas, and all optimizers on offer but Muon act on each weight alone, so
+each replica trains exactly as it would by itself. One network is made of the same layers, where
+they are faster than Keras' own. `join` puts the weights of plain models into a fused one, `cut`
+takes them out again.
 """
 
 from __future__ import annotations
@@ -162,7 +165,8 @@ def _has_grouped_convolutions(dtype: tf.DType) -> bool:
 
 
 class BatchNormalization(keras.layers.Layer):  # type: ignore[misc]
-    """Keras' own in TensorFlow's one operation for it, which on a CPU trains a network 1.6 times as fast."""
+    """Keras' own in TensorFlow's one operation for it, which on a CPU trains a network 1.6 times as
+    fast."""
 
     EPSILON = 1e-3
 
@@ -213,7 +217,8 @@ class BatchNormalization(keras.layers.Layer):  # type: ignore[misc]
 
 
 class Flatten(keras.layers.Layer):  # type: ignore[misc]
-    """From (n, h, w, replicas × channels) to (replicas, n, h × w × channels), each replica's numbers in the order of a plain Flatten."""
+    """From (n, h, w, replicas × channels) to (replicas, n, h × w × channels), each replica's
+    numbers in the order of a plain Flatten."""
 
     def __init__(self, replicas: int) -> None:
         super().__init__()
@@ -282,9 +287,11 @@ class Dropout(keras.layers.Layer):  # type: ignore[misc]
 
 
 def loss(smoothing: float) -> Any:
-    """Cross-entropy of labels (n,) and probabilities (n, classes) or (n, replicas, classes), summed over replicas: (n,).
+    """Cross-entropy of labels (n,) and probabilities (n, classes) or (n, replicas, classes), summed
+    over replicas: (n,).
 
-    smoothing: the share of a label that is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567).
+    smoothing: the share of a label that is spread evenly over all classes (Szegedy et al. 2016,
+    arXiv 1512.00567).
     """
 
     def summed(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
@@ -301,7 +308,8 @@ def loss(smoothing: float) -> Any:
 
 
 class PerReplica(keras.metrics.Metric):  # type: ignore[misc]
-    """The mean over images, for each replica: (replicas,); one replica's predictions need no axis for it."""
+    """The mean over images, for each replica: (replicas,); one replica's predictions need no axis
+    for it."""
 
     def __init__(self, name: str, values: Any, replicas: int) -> None:
         super().__init__(name=name)
@@ -321,7 +329,8 @@ class PerReplica(keras.metrics.Metric):  # type: ignore[misc]
 
 
 def metrics(replicas: int, smoothing: float) -> list[keras.metrics.Metric]:
-    """Accuracy of each replica, and its cross-entropy, without smoothing so that all are of one kind; unless Keras has it as its mean."""
+    """Accuracy of each replica, and its cross-entropy, without smoothing so that all are of one
+    kind; unless Keras has it as its mean."""
     accuracy = PerReplica("replica_accuracy", _hits, replicas)
     return (
         [accuracy]
@@ -376,7 +385,8 @@ def cut(weights: Weights, replicas: int) -> list[Weights]:
 
 
 def _first(weights: Weights, dimensions: int) -> int:
-    """The place of the first matrix of a dense layer; from there on all weights belong to dense layers."""
+    """The place of the first matrix of a dense layer; from there on all weights belong to dense
+    layers."""
     return next(place for place, one in enumerate(weights) if one.ndim == dimensions)
 
 

@@ -1,4 +1,5 @@
-"""One trial from its config to its metrics: `train` fits the network of each replica, keeps checkpoints, and evaluates.
+"""One trial from its config to its metrics: `train` fits the network of each replica, keeps
+checkpoints, and evaluates.
 
 Keras' callbacks act at the ends of epochs, as in `fit`.
 """
@@ -30,7 +31,8 @@ Tensors = tuple[Any, Any]
 
 
 class Epoch(Protocol):
-    """Called after each epoch, counted from 0, with loss, accuracy, val_loss and val_accuracy of each replica that it trained."""
+    """Called after each epoch, counted from 0, with loss, accuracy, val_loss and val_accuracy of
+    each replica that it trained."""
 
     def __call__(
         self, epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool
@@ -42,8 +44,9 @@ class Epoch(Protocol):
 class Trained:
     """A trained replica.
 
-    metrics: the last epoch's (with early stopping the best epoch's), test_loss, test_accuracy, parameters, train_seconds.
-    predicted, certainty: the class of each test image (n,), int64, and its probability (n,), float32.
+    metrics: the last epoch's (with early stopping the best epoch's), test_loss, test_accuracy,
+    parameters, train_seconds. predicted, certainty: the class of each test image (n,), int64, and
+    its probability (n,), float32.
     """
 
     weights: Weights
@@ -65,7 +68,10 @@ def set_up(config: Training) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(config.threads)
         tf.config.threading.set_inter_op_parallelism_threads(config.threads)
     except RuntimeError:
-        problem = "this worker already computes with another number; in a sweep set hydra.launcher.threads_per_worker"
+        problem = (
+            "this worker already computes with another number; in a sweep set "
+            "hydra.launcher.threads_per_worker"
+        )
         raise ConfigError("training.threads", problem) from None
 
 
@@ -74,9 +80,10 @@ def train(
 ) -> list[Trained]:
     """Train all replicas, as one network where `Config.is_fused`, else one after the other.
 
-    A seed gives the same weights with the same number of threads, bit for bit, on one machine; fused with others it gives them
-    but for rounding. folder: where checkpoints lie, from which it goes on, and where it leaves one after each epoch.
-    Raises TrialError when a loss diverges, ConfigError when a batch is larger than the training images.
+    A seed gives the same weights with the same number of threads, bit for bit, on one machine;
+    fused with others it gives them but for rounding. folder: where checkpoints lie, from which it
+    goes on, and where it leaves one after each epoch. Raises TrialError when a loss diverges,
+    ConfigError when a batch is larger than the training images.
     """
     numbers = list(range(config.training.replicas))
     groups = [numbers] if config.is_fused else [[number] for number in numbers]
@@ -125,7 +132,8 @@ def _train(
         for mine in values:
             if not all(map(math.isfinite, mine.values())):
                 raise TrialError(
-                    f"diverged: loss {mine['loss']}, val_loss {mine['val_loss']} in epoch {len(epochs)}"
+                    f"diverged: loss {mine['loss']}, val_loss {mine['val_loss']} in epoch "
+                    f"{len(epochs)}"
                 )
         if saved:
             checkpoint.save(
@@ -141,7 +149,8 @@ def _train(
 
 
 def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
-    """All that decides how a training goes; threads, which decide its rounding alone, may change on the way."""
+    """All that decides how a training goes; threads, which decide its rounding alone, may change on
+    the way."""
     meaning = asdict(config)
     del meaning["mlflow"], meaning["data"]["path"], meaning["training"]["threads"]
     return json.dumps([meaning, dataset.digest, list(group)], sort_keys=True)

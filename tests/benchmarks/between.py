@@ -1,9 +1,11 @@
-"""What lies between two trials of a worker, and what a worker takes of memory: `python tests/benchmarks/between.py [--isa AVX2] [overrides]`.
+"""What lies between two trials of a worker, and what a worker takes of memory: `python
+tests/benchmarks/between.py [--isa AVX2] [overrides]`.
 
-From the end of a trial's MLflow run to the next one's first step: the result on its way, the next job composed and sent, its run
-opened, the network made or found, its first step traced. The first step is taken to begin one epoch, as long as the second one,
-before the end of the first, so what the first scoring takes longer than the second counts too. Longest shapes go first, so a worker
-sees each shape anew once and then again.
+From the end of a trial's MLflow run to the next one's first step: the result on its way, the next
+job composed and sent, its run opened, the network made or found, its first step traced. The first
+step is taken to begin one epoch, as long as the second one, before the end of the first, so what
+the first scoring takes longer than the second counts too. Longest shapes go first, so a worker sees
+each shape anew once and then again.
 """
 
 from __future__ import annotations
@@ -83,7 +85,8 @@ def main() -> None:
     for known, name in ((True, "a shape that the worker has seen"), (False, "a new shape")):
         values = gaps[known]
         print(  # noqa: T201
-            f"{name}: median {statistics.median(values):.2f} s, most {max(values):.2f} s, of {len(values)}"
+            f"{name}: median {statistics.median(values):.2f} s, most {max(values):.2f} s, of "
+            f"{len(values)}"
         )
     print(f"resident memory of the largest process: {most / 2**30:.2f} GiB")  # noqa: T201
 

@@ -116,7 +116,8 @@ def _best(steps: dict[tuple[int, int], Callable[[], object]]) -> dict[tuple[int,
 
 
 def _step(tf: Any, convolution: Any, image: Any) -> Callable[[], object]:
-    """The result and the gradients that a training needs: of a first layer not that of its image."""
+    """The result and the gradients that a training needs: of a first layer not that of its
+    image."""
     convolution(image)
     sources = [convolution.kernel.value, convolution.bias.value]
     if image.shape[-1] != 3:

@@ -1,4 +1,5 @@
-"""What a study costs: ask and tell at many finished trials, opening it again, and whole sweeps of stub trials.
+"""What a study costs: ask and tell at many finished trials, opening it again, and whole sweeps of
+stub trials.
 
     python tests/benchmarks/studies.py [--trials 1000]
 
@@ -56,7 +57,8 @@ def options(sampler: str, trials: int) -> dict[str, Any]:
 
 
 def measure(sampler: str, trials: int) -> tuple[float, float]:
-    """Median seconds of one ask and tell behind `trials` finished ones, and seconds to open the study again."""
+    """Median seconds of one ask and tell behind `trials` finished ones, and seconds to open the
+    study again."""
     if sampler == "grid":
         space = Space({key: Choices({n: str(n) for n in range(11)}) for key in ("+a", "+b", "+c")})
     else:

@@ -1,11 +1,15 @@
-"""A sweep of six trials, from process start to exit, against the plain loop that documentation writes, in the same run.
+"""A sweep of six trials, from process start to exit, against the plain loop that documentation
+writes, in the same run.
 
-    python tests/benchmarks/sweeps.py [--data cifar10.npz] [--images 20000] [--epochs 3] [--isa AVX2]
+    python tests/benchmarks/sweeps.py [--data cifar10.npz] [--images 20000] [--epochs 3] [--isa
+    AVX2]
 
-Both sides train the same six models (filters 4, 8, 16 × adam, sgd; kernel 3) on the same images, validate after each epoch on 5,000,
-score 10,000 test images once, and leave params, curves and the Keras model in a new MLflow store. The loop runs twice: with
-`mlflow.keras.log_model` as it comes, and with `pip_requirements` given, which spares MLflow six seconds a model.
-It has TensorFlow's own switches, which leave oneDNN off on AVX2. Run by hand, with nothing else running; the README quotes it.
+Both sides train the same six models (filters 4, 8, 16 × adam, sgd; kernel 3) on the same images,
+validate after each epoch on 5,000, score 10,000 test images once, and leave params, curves and the
+Keras model in a new MLflow store. The loop runs twice: with `mlflow.keras.log_model` as it comes,
+and with `pip_requirements` given, which spares MLflow six seconds a model. It has TensorFlow's own
+switches, which leave oneDNN off on AVX2. Run by hand, with nothing else running; the README quotes
+it.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ LOOP = """
 import sys
 import keras, mlflow, numpy as np
 
-path, images, epochs, pinned = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "pinned"
+path, images, epochs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+pinned = sys.argv[4] == "pinned"
 arrays = np.load(path)
 x, y, x_test, y_test = (arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
 x, x_test = x / 255.0, x_test / 255.0
@@ -54,7 +59,9 @@ for filters in (4, 8, 16):
                 keras.layers.Dense(10, activation="softmax"),
             ])
             model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-            history = model.fit(x, y, epochs=epochs, batch_size=32, validation_data=(x_val, y_val), verbose=0)
+            history = model.fit(
+                x, y, epochs=epochs, batch_size=32, validation_data=(x_val, y_val), verbose=0
+            )
             for name, values in history.history.items():
                 for epoch, value in enumerate(values):
                     mlflow.log_metric(name, value, step=epoch)

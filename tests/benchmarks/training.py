@@ -1,4 +1,5 @@
-"""What training costs: an epoch in one graph against Keras' `fit`, precision, augmentation, replicas.
+"""What training costs: an epoch in one graph against Keras' `fit`, precision, augmentation,
+replicas.
 
     python tests/benchmarks/training.py [--data cifar10.npz] [--threads 1] [--isa AVX2]
 

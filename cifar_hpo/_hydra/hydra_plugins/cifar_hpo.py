@@ -1,4 +1,5 @@
-"""The faces that Hydra sees: `StudySweeper`, `WorkersLauncher`, and the search path of sweeps/. What they do is elsewhere."""
+"""The faces that Hydra sees: `StudySweeper`, `WorkersLauncher`, and the search path of sweeps/.
+What they do is elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ HELP = """== cifar_hpo: sweeps of CNNs ==
   python -m cifar_hpo model=enhanced optimizer=sgd        a variant
   python -m cifar_hpo -m model.filters=4,8,16             a grid: three trials, in parallel
   python -m cifar_hpo -cn neuron_count                    a named study from sweeps/
-  the same command again                                  resumes: runs what is missing, repeats nothing
+  the same command again                                  resumes: runs only what is missing
 
 == Groups: GROUP=CHOICE ==
 
@@ -33,7 +34,8 @@ $APP_CONFIG_GROUPS
 
 
 class StudySweeper(Sweeper):
-    """A sweep as an Optuna study that resumes when the command is repeated; options as in `options.Sweeper`."""
+    """A sweep as an Optuna study that resumes when the command is repeated; options as in
+    `options.Sweeper`."""
 
     def __init__(self, **given: Any) -> None:
         self.options = given
@@ -82,7 +84,8 @@ def _study_run(plan: Any, study: Any) -> Any:
 
 
 class WorkersLauncher(Launcher):
-    """Trials in warm local processes, each with its share of the cores; options as in `options.Launcher`."""
+    """Trials in warm local processes, each with its share of the cores; options as in
+    `options.Launcher`."""
 
     def __init__(self, **given: Any) -> None:
         self.options = given
