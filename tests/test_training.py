@@ -12,11 +12,11 @@ import tensorflow as tf
 from hydra import compose, initialize_config_dir
 
 from cifar_hpo import data
-from cifar_hpo.config import CONF, Config, check
+from cifar_hpo.config import ACTIVATIONS, CONF, Config, check
 from cifar_hpo.errors import ConfigError, TrialError
 from cifar_hpo.training import compiled, optimizers, trainer
 from cifar_hpo.training import replicas as fused
-from cifar_hpo.training.model import whitening
+from cifar_hpo.training.model import NEVER_FALLING, whitening
 
 
 @pytest.fixture(autouse=True)
@@ -428,6 +428,13 @@ def test_a_convolution_by_blocks_is_the_convolution(
     wanted = np.concatenate(parts, axis=3) + layer.bias.numpy()
     assert found.shape == wanted.shape == layer.compute_output_shape(images.shape)
     assert found.numpy() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_pooling_goes_before_activations_that_never_fall(activation: str) -> None:
+    values = keras.activations.get(activation)(tf.linspace(-8.0, 8.0, 4001)).numpy()
+    rises = np.diff(values) > -1e-6  # tanh is 1 but for rounding
+    assert (activation in NEVER_FALLING) == bool(rises.all())
 
 
 @pytest.mark.parametrize(
