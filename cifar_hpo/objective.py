@@ -85,7 +85,7 @@ class Objective:
                 said.append(f"training.precision: oneDNN has no bfloat16 on {kind}: it is float32")
             elif not processor.is_fast_in_bfloat16():
                 slow = "mixed_bfloat16 will be slower than float32"
-                said.append(f"training.precision: {kind} gains nothing by bfloat16; {slow}")
+                said.append(f"training.precision: nothing is gained by it on {kind}; {slow}")
         if checked.training.replicas > 1 and checked.apart:
             said.append(f"training.replicas: with {checked.apart} they train one after the other")
         return said
