@@ -180,9 +180,8 @@ class Objective:
                 lines.training_ended()
             metrics = _summary([one.metrics for one in trained])
             best = max(trained, key=lambda one: one.metrics["val_accuracy"])
-            run.log_outcome(
-                metrics, dataset, best.predicted, best.certainty, training_config.epochs
-            )
+            epochs = max(int(replica.metrics["epochs"]) for replica in trained)
+            run.log_outcome(metrics, dataset, best.predicted, best.certainty, epochs)
             run.log_model(trainer.plain(checked, len(dataset.classes), best.weights), dataset)
         if not context.study:
             log.info(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import time
 import webbrowser
@@ -325,8 +326,8 @@ def _of_parameters(found: Findings) -> Iterator[Chart]:
             "The effect of each parameter",
             f"effect_{key.strip('+~').replace('/', '.')}",
             text,
-            lambda key=key: charts.effect(found, key),
-        )  # type: ignore[misc]
+            functools.partial(charts.effect, found, key),
+        )
     if 1 < len(varied) < len(found.finished):  # fewer trials than parameters explain nothing
         yield (
             "Importance",

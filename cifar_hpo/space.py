@@ -111,6 +111,7 @@ class Space:
                     f"{condition!r}: both {key} and {other} must vary",
                 )
             depends[key] = (other, frozenset(typed(value) for value in values.split(",")))
+        _refuse_circles(depends)
         return cls(parts, groups, conditions=depends)
 
     @property
@@ -119,10 +120,19 @@ class Space:
 
     @property
     def order(self) -> list[str]:
-        """Dimensions so that each comes after those on which it depends."""
-        return sorted(
+        """Dimensions so that each comes after those on which it depends, groups first."""
+        ordered: dict[str, None] = {}
+
+        def add(key: str) -> None:
+            if key in self.conditions:
+                add(self.conditions[key][0])
+            ordered.setdefault(key)
+
+        for key in sorted(
             self.dimensions, key=lambda key: (key not in self.groups, key in self.conditions)
-        )
+        ):
+            add(key)
+        return list(ordered)
 
     @property
     def size(self) -> float:
@@ -146,6 +156,14 @@ class Space:
             tuple(params[group] for group in self.groups if group in params), ()
         )
 
+    def _existing(self, cell: Mapping[str, Value]) -> dict[str, Value]:
+        """The parameters of a cell that exist, in the order of the dimensions."""
+        existing: dict[str, Value] = {}
+        for key in self.order:  # what a parameter depends on may itself not exist
+            if self.is_active(key, existing):
+                existing[key] = cell[key]
+        return {key: existing[key] for key in self.dimensions if key in existing}
+
     def holds(self, params: Mapping[str, Any]) -> bool:
         """Whether these are a configuration of this space."""
         active = [key for key in self.order if self.is_active(key, params)]
@@ -162,7 +180,7 @@ class Space:
         for values in itertools.product(*choices):
             cell = dict(zip(self.dimensions, values, strict=True))
             if conditional:
-                cell = {key: value for key, value in cell.items() if self.is_active(key, cell)}
+                cell = self._existing(cell)
                 if (identity := tuple(cell.items())) in seen:
                     continue
                 seen.add(identity)
@@ -176,7 +194,7 @@ class Space:
         }
         for place in range(max(map(len, ends.values()), default=1)):
             cell = {key: values[min(place, len(values) - 1)] for key, values in ends.items()}
-            yield {key: value for key, value in cell.items() if self.is_active(key, cell)}
+            yield self._existing(cell)
 
     def overrides(self, params: Mapping[str, Value]) -> tuple[str, ...]:
         """What the user would type for one configuration."""
@@ -189,6 +207,19 @@ class Space:
             part if isinstance(part, str) else f"{key}={part.text(params[key])}"
             for key, part in chosen
         )
+
+
+def _refuse_circles(conditions: Mapping[str, tuple[str, frozenset[Value]]]) -> None:
+    """Raise ConfigError for parameters that depend on one another."""
+    for key in conditions:
+        chain = [key]
+        while chain[-1] in conditions:
+            chain.append(conditions[chain[-1]][0])
+            if chain[-1] == key:
+                circle = " needs ".join(chain)
+                raise ConfigError(f"hydra.sweeper.conditions.{key}", f"a circle: {circle}")
+            if len(chain) > len(conditions) + 1:  # it leads into a circle that is told of below
+                break
 
 
 def _part(override: Override) -> Choices | Interval | str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -162,7 +163,7 @@ def _best(given: argparse.Namespace, ranking: Sequence[Told]) -> None:
         hydra = yaml.safe_load((folder / "hydra.yaml").read_text())["hydra"]
         name = hydra["job"]["config_name"]
         chosen = "" if name == "config" else f"-cn {name} hydra.mode=RUN "
-        sys.stdout.write(f"python -m cifar_hpo {chosen}{' '.join(overrides)}\n")
+        sys.stdout.write(f"python -m cifar_hpo {chosen}{shlex.join(overrides)}\n")
         return
     config = yaml.safe_load((folder / "config.yaml").read_text())
     choices = yaml.safe_load((folder / "hydra.yaml").read_text())["hydra"]["runtime"]["choices"]

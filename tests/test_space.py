@@ -90,3 +90,39 @@ def test_the_command_line_wins_over_params_from_a_file(loader: ConfigLoaderImpl)
 def test_an_empty_dimension_is_refused(override: str, loader: ConfigLoaderImpl) -> None:
     with pytest.raises(ConfigError, match=r"^x: "):
         Space.parse([override], {}, loader)
+
+
+CHAIN = ["+a=1,2", "+b=1,2", "+c=1,2"]
+
+
+@pytest.mark.parametrize("order", [("+a", "+b"), ("+b", "+a")])
+def test_what_a_parameter_needs_may_itself_need_another(
+    order: tuple[str, ...], loader: ConfigLoaderImpl
+) -> None:
+    needs = {"+a": "+b=2", "+b": "+c=2"}
+    space = Space.parse(CHAIN, {}, loader, {key: needs[key] for key in order})
+    assert space.order == ["+c", "+b", "+a"]
+    cells = list(space.cells())
+    assert cells == [
+        {"+c": 1},
+        {"+b": 1, "+c": 2},
+        {"+a": 1, "+b": 2, "+c": 2},
+        {"+a": 2, "+b": 2, "+c": 2},
+    ]
+    assert all(space.holds(cell) for cell in [*cells, *space.corners()])
+    assert not space.holds({"+a": 1, "+c": 1})
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"+a": "+a=1"},
+        {"+a": "+b=1", "+b": "+a=1"},
+        {"+a": "+b=1", "+b": "+c=1", "+c": "+b=1"},
+    ],
+)
+def test_parameters_that_need_one_another_are_refused(
+    conditions: dict[str, str], loader: ConfigLoaderImpl
+) -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.conditions\.\+\w: a circle: .* needs "):
+        Space.parse(CHAIN, {}, loader, conditions)

@@ -283,6 +283,20 @@ def test_a_grid_beside_the_earlier_one_ends_well_when_the_best_trial_is_of_that(
         )
 
 
+@pytest.mark.usefixtures("store")
+def test_with_early_stopping_curves_end_where_the_training_did(
+    run: Run, small: list[str], tmp_path: Path
+) -> None:
+    options = ["training.epochs=40", "training.early_stopping=1", "optimizer=sgd"]
+    shown = run(*small, *options, "optimizer.learning_rate=1.5")
+    assert shown.returncode == 0, shown.stderr
+    (found,) = runs(tmp_path)
+    points = mlflow.MlflowClient().get_metric_history(found.info.run_id, "val_loss")
+    done = int(found.data.metrics["epochs"])
+    assert done < 40
+    assert sorted({point.step for point in points}) == list(range(1, done + 1))
+
+
 @pytest.mark.processors
 def test_replicas_give_mean_and_spread(run: Run, small: list[str], tmp_path: Path) -> None:
     shown = run(*small, "training.replicas=3", "training.epochs=1")

@@ -159,6 +159,11 @@ def test_augmentation_changes_some_pixels_and_only_as_named(change: str) -> None
         assert 10 < different.sum() < 54
     if change == "cutout":
         assert (changed[(changed != given)] == 128).all()
+        squares = [
+            tuple((one == 128).all(axis=2).sum(axis=axis).max() for axis in (0, 1))
+            for one in changed
+        ]
+        assert max(squares) == (8, 8), "whole ones, where they do not pass the edge"
         assert (changed != given).mean() < 0.06
     if change == "shift":
         padded = np.pad(given, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")

@@ -43,9 +43,8 @@ def save(path: Path, state: State, model: Any, stopping: Any) -> None:
     }
     draft = path.with_suffix(".draft")
     with draft.open("wb") as file:
-        np.savez(
-            file, about=np.frombuffer(json.dumps(about, default=float).encode(), np.uint8), **arrays
-        )  # type: ignore[arg-type]
+        arrays["about"] = np.frombuffer(json.dumps(about, default=float).encode(), np.uint8)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
     with contextlib.suppress(FileNotFoundError):

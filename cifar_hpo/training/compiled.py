@@ -307,9 +307,8 @@ def augment(images: tf.Tensor, changes: list[str], seed: tf.Tensor) -> tf.Tensor
     places = (tf.range(n)[:, None] * size + rows)[:, :, None] * size + columns[:, None]
     pixels = tf.reshape(images, (-1, images.shape[3]))
     if "cutout" in changes:
-        down, across = (
-            tf.abs(tf.range(size) - drawn[:, place, None] % size) < 4 for place in (3, 4)
-        )
+        offsets = (tf.range(size) - drawn[:, place, None] % size for place in (3, 4))
+        down, across = ((offset >= -4) & (offset < 4) for offset in offsets)
         places = tf.where(down[:, :, None] & across[:, None], tf.shape(pixels)[0], places)
         pixels = tf.concat(
             (pixels, tf.fill((1, images.shape[3]), tf.cast(128, images.dtype))), axis=0
