@@ -35,7 +35,7 @@ class BlockRule(NamedTuple):
     """The rows and columns of pixels that a convolution takes as one, where the layer is such.
 
     filters, channels: of a group, from … to. kernel: its side, at least. side: of the image, at
-    least. groups: from … to.
+    least. groups: from … to. in_bfloat16: whether it pays in bfloat16 too.
     """
 
     block: tuple[int, int]
@@ -44,17 +44,19 @@ class BlockRule(NamedTuple):
     kernel: int = 2
     side: int = 1
     groups: tuple[int, int] = (1, 64)
+    in_bfloat16: bool = True
 
 
 _OF_AVX512 = (
-    BlockRule((2, 2), filters=(1, 4), side=16, kernel=5),
+    BlockRule((2, 2), filters=(1, 4), side=16, kernel=7),
     BlockRule((2, 2), filters=(1, 4), side=32),
     BlockRule((2, 2), filters=(1, 4), channels=(1, 2), side=16, groups=(2, 64)),
+    BlockRule((2, 2), filters=(1, 4), side=16, kernel=5, in_bfloat16=False),
     BlockRule((1, 2), filters=(5, 8), channels=(1, 3), side=32),
     BlockRule((2, 1), filters=(5, 8), channels=(6, 8), side=32, kernel=5, groups=(1, 1)),
     BlockRule((2, 2), filters=(8, 8), channels=(4, 4), side=16, kernel=5, groups=(1, 1)),
     BlockRule((2, 1), filters=(8, 8), channels=(8, 8), side=16, kernel=5, groups=(1, 1)),
-    BlockRule((2, 1), filters=(8, 8), channels=(4, 4), side=16, groups=(4, 64)),
+    BlockRule((2, 1), filters=(8, 8), channels=(4, 4), side=16, groups=(4, 64), in_bfloat16=False),
 )
 _BLOCKS: dict[str, tuple[BlockRule, ...]] = {
     OWN_KERNELS: (
@@ -85,11 +87,18 @@ pixels, one thread. AMX could not be had and is taken for AVX-512.
 
 
 def block(
-    kernel_size: int, channels: int, filters: int, groups: int, size: tuple[int, int]
+    kernel_size: int,
+    channels: int,
+    filters: int,
+    groups: int,
+    size: tuple[int, int],
+    *,
+    dtype: str = "float32",
 ) -> tuple[int, int]:
     """Rows and columns of pixels that a convolution should take as one; (1, 1) for none.
 
     channels, filters: of a group. size: height and width of the result, which they must divide.
+    dtype: float32 or bfloat16, of the arithmetic.
     """
     for rule in _BLOCKS.get(instruction_set(), ()):
         rows, columns = rule.block
@@ -99,6 +108,7 @@ def block(
             and kernel_size >= rule.kernel
             and min(size) >= rule.side
             and rule.groups[0] <= groups <= rule.groups[1]
+            and (rule.in_bfloat16 or dtype != "bfloat16")
             and size[0] % rows == 0
             and size[1] % columns == 0
         ):

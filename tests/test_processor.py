@@ -176,6 +176,25 @@ def test_blocks_are_what_was_fastest_on_such_a_processor(
     assert processor.block(*layer) == wanted
 
 
+@pytest.mark.parametrize(
+    ("layer", "in_float32", "in_bfloat16"),
+    [
+        ((3, 4, 8, 4, (16, 16)), (2, 1), (1, 1)),
+        ((5, 2, 4, 1, (16, 16)), (2, 2), (1, 1)),
+        ((7, 2, 4, 1, (16, 16)), (2, 2), (2, 2)),
+    ],
+)
+def test_what_pays_in_float32_need_not_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+    layer: tuple[object, ...],
+    in_float32: tuple[int, int],
+    in_bfloat16: tuple[int, int],
+) -> None:
+    monkeypatch.setattr(processor, "instruction_set", lambda: processor.AVX512_BF16)
+    assert processor.block(*layer) == in_float32
+    assert processor.block(*layer, dtype="bfloat16") == in_bfloat16
+
+
 @pytest.mark.parametrize("kind", RULED)
 @pytest.mark.parametrize("size", [(31, 31), (30, 30), (26, 13), (1, 1)])
 def test_a_block_divides_the_image(

@@ -64,7 +64,12 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
         self.bias = self.add_weight((width,), name="bias") if self.use_bias else None
         if self.block is None:
             self.block = processor.block(
-                self.kernel_size, channels, self.filters, self.groups, self._size(shape)
+                self.kernel_size,
+                channels,
+                self.filters,
+                self.groups,
+                self._size(shape),
+                dtype=self.compute_dtype,
             )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:

@@ -94,7 +94,8 @@ def main() -> None:
             steps[block] = _step(tf, convolution, image)
         best = _best(steps)
         fastest = min(best, key=best.__getitem__)
-        chosen = processor.block(kernel, channels, filters, groups, (side, side))
+        dtype = given.precision.removeprefix("mixed_")
+        chosen = processor.block(kernel, channels, filters, groups, (side, side), dtype=dtype)
         share = {block: seconds / best[1, 1] for block, seconds in best.items()}
         worst = max(worst, share[chosen])
         cells = [f"{1000 * best[1, 1]:.2f}"]
