@@ -152,9 +152,9 @@ def instruction_set() -> str:
 def fused_below() -> int:
     """Neurons of the first layer from which replicas train faster one after the other.
 
-    Four base models as one network take 0.46 of the time of four with 2 neurons, 0.5 to 0.8 with 4,
-    0.75 to 0.98 with 8 and 0.93 to 1.0 with 12, but 1.1 to 1.2 with 16 (AVX2, one thread); with
-    TensorFlow's own kernels 1.0 to 1.04 with 12.
+    Four base models as one network take 0.46 to 0.62 of the time of four with 2 neurons, 0.55 to
+    0.77 with 4 and 0.98 to 1.02 with 8 and 12, but 1.1 to 1.2 with 16 (AVX2, one thread); with
+    TensorFlow's own kernels 1.01 to 1.04 with 12.
     """
     return 12 if instruction_set() == OWN_KERNELS else 16
 

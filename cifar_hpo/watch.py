@@ -55,15 +55,14 @@ class Screen:
             f"{name} {value:.4f}" if value is not None else f"{result.state} {result.error}".strip()
         )
         again = "" if counted else ", will be tried again"
-        done = f"{len(self.study.told())}/{self.study.planned() or '?'}"
-        line = f"[{done}] trial {spec.number}: {_params(spec.params)}: {what}"
+        line = f"{self._count()} trial {spec.number}: {_params(spec.params)}: {what}"
         self.console.print(f"{line} in {result.seconds:.1f} s{again}", **PLAIN)
         self.heartbeat.heard()
 
     def print_status(self) -> None:
         """One line: how far the sweep is, and each worker's trial, epoch, value and time left."""
-        parts = [f"[{len(self.study.told())}/{self.study.planned() or '?'}]"]
-        parts[0] += f" after {clock(time.monotonic() - self.started)}{self._time_left()}"
+        spent = clock(time.monotonic() - self.started)
+        parts = [f"{self._count()} after {spent}{self._time_left()}"]
         if self.pool is None:
             numbers = ", ".join(str(number) for number in list(self.study.running))
             parts.append(f"with the launcher: {numbers or 'nothing yet'}")
@@ -93,6 +92,10 @@ class Screen:
         spent = clock(time.monotonic() - self.started)
         said = f"study {self.study.name}: {done} of {planned or '?'} trials done after {spent}"
         return said + self._time_left()
+
+    def _count(self) -> str:
+        """Counted trials of all planned ones."""
+        return f"[{len(self.study.told())}/{self.study.planned() or '?'}]"
 
     def _running(self) -> list[tuple[Worker, TrialSpec]]:
         """Busy workers and what each tries, as of now: the sweep goes on in another thread."""
