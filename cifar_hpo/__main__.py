@@ -11,15 +11,16 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo import trial
-from cifar_hpo.config import CONF, refuse_secrets_and_calls
-from cifar_hpo.errors import SweepFailed, UserError, end, one_line
+from cifar_hpo.config.secrets import refuse_secrets_and_calls
+from cifar_hpo.errors import SweepFailed, UserError, exit_with, one_line
 from cifar_hpo.objective import objective
+from cifar_hpo.paths import CONF
 
 
 def terminated(*_: object) -> None:
     """Exit, so that a run that is ended is KILLED, not left RUNNING; an exit that a destructor
     swallowed comes again after the epoch."""
-    trial.listen(lambda _: sys.exit(128 + signal.SIGTERM))
+    trial.set_reporter(lambda _: sys.exit(128 + signal.SIGTERM))
     sys.exit(128 + signal.SIGTERM)
 
 
@@ -42,11 +43,11 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException, UserError, SweepFailed) as error:
         if full_error:
             raise
-        end(error)
+        exit_with(error)
     except ValueError as error:  # of Hydra's own errors the one without its base class
         if "Config group override" not in str(error):
             raise
-        end(UserError(one_line(error)))
+        exit_with(UserError(one_line(error)))
 
 
 if __name__ == "__main__":

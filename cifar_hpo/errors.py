@@ -45,7 +45,7 @@ class TrialError(Exception):
     way."""
 
 
-def end(error: Exception) -> NoReturn:
+def exit_with(error: Exception) -> NoReturn:
     """End the program with the error on one line: exit code 1 for what happened in training, else
     2."""
     happened = isinstance(error, SweepFailed | TrialError)

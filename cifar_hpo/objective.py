@@ -18,10 +18,10 @@ from typing import Any, ClassVar, Self
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cifar_hpo import config as schema
 from cifar_hpo import processor, trial
+from cifar_hpo.config import app as schema
 from cifar_hpo.console import Heartbeat, clock
-from cifar_hpo.errors import ConfigError, TrialError, UserError, end
+from cifar_hpo.errors import ConfigError, TrialError, UserError, exit_with
 from cifar_hpo.trial import FINISHED, Context, Progress, Pruned, TrialResult
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Objective:
     )
     imports = (
         "cifar_hpo.training.trainer",
-        "cifar_hpo.tracking",
+        "cifar_hpo.tracking.runs",
         "mlflow.keras",
         "mlflow.store.tracking.sqlalchemy_store",
         "git",
@@ -64,7 +64,7 @@ class Objective:
     def prepare(self, config: DictConfig) -> str:
         """Decode the images once, and hold batch and splits against them; returns the dataset's
         name and digest."""
-        from cifar_hpo import data
+        from cifar_hpo.data import dataset as data
 
         checked = schema.check(config)
         dataset = data.load(checked.data)
@@ -95,16 +95,16 @@ class Objective:
         first."""
         images = checked.data.train_size or ALL_IMAGES
         passes = checked.training.epochs * checked.training.replicas
-        return float((checked.model.operations() + IMAGE_COST) * images * passes)
+        return float((checked.model.multiply_adds() + IMAGE_COST) * images * passes)
 
     def measure(self, config: DictConfig) -> dict[str, float]:
         """What is known of a configuration before it is trained, for constraints: its parameters,
         its multiplications for one image."""
-        from cifar_hpo import data
+        from cifar_hpo.data import dataset as data
 
         checked = schema.check(config)
         parameters = checked.model.parameters(len(data.load(checked.data).classes))
-        return {"parameters": float(parameters), "operations": float(checked.model.operations())}
+        return {"parameters": float(parameters), "operations": float(checked.model.multiply_adds())}
 
     def __call__(self, config: DictConfig) -> TrialResult:
         """Train, evaluate and log one configuration.
@@ -122,12 +122,13 @@ class Objective:
                     log.warning(remark)
                 return self._try(config, lines)
         except (UserError, TrialError) as error:
-            end(error)
+            exit_with(error)
 
     def _try(self, config: DictConfig, lines: _EpochLines | None = None) -> TrialResult:
         checked = schema.check(config)
         with processor.quiet_tensorflow():
-            from cifar_hpo import data, tracking
+            from cifar_hpo.data import dataset as data
+            from cifar_hpo.tracking import runs as tracking
             from cifar_hpo.training import trainer
 
         started = time.perf_counter()
@@ -181,8 +182,10 @@ class Objective:
             metrics = _summary([one.metrics for one in trained])
             best = max(trained, key=lambda one: one.metrics["val_accuracy"])
             epochs = max(int(replica.metrics["epochs"]) for replica in trained)
-            run.log_outcome(metrics, dataset, best.predicted, best.certainty, epochs)
-            run.log_model(trainer.plain(checked, len(dataset.classes), best.weights), dataset)
+            run.log_outcome(metrics, dataset, best.predicted, best.confidence, epochs)
+            run.log_model(
+                trainer.to_keras_model(checked, len(dataset.classes), best.weights), dataset
+            )
         if not context.study:
             log.info(
                 "val_accuracy %.4f  test_accuracy %.4f  run %s",
@@ -254,16 +257,16 @@ def _cleared(folder: Path) -> Iterator[None]:
 def _judged(context: Context, number: int) -> Iterator[None]:
     """Under a launcher that is not ours a trial asks the pruner itself, through the study's
     storage."""
-    if not context.pruner or trial.is_heard():
+    if not context.pruner or trial.has_reporter():
         yield
         return
-    from cifar_hpo.study import judge
+    from cifar_hpo.study.study import pruner_for
 
-    trial.listen(judge(context.storage, context.study, number, context.pruner))
+    trial.set_reporter(pruner_for(context.storage, context.study, number, context.pruner))
     try:
         yield
     finally:
-        trial.listen(None)
+        trial.set_reporter(None)
 
 
 def _summary(metrics: list[dict[str, float]]) -> dict[str, float]:

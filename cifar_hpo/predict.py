@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_hpo import processor
-from cifar_hpo.config import IMAGE_SIZE
+from cifar_hpo.config.app import IMAGE_SIZE
 from cifar_hpo.console import terminal
-from cifar_hpo.errors import DataError, UserError, end
+from cifar_hpo.errors import DataError, UserError, exit_with
 
 SHOWN = 3
 """Classes named for each image, the likeliest first."""
@@ -50,12 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         processor.set_tensorflow_switches()
         with processor.quiet_tensorflow():
             import tensorflow as tf  # noqa: F401
-        from cifar_hpo.records import Records
+        from cifar_hpo.tracking.reader import Records
 
         name, model, classes = Records(given.tracking_uri).model(given.run, given.model)
         terminal().print(_table(given.images, model.predict(pictures, verbose=0), classes, name))
     except UserError as error:
-        end(error)
+        exit_with(error)
 
 
 def picture(path: Path) -> NDArray[np.uint8]:

@@ -20,13 +20,19 @@ from typing import Any, NamedTuple
 
 import optuna
 
-from cifar_hpo import findings
-from cifar_hpo.config import GENERATED
-from cifar_hpo.errors import StudyError, UserError, end
-from cifar_hpo.evidence import LEVEL, against_best, chance, corrected, interval
-from cifar_hpo.findings import Configuration, Findings
-from cifar_hpo.leaderboard import Told
-from cifar_hpo.storage import kept
+from cifar_hpo.analysis import comparison as findings
+from cifar_hpo.analysis.comparison import Comparison, Configuration
+from cifar_hpo.analysis.statistics import (
+    CONFIDENCE,
+    against_best,
+    confidence_interval,
+    holm,
+    p_value,
+)
+from cifar_hpo.errors import StudyError, UserError, exit_with
+from cifar_hpo.paths import GENERATED
+from cifar_hpo.study.ranking import FinishedTrial
+from cifar_hpo.study.storage import open_existing
 
 BEGIN, END = (
     "<!-- results: python -m cifar_hpo.results --readme README.md -->",
@@ -108,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     try:
-        storage = kept(given.storage)
+        storage = open_existing(given.storage)
         names = {*(row.study for row in ARTICLE), *OPTIMIZERS, SEARCH, *CARDS} & set(
             optuna.get_all_study_names(storage)
         )
@@ -133,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             sys.stdout.write("\n\n".join(parts.values()) + "\n")
     except UserError as error:
-        end(error)
+        exit_with(error)
 
 
 def _put(readme: Path, parts: Mapping[str, str]) -> list[str]:
@@ -156,7 +162,7 @@ def _put(readme: Path, parts: Mapping[str, str]) -> list[str]:
     return [name for name in PARTS if name in stay.keys() - parts.keys()]
 
 
-def _parts(found: Mapping[str, Findings], tracking_uri: str | None) -> Iterator[tuple[str, str]]:
+def _parts(found: Mapping[str, Comparison], tracking_uri: str | None) -> Iterator[tuple[str, str]]:
     replicas = sorted(
         {
             len(one.values)
@@ -211,7 +217,7 @@ def _table(heads: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequen
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows))
 
 
-def _of(study: Findings, value: Any) -> Configuration | None:
+def _of(study: Comparison, value: Any) -> Configuration | None:
     """The configuration in which the one thing that varies has this value."""
     return next(
         (
@@ -223,13 +229,13 @@ def _of(study: Findings, value: Any) -> Configuration | None:
     )
 
 
-def _matched(found: Mapping[str, Findings]) -> Iterator[tuple[Row, Configuration]]:
+def _matched(found: Mapping[str, Comparison]) -> Iterator[tuple[Row, Configuration]]:
     for row in ARTICLE:
         if row.study in found and (one := _of(found[row.study], row.value)):
             yield row, one
 
 
-def _rows_of_article(found: Mapping[str, Findings]) -> Iterator[list[str]]:
+def _rows_of_article(found: Mapping[str, Comparison]) -> Iterator[list[str]]:
     for row, one in _matched(found):
         low, high = min(one.tests.values()), max(one.tests.values())
         above = row.accuracy - high
@@ -250,7 +256,7 @@ def _rows_of_article(found: Mapping[str, Findings]) -> Iterator[list[str]]:
         ]
 
 
-def _claims(found: Mapping[str, Findings]) -> Iterator[list[str]]:
+def _claims(found: Mapping[str, Comparison]) -> Iterator[list[str]]:
     """Confirmed where each pair differs as claimed, and wrong where one differs the other way
     round, neither by luck."""
     for claim, (name, pairs) in CLAIMS.items():
@@ -261,8 +267,8 @@ def _claims(found: Mapping[str, Findings]) -> Iterator[list[str]]:
         if len(sides) < len(pairs):
             continue
         gaps = [fmean(better.values()) - fmean(worse.values()) for better, worse in sides]
-        chances = corrected([chance(*pair) for pair in sides])
-        sure = [one is not None and one <= 1 - LEVEL for one in chances]
+        chances = holm([p_value(*pair) for pair in sides])
+        sure = [one is not None and one <= 1 - CONFIDENCE for one in chances]
         is_wrong = any(gap < 0 and is_sure for gap, is_sure in zip(gaps, sure, strict=True))
         verdict = "wrong" if is_wrong else "confirmed" if all(sure) else "not shown"
         shown = "; ".join(
@@ -272,7 +278,7 @@ def _claims(found: Mapping[str, Findings]) -> Iterator[list[str]]:
         yield [claim, f"**{verdict}**", shown]
 
 
-def _times(found: Mapping[str, Findings]) -> Iterator[list[str]]:
+def _times(found: Mapping[str, Comparison]) -> Iterator[list[str]]:
     for name in dict.fromkeys(row.study for row in ARTICLE):
         rows = [(row, one) for row, one in _matched(found) if row.study == name]
         if not rows:
@@ -290,7 +296,7 @@ def _times(found: Mapping[str, Findings]) -> Iterator[list[str]]:
         ]
 
 
-def _optimizers(found: Mapping[str, Findings]) -> Iterator[list[str]]:
+def _optimizers(found: Mapping[str, Comparison]) -> Iterator[list[str]]:
     """Each optimizer at the learning rate that was best for it: the seeds of the second study where
     they are there, else the first's one."""
     study = next((found[name] for name in reversed(OPTIMIZERS) if name in found), None)
@@ -309,7 +315,7 @@ def _optimizers(found: Mapping[str, Findings]) -> Iterator[list[str]]:
         ]
 
 
-def _search(found: Mapping[str, Findings]) -> str:
+def _search(found: Mapping[str, Comparison]) -> str:
     """What a search for a better model took, and when it had one that beats the article's enhanced
     model."""
     study, goal = found[SEARCH], max(row.accuracy for row in ARTICLE if row.value == "enhanced")
@@ -339,7 +345,7 @@ def _search(found: Mapping[str, Findings]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _minutes(studies: Sequence[Findings], end: float = math.inf) -> str:
+def _minutes(studies: Sequence[Comparison], end: float = math.inf) -> str:
     """How long any of their trials ran until then, with the gaps between left out."""
     spans = sorted(
         (one.ended - one.seconds, min(one.ended, end)) for study in studies for one in study.told
@@ -351,7 +357,7 @@ def _minutes(studies: Sequence[Findings], end: float = math.inf) -> str:
     return f"{total / 60:.0f}"
 
 
-def _card(study: Findings, tracking_uri: str | None) -> str:
+def _card(study: Comparison, tracking_uri: str | None) -> str:
     """What is to be known of a study's best model."""
     best: Configuration = study.finished[0]
     name = f"{study.name}: {best.name}" if best.params else study.name
@@ -373,10 +379,10 @@ def _card(study: Findings, tracking_uri: str | None) -> str:
     )
 
 
-def _classes(told: Told, uri: str | None) -> dict[str, float]:
+def _classes(told: FinishedTrial, uri: str | None) -> dict[str, float]:
     """The share of each class's test images that was recognised; empty where MLflow does not have
     it."""
-    from cifar_hpo.records import Records
+    from cifar_hpo.tracking.reader import Records
 
     if not told.run_id:
         return {}
@@ -388,7 +394,7 @@ def _classes(told: Told, uri: str | None) -> dict[str, float]:
 
 
 def _mean(values: Mapping[int, float]) -> str:
-    limits = interval(list(values.values()))
+    limits = confidence_interval(list(values.values()))
     return f"{fmean(values.values()):.4f}" + (
         f" ({limits[0]:.4f} – {limits[1]:.4f})" if limits else " (one seed)"
     )

@@ -17,13 +17,13 @@ import optuna
 import yaml
 from rich.table import Table
 
-from cifar_hpo.config import GENERATED
 from cifar_hpo.console import terminal
-from cifar_hpo.errors import StudyError, UserError, end
-from cifar_hpo.leaderboard import Told, counted, ranked, settings
-from cifar_hpo.storage import kept
-from cifar_hpo.study import MEANING
-from cifar_hpo.watch import table
+from cifar_hpo.errors import StudyError, UserError, exit_with
+from cifar_hpo.paths import GENERATED
+from cifar_hpo.study.ranking import FinishedTrial, finished_trials, parameter_columns, ranked
+from cifar_hpo.study.storage import open_existing
+from cifar_hpo.study.study import MEANING
+from cifar_hpo.sweep.progress import table
 
 GROUPS = ("model", "data", "optimizer", "training", "mlflow")
 
@@ -59,12 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(given)
     except UserError as error:
-        end(error)
+        exit_with(error)
 
 
 def run(given: argparse.Namespace) -> None:
     """Do one command. Raises StudyError when the storage or the study is not there."""
-    storage = kept(given.storage)
+    storage = open_existing(given.storage)
     if given.command == "list":
         studies = Table(
             "study", "finished", "pruned", "failed", "waiting", "best", box=None, pad_edge=False
@@ -103,23 +103,25 @@ def run(given: argparse.Namespace) -> None:
         optuna.delete_study(study_name=given.study, storage=storage)
 
 
-def _open(name: str, storage: Any) -> tuple[optuna.Study, list[Told]]:
+def _open(name: str, storage: Any) -> tuple[optuna.Study, list[FinishedTrial]]:
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         known = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
         raise StudyError(f"there is no study {name}; there are: {known}") from None
-    return study, counted(study.get_trials(deepcopy=False))
+    return study, finished_trials(study.get_trials(deepcopy=False))
 
 
 def _directions(study: optuna.Study) -> list[str]:
     return [direction.name.lower() for direction in study.directions]
 
 
-def _ranking_table(study: optuna.Study, ranking: Sequence[Told]) -> Table:
+def _ranking_table(study: optuna.Study, ranking: Sequence[FinishedTrial]) -> Table:
     metric = study.user_attrs.get(MEANING, {}).get("metric", "value")
     metrics = metric if isinstance(metric, list) else [metric]
-    keys, cells = settings(ranking, dict.fromkeys(key for told in ranking for key in told.params))
+    keys, cells = parameter_columns(
+        ranking, dict.fromkeys(key for told in ranking for key in told.params)
+    )
     rows = []
     for rank, (told, cell) in enumerate(zip(ranking, cells, strict=True), start=1):
         values = [f"{value:.4f}" for value in told.values] if told.values else ["–"] * len(metrics)
@@ -136,7 +138,7 @@ def _ranking_table(study: optuna.Study, ranking: Sequence[Told]) -> Table:
     return table(["rank", "trial", *keys, *metrics, "seconds", "state"], rows)
 
 
-def _export(ranking: Sequence[Told], form: str) -> None:
+def _export(ranking: Sequence[FinishedTrial], form: str) -> None:
     if form == "json":
         json.dump([asdict(told) for told in ranking], sys.stdout, indent=1)
         return
@@ -152,7 +154,7 @@ def _export(ranking: Sequence[Told], form: str) -> None:
         writer.writerow([told.number, told.state, *values, told.seconds, told.error, told.run_id])
 
 
-def _best(given: argparse.Namespace, ranking: Sequence[Told]) -> None:
+def _best(given: argparse.Namespace, ranking: Sequence[FinishedTrial]) -> None:
     if not ranking or ranking[0].value is None:
         raise StudyError(f"study {given.study}: no trial has finished")
     folder = Path(GENERATED, "outputs", given.study, str(ranking[0].number), ".hydra")

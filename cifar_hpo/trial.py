@@ -146,12 +146,12 @@ def report(progress: Progress) -> None:
         )
 
 
-def is_heard() -> bool:
+def has_reporter() -> bool:
     """Whether somebody listens in this process."""
     return _listener is not None
 
 
-def listen(listener: Callable[[Progress], bool] | None) -> None:
+def set_reporter(listener: Callable[[Progress], bool] | None) -> None:
     """Send this process's `Progress` to `listener` from now on; it returns whether the trial should
     stop."""
     global _listener  # noqa: PLW0603  one process runs one trial at a time

@@ -16,8 +16,8 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cifar_hpo.config import GENERATED
-from cifar_hpo.errors import StudyError, UserError, end
+from cifar_hpo.errors import StudyError, UserError, exit_with
+from cifar_hpo.paths import GENERATED
 
 HOST = "127.0.0.1"
 LOG = Path(GENERATED, "ui.log")
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 time.sleep(0.2)
             raise StudyError(f"a server has ended by itself; its last words are in {LOG}")
     except UserError as error:
-        end(error)
+        exit_with(error)
 
 
 def _servers(given: argparse.Namespace) -> dict[str, tuple[int, list[str]]]:
@@ -132,7 +132,7 @@ def _served(servers: dict[str, tuple[int, list[str]]]) -> Iterator[list[subproce
 
 def _tell(servers: dict[str, tuple[int, list[str]]], tracking_uri: str | None) -> None:
     """Where to look."""
-    from cifar_hpo.records import Records
+    from cifar_hpo.tracking.reader import Records
 
     for name, (port, _) in servers.items():
         sys.stdout.write(f"{name:<7} http://{HOST}:{port}\n")

@@ -1,19 +1,16 @@
-"""Small data and a folder to work in, for all tests; the command line as a user has it."""
+"""Small data and a folder to work in, for all tests."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import Run, images, run_in
 
-from cifar_hpo.data import PREPARED
 from cifar_hpo.processor import set_tensorflow_switches
 
 set_tensorflow_switches()  # some tests load TensorFlow before anything of ours does
@@ -21,17 +18,6 @@ set_tensorflow_switches()  # some tests load TensorFlow before anything of ours 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell ignores it for what it starts in the background, and all below would inherit that
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ten classes told apart by their brightness and colour, which a CNN learns in a few steps."""
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(n) % 10).astype(np.uint8)
-    level = np.stack([labels * 25, 255 - labels * 25, (labels % 3) * 100], axis=-1)
-    noise = rng.integers(-20, 20, size=(n, 32, 32, 3))
-    return np.clip(level[:, None, None, :] + noise, 0, 255).astype(np.uint8), labels
 
 
 @pytest.fixture(scope="session")
@@ -58,32 +44,7 @@ def small(npz: Path) -> list[str]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long tests first, so that no process works alone at the end."""
-    items.sort(key=lambda item: item.path.stem not in ("test_resume", "test_sweep"))
-
-
-def clean() -> dict[str, str]:
-    """The environment without what other tests in this process left there: MLflow's store, and
-    where images were decoded."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("MLFLOW_TRACKING_URI", PREPARED)
-    }
-
-
-def run_in(
-    folder: Path, *arguments: str, module: str = "cifar_hpo", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """`python -m cifar_hpo` in a folder, or another of its commands."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=folder,
-        env=clean() | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    items.sort(key=lambda item: item.path.stem not in ("test_resume", "test_loop"))
 
 
 @pytest.fixture(scope="session")

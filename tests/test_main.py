@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from support import Run
 
 HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "numpy")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hydra import compose, initialize_config_dir
 
-from cifar_hpo.config import CONF
 from cifar_hpo.objective import objective
+from cifar_hpo.paths import CONF
 from cifar_hpo.processor import fused_below
 
 WIDE = fused_below()

@@ -217,7 +217,8 @@ TRAIN = """
 import sys
 import numpy as np
 from hydra import compose, initialize_config_dir
-from cifar_hpo import config as schema, data
+from cifar_hpo.config import app as schema
+from cifar_hpo.data import dataset as data
 from cifar_hpo.training import trainer
 
 with initialize_config_dir(str(schema.CONF), version_base="1.3"):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from conftest import run_in
-from test_report import lay_out
+from support import lay_out, run_in
 
 from cifar_hpo.results import ARTICLE, BEGIN, END
 

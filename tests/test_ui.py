@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import clean, run_in
+from support import clean, run_in
 
 CHROMIUM = shutil.which("chromium")
 COMMAND = [sys.executable, "-m", "cifar_hpo.ui"]

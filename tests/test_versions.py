@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
+from support import Run
 from versions.pack import DATABASES, FOLDER, HOST
 
 SMALL = [

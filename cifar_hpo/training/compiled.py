@@ -26,16 +26,16 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from cifar_hpo import processor
-from cifar_hpo.config import IMAGE_SIZE, SGD, Config
+from cifar_hpo.config.app import IMAGE_SIZE, SGD, Config
 from cifar_hpo.training import optimizers
 from cifar_hpo.training import replicas as fused
 from cifar_hpo.training.model import LOOKED_AT, build, mirrored, whitening
 from cifar_hpo.training.replicas import Weights
 
-SCORED = 500
+EVAL_BATCH = 500
 """Images in a batch where nothing is learned."""
 
-KEPT = 8
+MAX_CACHED = 8
 """Networks of different shapes that a process keeps; each has its graphs and three times its
 weights in memory."""
 
@@ -45,12 +45,14 @@ BATCH = [
 ]
 """Images and labels in any number; one graph for all."""
 
-RISE = 0.25
+WARMUP_SHARE = 0.25
 """Share of the training in which a one-cycle learning rate rises."""
 
 SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "cosine": lambda done: 0.5 * (1 + tf.cos(math.pi * done)),
-    "one_cycle": lambda done: tf.minimum(0.04 + 0.96 * done / RISE, (1 - done) / (1 - RISE)),
+    "one_cycle": lambda done: tf.minimum(
+        0.04 + 0.96 * done / WARMUP_SHARE, (1 - done) / (1 - WARMUP_SHARE)
+    ),
 }
 """The learning rate's share of its peak by the share of steps done: cosine to 0 (Loshchilov and
 Hutter 2017, arXiv 1608.03983), or one triangle from a 25th up and down to 0 (Smith and Topin 2018,
@@ -78,7 +80,7 @@ def network(
     if shape in _kept:
         _kept[shape] = found = _kept.pop(shape)  # the latest is the last
     else:
-        while len(_kept) >= KEPT:
+        while len(_kept) >= MAX_CACHED:
             _kept.pop(next(iter(_kept)))
         _kept[shape] = found = Network(config, classes, len(seeds))
     found.reset(config.optimizer.learning_rate, seeds, images)
@@ -164,7 +166,7 @@ class Network:
             white = whitening(images[:LOOKED_AT].numpy())
             for one in fresh:
                 one.get_layer("whitening").set_weights(white)
-        self.model.set_weights(fused.join([one.get_weights() for one in fresh]))
+        self.model.set_weights(fused.stack_replicas([one.get_weights() for one in fresh]))
         drawn = itertools.chain(*zip(*map(fused.generators, fresh), strict=True))
         for ours, other in zip(fused.generators(self.model), drawn, strict=True):
             ours.state.assign(other.state)
@@ -191,14 +193,14 @@ class Network:
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (replicas, n, classes)."""
         parts = [
-            self._predict(tf.constant(images[at : at + SCORED]))
-            for at in range(0, len(images), SCORED)
+            self._predict(tf.constant(images[at : at + EVAL_BATCH]))
+            for at in range(0, len(images), EVAL_BATCH)
         ]
         return np.moveaxis(np.concatenate(parts).reshape(len(images), self.replicas, -1), 1, 0)
 
     def weights(self) -> list[Weights]:
         """Those of each replica, as the plain model has them."""
-        return fused.cut(self.model.get_weights(), self.replicas)
+        return fused.unstack(self.model.get_weights(), self.replicas)
 
     def swap(self) -> None:
         """Put the averaged weights in the place of the last ones, and these in theirs, if weights
@@ -268,13 +270,13 @@ class Network:
     def _score_graph(self) -> Any:
         model, is_mean = (
             self.model,
-            fused.is_mean(self.replicas, self.config.training.label_smoothing),
+            fused.keras_loss_is_cross_entropy(self.replicas, self.config.training.label_smoothing),
         )
 
         @tf.function(input_signature=BATCH)  # type: ignore[untyped-decorator]
         def score(images: tf.Tensor, labels: tf.Tensor) -> None:
-            for start in tf.range(0, tf.shape(images)[0], SCORED):
-                batch, true = images[start : start + SCORED], labels[start : start + SCORED]
+            for start in tf.range(0, tf.shape(images)[0], EVAL_BATCH):
+                batch, true = images[start : start + EVAL_BATCH], labels[start : start + EVAL_BATCH]
                 found = self._probabilities(batch)
                 if is_mean:
                     # The first of the metrics is Keras' mean of the loss, which `train_step` keeps.

@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
-from cifar_hpo.config import IMAGE_SIZE, WHITE, Model
+from cifar_hpo.config.app import IMAGE_SIZE, WHITENING_CHANNELS, Model
 from cifar_hpo.training import replicas as fused
 
 NEVER_FALLING = ("relu", "elu", "selu", "leaky_relu", "tanh", "sigmoid")
@@ -33,7 +33,9 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255)(inputs)
     if config.whitening:
-        x = layers.Conv2D(max(replicas, 1) * WHITE, 2, trainable=False, name="whitening")(x)
+        x = layers.Conv2D(
+            max(replicas, 1) * WHITENING_CHANNELS, 2, trainable=False, name="whitening"
+        )(x)
         x = layers.Activation(config.activation)(x)
     for number, layer in enumerate(config.layers()):
         place, is_pooled = number % config.convolutions, layer.pooled < layer.size
@@ -116,7 +118,7 @@ class _Layers:
         return (fused.Dense if self.replicas > 1 else layers.Dense)(units, activation)(x)
 
     def classes(self, x: Any, classes: int) -> Any:
-        return (fused.Classes if self.replicas > 1 else layers.Dense)(
+        return (fused.FusedOutput if self.replicas > 1 else layers.Dense)(
             classes, activation="softmax", dtype="float32"
         )(x)
 
@@ -143,4 +145,6 @@ def whitening(images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
     values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
     half = vectors / np.sqrt(values + 5e-5 * values[-1] + 1e-9)  # what varies least is mostly noise
     kernel = np.concatenate([half, -half], axis=1)
-    return kernel.reshape(2, 2, 3, WHITE).astype(np.float32), (-mean @ kernel).astype(np.float32)
+    return kernel.reshape(2, 2, 3, WHITENING_CHANNELS).astype(np.float32), (-mean @ kernel).astype(
+        np.float32
+    )

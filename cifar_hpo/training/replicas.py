@@ -265,7 +265,7 @@ class Dense(keras.layers.Layer):  # type: ignore[misc]
         return (*shape[:2], self.units)
 
 
-class Classes(Dense):
+class FusedOutput(Dense):
     """The last one, to (n, replicas, classes)."""
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -301,7 +301,7 @@ def loss(smoothing: float) -> Any:
 
     def summed(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         if smoothing:
-            labels = tf.one_hot(_for_each(y_true, y_pred), y_pred.shape[-1])
+            labels = tf.one_hot(_labels_per_replica(y_true, y_pred), y_pred.shape[-1])
             losses = keras.losses.categorical_crossentropy(
                 labels, y_pred, label_smoothing=smoothing
             )
@@ -339,25 +339,25 @@ def metrics(replicas: int, smoothing: float) -> list[keras.metrics.Metric]:
     accuracy = PerReplica("replica_accuracy", _hits, replicas)
     return (
         [accuracy]
-        if is_mean(replicas, smoothing)
+        if keras_loss_is_cross_entropy(replicas, smoothing)
         else [PerReplica("replica_loss", _losses, replicas), accuracy]
     )
 
 
-def is_mean(replicas: int, smoothing: float) -> bool:
+def keras_loss_is_cross_entropy(replicas: int, smoothing: float) -> bool:
     """Whether the mean of the loss, which Keras keeps, is the cross-entropy of the one replica."""
     return replicas == 1 and not smoothing
 
 
 def _losses(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    return keras.losses.sparse_categorical_crossentropy(_for_each(y_true, y_pred), y_pred)
+    return keras.losses.sparse_categorical_crossentropy(_labels_per_replica(y_true, y_pred), y_pred)
 
 
 def _hits(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.argmax(y_pred, axis=-1), tf.int32) == _for_each(y_true, y_pred)
+    return tf.cast(tf.argmax(y_pred, axis=-1), tf.int32) == _labels_per_replica(y_true, y_pred)
 
 
-def _for_each(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+def _labels_per_replica(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
     labels = tf.cast(y_true, tf.int32)
     return (
         labels
@@ -366,7 +366,7 @@ def _for_each(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
     )
 
 
-def join(replicas: Sequence[Weights]) -> Weights:
+def stack_replicas(replicas: Sequence[Weights]) -> Weights:
     """The weights of a fused model from those of plain ones."""
     if len(replicas) == 1:
         return list(replicas[0])
@@ -377,7 +377,7 @@ def join(replicas: Sequence[Weights]) -> Weights:
     ]
 
 
-def cut(weights: Weights, replicas: int) -> list[Weights]:
+def unstack(weights: Weights, replicas: int) -> list[Weights]:
     """The weights of each replica, as the plain model has them."""
     if replicas == 1:
         return [weights]

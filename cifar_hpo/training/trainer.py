@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo.config import Config, Data, Training
-from cifar_hpo.data import Dataset
+from cifar_hpo.config.app import Config, Data, Training
+from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import ConfigError, TrialError
 from cifar_hpo.training import checkpoint
 from cifar_hpo.training.compiled import Network, compiled, network
@@ -45,14 +45,14 @@ class Trained:
     """A trained replica.
 
     metrics: the last epoch's (with early stopping the best epoch's), test_loss, test_accuracy,
-    parameters, train_seconds. predicted, certainty: the class of each test image (n,), int64, and
+    parameters, train_seconds. predicted, confidence: the class of each test image (n,), int64, and
     its probability (n,), float32.
     """
 
     weights: Weights
     metrics: dict[str, float]
     predicted: NDArray[np.int64]
-    certainty: NDArray[np.float32]
+    confidence: NDArray[np.float32]
 
 
 def set_up(config: Training) -> None:
@@ -108,8 +108,8 @@ def _train(
         "val_loss", patience=config.training.early_stopping or 10**9, restore_best_weights=True
     )
     callbacks = [stopping] if config.training.early_stopping else []
-    followers = keras.callbacks.CallbackList(callbacks, model=net.model)
-    followers.on_train_begin()
+    callback_list = keras.callbacks.CallbackList(callbacks, model=net.model)
+    callback_list.on_train_begin()
     saved = folder and folder / f"replica_{group[0]}.checkpoint"
     training = _identity(config, dataset, group)
     state = checkpoint.load(saved, training, net.model, stopping) if saved else None
@@ -120,12 +120,12 @@ def _train(
     net.model.stop_training = bool(state and state.stopped)
     while len(epochs) < config.training.epochs and not net.model.stop_training:
         started = time.perf_counter()
-        followers.on_epoch_begin(len(epochs))
+        callback_list.on_epoch_begin(len(epochs))
         values = net.fit(images, labels, len(epochs), config.training.epochs)
         net.swap()
         for mine, scored in zip(values, net.score(*held_out), strict=True):
             mine |= {f"val_{name}": value for name, value in scored.items()}
-        followers.on_epoch_end(len(epochs), values[0])
+        callback_list.on_epoch_end(len(epochs), values[0])
         net.swap()
         epochs.append(values)
         seconds += time.perf_counter() - started
@@ -144,7 +144,7 @@ def _train(
             )
         on_epoch(len(epochs) - 1, dict(zip(group, values, strict=True)), restored=False)
     net.swap()
-    followers.on_train_end()  # early stopping puts the best epoch's weights back
+    callback_list.on_train_end()  # early stopping puts the best epoch's weights back
     return _evaluated(config, dataset, net, epochs, seconds)
 
 
@@ -192,7 +192,7 @@ def _evaluated(
     return trained
 
 
-def plain(config: Config, classes: int, weights: Weights) -> keras.Model:
+def to_keras_model(config: Config, classes: int, weights: Weights) -> keras.Model:
     """A trained replica as a compiled Keras model like any other; its optimizer is at rest."""
     model = compiled(config, classes)
     model.optimizer.build(
@@ -202,17 +202,17 @@ def plain(config: Config, classes: int, weights: Weights) -> keras.Model:
     return model
 
 
-_resident: dict[tuple[Any, ...], tuple[Tensors, Tensors]] = {}
+_tensor_cache: dict[tuple[Any, ...], tuple[Tensors, Tensors]] = {}
 
 
 def tensors(dataset: Dataset, config: Data) -> tuple[Tensors, Tensors]:
     """Training and validation images and labels in memory, kept from one trial to the next."""
     key = (dataset.digest, config.train_size, config.validation)
-    if key not in _resident:
-        _resident.clear()
+    if key not in _tensor_cache:
+        _tensor_cache.clear()
         train_split, validation = dataset.splits(config)
-        _resident[key] = tuple(
+        _tensor_cache[key] = tuple(
             (tf.constant(images), tf.constant(labels))
             for images, labels in (train_split, validation)
         )  # type: ignore[assignment]
-    return _resident[key]
+    return _tensor_cache[key]

@@ -22,9 +22,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cifar_hpo import options as schema
-from cifar_hpo.space import Choices, Interval, Space
-from cifar_hpo.study import Study
+from cifar_hpo.config import sweep as schema
+from cifar_hpo.study.space import Choices, Interval, Space
+from cifar_hpo.study.study import Study
 from cifar_hpo.trial import FINISHED, TrialResult
 
 APP = """

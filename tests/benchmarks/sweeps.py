@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cifar_hpo.synthetic import synthetic
+from cifar_hpo.data.synthetic import synthetic
 
 LOOP = """
 import sys

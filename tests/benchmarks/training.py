@@ -26,9 +26,9 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
-from cifar_hpo import config as schema
 from cifar_hpo import processor
-from cifar_hpo.synthetic import synthetic
+from cifar_hpo.config import app as schema
+from cifar_hpo.data.synthetic import synthetic
 
 IMAGES = 5_000
 BF16 = "training.precision=mixed_bfloat16"
@@ -58,7 +58,7 @@ class Bench:
     """Networks of both kinds on the same 5,000 images, with the overrides that all share."""
 
     def __init__(self, base: Sequence[str]) -> None:
-        from cifar_hpo import data
+        from cifar_hpo.data import dataset as data
         from cifar_hpo.training import trainer
 
         self.base = base

@@ -15,8 +15,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from cifar_hpo import options
-from cifar_hpo.config import CONF, SWEEPS
+from cifar_hpo.config import sweep as options
+from cifar_hpo.paths import CONF, SWEEPS
 
 HELP = """== cifar_hpo: sweeps of CNNs ==
 
@@ -54,17 +54,17 @@ class StudySweeper(Sweeper):
         from contextlib import nullcontext
 
         from cifar_hpo.console import still
-        from cifar_hpo.plan import Plan
-        from cifar_hpo.workers import Pool
+        from cifar_hpo.sweep.plan import Plan
+        from cifar_hpo.workers.pool import Pool
 
         with still("preparing the sweep"):
-            plan = Plan.of(self, arguments)
+            plan = Plan.from_command_line(self, arguments)
         is_ours = isinstance(self.launcher, WorkersLauncher)
         with Pool(self.launcher, plan.n_trials) if is_ours else nullcontext() as pool:
             with still("preparing the data"):
                 plan = plan.prepared()
                 plan.name_folder(plan.name)
-                from cifar_hpo.sweep import sweep
+                from cifar_hpo.sweep.loop import sweep
 
             return sweep(plan, pool, _study_run)
 
@@ -73,12 +73,12 @@ def _study_run(plan: Any, study: Any) -> Any:
     """The study's own MLflow run, where the app has an `mlflow` config."""
     if plan.base.get("mlflow") is None:
         return None
-    from cifar_hpo.tracking import StudyRun
+    from cifar_hpo.tracking.runs import StudyRun
 
     run = StudyRun(
         plan.base.mlflow.tracking_uri, plan.base.mlflow.experiment or study.name, study.name
     )
-    run.arrange(study.metrics, study.directions[0], list(plan.space.dimensions))
+    run.set_ui_columns(study.metrics, study.directions[0], list(plan.space.dimensions))
     study.note_run(run.uri, run.run_id)
     return run
 
@@ -98,7 +98,7 @@ class WorkersLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from cifar_hpo.workers import launch
+        from cifar_hpo.workers.pool import launch
 
         return launch(self, job_overrides, initial_job_idx)
 

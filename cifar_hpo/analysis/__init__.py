@@ -1,0 +1,1 @@
+"""Which configuration is best, by how much, and whether that is luck."""

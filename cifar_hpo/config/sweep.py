@@ -1,0 +1,224 @@
+"""What can be said of a sweep: the options of sweeper, samplers, pruners and launcher, and
+`--help`, written from all schemas."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from cifar_hpo.config.app import OPTIMIZERS, Data, Mlflow, Model, Training
+from cifar_hpo.config.fields import key, meant
+from cifar_hpo.paths import GENERATED
+
+SAMPLERS = ("auto", "grid", "random", "tpe", "gp", "cmaes", "nsgaii", "qmc")
+PRUNERS = ("none", "median", "asha", "hyperband", "patient")
+
+
+@dataclass
+class Sampler:
+    """The options of each sampler are Optuna's own, and so is what null stands for."""
+
+    name: str = key(
+        "how configurations are chosen; auto is a grid, or tpe where the space or the budget "
+        "asks for it",
+        default="auto",
+        choices=SAMPLERS,
+    )
+    seed: int | None = key("makes a study with one worker repeatable", default=None, low=0)
+
+
+@dataclass
+class Tpe(Sampler):
+    n_startup_trials: int | None = key("random trials at the start", default=None, low=0)
+    n_ei_candidates: int | None = key("candidates compared for each trial", default=None, low=1)
+    multivariate: bool | None = key("model parameters together", default=None)
+    group: bool | None = key("model parameters by the groups in which they occur", default=None)
+    constant_liar: bool | None = key("keep away from what is running", default=None)
+
+
+@dataclass
+class Gp(Sampler):
+    n_startup_trials: int | None = key("random trials at the start", default=None, low=0)
+    deterministic_objective: bool | None = key(
+        "the same configuration always gives the same value", default=None
+    )
+
+
+@dataclass
+class Cmaes(Sampler):
+    n_startup_trials: int | None = key("random trials at the start", default=None, low=0)
+    sigma0: float | None = key("first step size, as a share of the range", default=None, above=0)
+    popsize: int | None = key("trials in a generation", default=None, low=2)
+
+
+@dataclass
+class NsgaII(Sampler):
+    population_size: int | None = key("trials in a generation", default=None, low=2)
+    mutation_prob: float | None = key("of each parameter", default=None, low=0, high=1)
+    crossover_prob: float | None = key("of two parents having a child", default=None, low=0, high=1)
+    swapping_prob: float | None = key("of a parameter in a crossover", default=None, low=0, high=1)
+
+
+@dataclass
+class Qmc(Sampler):
+    qmc_type: str | None = key("the sequence", default=None, choices=("sobol", "halton"))
+    scramble: bool | None = key("scramble it", default=None)
+
+
+SAMPLER_SCHEMAS: dict[str, type[Sampler]] = {
+    "tpe": Tpe,
+    "gp": Gp,
+    "cmaes": Cmaes,
+    "nsgaii": NsgaII,
+    "qmc": Qmc,
+}
+EXTRAS = {"gp": ("torch",), "cmaes": ("cmaes",)}
+"""Packages that a sampler needs beside Optuna."""
+
+
+@dataclass
+class Pruner:
+    """The options of each pruner are Optuna's own, and so is what null stands for; a resource or
+    step is an epoch."""
+
+    name: str = key("who stops a trial that will not win", default="none", choices=PRUNERS)
+
+
+@dataclass
+class Median(Pruner):
+    n_startup_trials: int | None = key("finished trials before any is pruned", default=None, low=0)
+    n_warmup_steps: int | None = key("epochs before a trial is pruned", default=None, low=0)
+    interval_steps: int | None = key("epochs between two looks", default=None, low=1)
+    n_min_trials: int | None = key("trials to compare with", default=None, low=1)
+
+
+@dataclass
+class Asha(Pruner):
+    min_resource: int | None = key(
+        "epochs every trial gets; null lets the first trials tell", default=None, low=1
+    )
+    reduction_factor: int | None = key("one in how many goes on", default=None, low=2)
+    min_early_stopping_rate: int | None = key("rungs left out at the start", default=None, low=0)
+
+
+@dataclass
+class Hyperband(Pruner):
+    min_resource: int | None = key("epochs every trial gets", default=None, low=1)
+    max_resource: int | None = key(
+        "epochs of a whole trial; null lets the first trials tell", default=None, low=1
+    )
+    reduction_factor: int | None = key("one in how many goes on", default=None, low=2)
+
+
+@dataclass
+class Patient(Pruner):
+    patience: int = key(
+        "epochs that are all worse than one before, after which a trial stops", default=3, low=0
+    )
+    min_delta: float | None = key("what counts as worse", default=None, low=0)
+
+
+PRUNER_SCHEMAS: dict[str, type[Pruner]] = {
+    "median": Median,
+    "asha": Asha,
+    "hyperband": Hyperband,
+    "patient": Patient,
+}
+
+
+@dataclass
+class Sweeper:
+    _target_: str = "hydra_plugins.cifar_hpo.StudySweeper"
+    _recursive_: bool = False
+    defaults: list[Any] = dataclasses.field(
+        default_factory=lambda: [{"sampler": "auto"}, {"pruner": "none"}]
+    )
+    sampler: Any = "???"
+    pruner: Any = "???"
+    study_name: str | None = key(
+        "null names the study after what it varies and a hash of what it means", default=None
+    )
+    storage: str | None = key(
+        f"Optuna's store; null is {GENERATED}/studies.db, memory keeps nothing", default=None
+    )
+    n_trials: int | None = key(
+        "finished trials in all, earlier ones counted; null runs the whole grid",
+        default=None,
+        low=1,
+    )
+    timeout: float | None = key("seconds after which no trial starts", default=None, above=0)
+    target: float | None = key("value at which the sweep stops", default=None)
+    patience: int | None = key(
+        "trials without a better value after which the sweep stops", default=None, low=1
+    )
+    direction: Any = key(
+        "of the metric, or a list for several", default="maximize", choices=("maximize", "minimize")
+    )
+    metric: Any = key(
+        "what trials are compared by, or a list for several", default="val_accuracy", choices=()
+    )
+    params: dict[str, Any] = meant("the space, as on the command line", {})
+    conditions: dict[str, Any] = meant(
+        "parameters that exist for some choices only: {optimizer.momentum: 'optimizer=sgd'}", {}
+    )
+    constraints: list[str] = meant(
+        "what a configuration must fulfil to be tried: ['parameters <= 2000000']", []
+    )
+    enqueue: list[Any] = meant("configurations to try first: [{model.filters: 8}]", [])
+    warm_start: str | None = key(
+        "an earlier study whose trials the sampler should know", default=None
+    )
+    retry_failed: bool = key("try the failed trials again, and nothing else", default=False)
+    max_failures: int | None = key(
+        "failed trials after which the sweep stops; null never", default=10, low=1
+    )
+    retries: int = key("further attempts of a trial whose worker was killed", default=1, low=0)
+    fresh: bool = key("start another study beside an earlier one of this name", default=False)
+    max_batch_size: int | None = key(
+        "trials in a batch, where the launcher takes batches", default=None, low=1
+    )
+
+
+@dataclass
+class Launcher:
+    _target_: str = "hydra_plugins.cifar_hpo.WorkersLauncher"
+    n_workers: int | None = key(
+        "trials at a time; null is one for each core, if there are as many", default=None, low=1
+    )
+    threads_per_worker: int | None = key(
+        "cores of a worker; null is cores / workers", default=None, low=1
+    )
+    trials_per_worker: int | None = key(
+        "trials after which a worker is replaced, because each new shape of network leaves some "
+        "10 MB",
+        default=25,
+        low=1,
+    )
+    trial_timeout: float | None = key(
+        "seconds after which a trial is killed", default=None, above=0
+    )
+    memory_limit: float | None = key(
+        "GiB of resident memory at which a worker is killed", default=None, above=0
+    )
+
+
+def keys_help() -> str:
+    """The keys with their meanings, one on a line, as `--help` prints them."""
+    lines = []
+    schemas = {"model": Model, "data": Data, "training": Training, "mlflow": Mlflow}
+    schemas |= {f"optimizer={name}": schema for name, schema in OPTIMIZERS.items()}
+    schemas |= {"hydra.sweeper": Sweeper, "hydra/sweeper/sampler": Sampler}
+    schemas |= {f"hydra/sweeper/sampler={name}": schema for name, schema in SAMPLER_SCHEMAS.items()}
+    schemas |= {f"hydra/sweeper/pruner={name}": schema for name, schema in PRUNER_SCHEMAS.items()}
+    schemas |= {"hydra.launcher": Launcher}
+    for room, schema in schemas.items():
+        lines.append(f"\n  {room}")
+        for field in dataclasses.fields(schema):
+            if "meaning" in field.metadata and (
+                field.name not in ("name", "seed") or schema in (Sampler, Training)
+            ):
+                choices = field.metadata.get("choices", ())
+                listed = f" ({', '.join(choices)})" if len(choices) > 1 else ""
+                lines.append(f"    {field.name:<20}{field.metadata['meaning']}{listed}")
+    return "\n".join(lines)

@@ -1,0 +1,66 @@
+"""Every file and folder name: where the configs lie, and what a sweep leaves in the current folder.
+
+Two functions, `storage_url` and `tracking_uri`, say where studies and runs are when nobody says.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
+"""Where conf/ and sweeps/ lie: in the checkout, or in the package that a wheel installed."""
+
+CONF = ROOT / "conf"
+SWEEPS = ROOT / "sweeps"
+REPORT_TEMPLATE = PACKAGE / "report" / "page.html"
+
+GENERATED = Path("mlruns")
+"""All that is generated, under the current folder."""
+
+STUDIES_DB = GENERATED / "studies.db"
+MLFLOW_DB = Path("mlflow.db")
+MLFLOW_LOCK = GENERATED / ".mlflow.lock"
+DECODED_IMAGES = GENERATED / "data"
+REPORTS = GENERATED / "reports"
+UI_LOG = GENERATED / "ui.log"
+
+SQLITE = "sqlite:///"
+IN_MEMORY = "memory"
+"""The storage that keeps nothing."""
+
+# In a sweep's folder, which hydra.sweep.dir names.
+SWEEP_CONFIG = "multirun.yaml"
+WORKER_LOG = "worker_{slot}.log"
+
+# In a trial's folder.
+HYDRA_FOLDER = ".hydra"
+CHECKPOINT = "replica_{replica}.checkpoint"
+CHECKPOINTS = "replica_*.checkpoint*"
+
+# Among the artifacts of an MLflow run.
+ARTIFACT_CONFIG = "config.yaml"
+ARTIFACT_OVERRIDES = "overrides.json"
+ARTIFACT_CONFUSION = "confusion_matrix.json"
+ARTIFACT_PREDICTIONS = "test_predictions.npz"
+ARTIFACT_TRACEBACK = "traceback.txt"
+ARTIFACT_RANKING = "report.md"
+ARTIFACT_BEST = "best.json"
+ARTIFACT_REPORT = "report"
+
+
+def storage_url(given: str | None) -> str:
+    """Optuna's storage: the one given, else studies.db among what is generated."""
+    return given or f"{SQLITE}{STUDIES_DB}"
+
+
+def tracking_uri(given: str | None) -> str:
+    """MLflow's store: the one given, else MLFLOW_TRACKING_URI, else mlflow.db here."""
+    here = f"{SQLITE}{MLFLOW_DB.absolute()}"
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or here
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite URL; None for any other."""
+    return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None

@@ -1,0 +1,1 @@
+"""`python -m cifar_hpo.report`: the terminal's table, the page, its charts."""

@@ -1,0 +1,1 @@
+"""A sweep from its command line to its ranking."""

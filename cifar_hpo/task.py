@@ -1,0 +1,107 @@
+"""What a trial runs: a `Task` is any Hydra task function with all that a sweep may ask of it.
+
+`as_task` makes one of a plain function, whose hooks then do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from omegaconf import DictConfig
+
+
+class Task(Protocol):
+    """A task function with its hooks; `as_task` fills in those that a function does not have.
+
+    imports: modules that trials need, imported once for all workers while the parent composes.
+    metrics: what a trial comes to, with several replicas also `_std` behind the name of one; empty
+    where nobody can say. defaults_before: keys that studies of earlier versions do not have, and
+    what those did, so that they go on under this one.
+    """
+
+    imports: Sequence[str]
+    metrics: Sequence[str]
+    defaults_before: Mapping[str, Any]
+
+    def __call__(self, config: DictConfig) -> Any:
+        """Run one trial, as Hydra does; returns its value, its metrics or a `TrialResult`."""
+
+    def validate(self, config: DictConfig) -> Any:
+        """The checked form of a composed config, which all other hooks are given.
+
+        Called in the parent before a worker starts. Raises ConfigError for a wrong value.
+        """
+
+    def prepare(self, checked: Any) -> str:
+        """Do once in the parent what all trials share.
+
+        Returns what identifies it, which is part of the study's meaning; empty for nothing. Raises
+        DataError or ConfigError for what the user can mend.
+        """
+
+    def warnings(self, checked: Any) -> Sequence[str]:
+        """What the user should know of a configuration before it is tried; said once in a sweep."""
+
+    def cost(self, checked: Any) -> float | None:
+        """How much work a configuration is beside others, None where nobody can say; a grid tries
+        the longest first."""
+
+    def measure(self, checked: Any) -> Mapping[str, float]:
+        """What is known of a configuration before it is trained, for constraints."""
+
+    def run(self, config: DictConfig, checked: Any) -> Any:
+        """Run one trial whose config was validated before."""
+
+
+class _Function:
+    """A plain task function; each hook that it has is used, the others do nothing."""
+
+    imports: Sequence[str] = ()
+    metrics: Sequence[str] = ()
+    defaults_before: Mapping[str, Any] = {}
+
+    def __init__(self, function: Callable[[DictConfig], Any]) -> None:
+        self.function = function
+        for name in HOOKS:
+            if hasattr(function, name):
+                setattr(self, name, getattr(function, name))
+
+    def __call__(self, config: DictConfig) -> Any:
+        return self.function(config)
+
+    def validate(self, config: DictConfig) -> Any:
+        return config
+
+    def prepare(self, checked: Any) -> str:  # noqa: ARG002
+        return ""
+
+    def warnings(self, checked: Any) -> Sequence[str]:  # noqa: ARG002
+        return ()
+
+    def cost(self, checked: Any) -> float | None:  # noqa: ARG002
+        return None
+
+    def measure(self, checked: Any) -> Mapping[str, float]:  # noqa: ARG002
+        return {}
+
+    def run(self, config: DictConfig, checked: Any) -> Any:  # noqa: ARG002
+        return self.function(config)
+
+
+HOOKS = (
+    "imports",
+    "metrics",
+    "defaults_before",
+    "validate",
+    "prepare",
+    "warnings",
+    "cost",
+    "measure",
+    "run",
+)
+
+
+def as_task(function: Callable[[DictConfig], Any]) -> Task:
+    """The function with every hook of a Task; its own where it has them."""
+    return _Function(function)

@@ -1,0 +1,1 @@
+"""MLflow: what is written of studies and attempts, and how it is read again."""
