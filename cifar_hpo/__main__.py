@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 import hydra
 from hydra.errors import HydraException
@@ -27,27 +28,34 @@ def terminated(*_: object) -> None:
 def main() -> None:
     """Run one trial or a sweep; exit 0 when all finished, 1 when a trial failed, 2 for what the
     user can mend."""
-    full_error = "HYDRA_FULL_ERROR" in os.environ
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # Hydra would end the program itself, with many lines and exit code 1
-    )
+    is_full_error_wanted = "HYDRA_FULL_ERROR" in os.environ
+    # Hydra would end the program itself, with many lines and exit code 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, terminated)
     try:
-        refuse_secrets_and_calls(
-            dict(argument.lstrip("+").split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-        )
+        refuse_secrets_and_calls(_overrides(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()
     except KeyboardInterrupt as interrupt:
         sys.stderr.write("; ".join(["interrupted", *map(str, interrupt.args)]) + "\n")
         sys.exit(130)
     except (HydraException, OmegaConfBaseException, UserError, SweepFailed) as error:
-        if full_error:
+        if is_full_error_wanted:
             raise
         exit_with(error)
     except ValueError as error:  # of Hydra's own errors the one without its base class
         if "Config group override" not in str(error):
             raise
         exit_with(UserError(one_line(error)))
+
+
+def _overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """The values among the arguments, by their keys."""
+    values = {}
+    for argument in arguments:
+        key, sign, value = argument.lstrip("+").partition("=")
+        if sign:
+            values[key] = value
+    return values
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""The terminal: `terminal` prints to it, `clock` writes durations, a `Heartbeat` breaks
-silences."""
+"""The terminal: `terminal` prints to it, `clock` and `sparkline` write what a line has room for.
+
+A `Heartbeat` breaks silences.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ log = logging.getLogger(__name__)
 
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 """Options of `print` for text that is not rich's markup and must not be folded."""
+
+BARS = "▁▂▃▄▅▆▇█"
+SPARKLINE_POINTS = 20
 
 SILENCE = 25.0
 """Seconds without a line after which a `Heartbeat` says how things stand: CI kills what is
@@ -40,6 +45,17 @@ def clock(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}:{rest:02d}"
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A learning curve in one line, from its lowest value to its highest; its latest points."""
+    values = values[-SPARKLINE_POINTS:]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    bars = []
+    for value in values:
+        height = (value - low) / ((high - low) or 1)
+        bars.append(BARS[int(height * (len(BARS) - 1))])
+    return "".join(bars)
 
 
 @contextlib.contextmanager

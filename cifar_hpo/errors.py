@@ -1,8 +1,14 @@
-"""What can go wrong, by whose hand: `UserError` is mended by the user, `SweepFailed` tells how a
-sweep ended.
+"""The exceptions, and the line and the exit code with which they end the program.
 
-Every message is one line: what, where (the config path) and what to do. A bug is any other
-exception.
+    UserError           what the user can mend; exit code 2
+        ConfigError     a wrong value in the config
+        DataError       images that can't be had or can't be trusted
+        StudyError      a study that can't be opened or continued as asked
+    SweepFailed         a sweep ended, but not every trial finished; exit code 1
+    TrialError          a trial that can't give a value; exit code 1 for a single run
+
+Every message is one line: what, where (the config path or the file) and what to do. A bug is any
+other exception, and its traceback is shown.
 """
 
 from __future__ import annotations
@@ -16,8 +22,7 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A wrong value in the config; its message begins with the path of the key, as in `model.depth:
-    …`."""
+    """A wrong value in the config; the message begins with the key's path: `model.depth: …`."""
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(path, problem)
@@ -28,8 +33,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """Images that can't be had or can't be trusted; the message names the file and what was
-    expected."""
+    """Images that can't be had or trusted; the message names the file and what was expected."""
 
 
 class StudyError(UserError):
@@ -41,13 +45,14 @@ class SweepFailed(Exception):
 
 
 class TrialError(Exception):
-    """A trial that can't give a value, such as one that diverged; a retry would end the same
-    way."""
+    """A trial that can't give a value, such as one that diverged; a retry would end likewise."""
 
 
 def exit_with(error: Exception) -> NoReturn:
-    """End the program with the error on one line: exit code 1 for what happened in training, else
-    2."""
+    """End the program with the error on one line.
+
+    Exit code 1 for what happened in training, 2 for what the user can mend.
+    """
     happened = isinstance(error, SweepFailed | TrialError)
     line = one_line(error).split(" Config search path:")[0].split(" See https://")[0]
     print(line if happened else f"error: {line}", file=sys.stderr)

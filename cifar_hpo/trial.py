@@ -1,17 +1,16 @@
-"""The nouns of a sweep: `TrialSpec` goes into a worker, `TrialResult` comes out, `Progress` is said
-on the way.
+"""The nouns of a sweep: `TrialSpec` goes into a worker, `TrialResult` comes out.
 
-Small frozen dataclasses; beside Hydra's own config and `JobReturn` they are all that crosses a
-process boundary.
+`Progress` is reported on the way. Small frozen dataclasses; beside the composed and the checked
+config and Hydra's `JobReturn` they are all that crosses a process boundary.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 CONTEXT = "CIFAR_HPO_TRIAL"
 """The environment variable in which a trial's `Context` travels; an environment reaches the jobs of
@@ -59,8 +58,9 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Progress:
-    """A running trial's word from inside: epochs done of all, the value so far, and its MLflow run.
+    """How far a running trial is, as it reports it.
 
+    epoch, epochs: those done, of all. value: of the study's metric so far. run_id: its MLflow run.
     restored: how many of the epochs an earlier attempt did.
     """
 
@@ -73,7 +73,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Context:
-    """What a trial knows of the study around it; empty for a single run."""
+    """What a trial knows of the study around it; empty for a single run.
+
+    varied: the keys that vary. pruner, storage: the pruner's options and the study's storage, for a
+    trial that asks the pruner itself; None and empty where no pruner may stop it.
+    """
 
     study: str = ""
     parent_run_id: str = ""
@@ -85,44 +89,15 @@ class Context:
     storage: str = ""
 
     def to_environment(self) -> dict[str, str]:
+        """As the environment variable from which a trial reads it."""
         return {CONTEXT: json.dumps(asdict(self))}
 
     @classmethod
     def from_environment(cls) -> Context:
+        """This process's own."""
         values = json.loads(os.environ.get(CONTEXT, "{}"))
-        return cls(**{**values, "varied": tuple(values.get("varied", ()))})
-
-
-class Task(Protocol):
-    """What a task function may offer beside being called; any Hydra task function does without.
-
-    imports: the modules that trials need, imported once for all workers while the parent composes.
-    later: keys that studies of earlier versions do not have, and what those did, so that they go on
-    under this one. metrics: what a trial comes to; with several replicas also `_std` behind the
-    name of one.
-    """
-
-    imports: Sequence[str]
-    later: Mapping[str, Any]
-    metrics: Sequence[str]
-
-    def check(self, config: Any) -> Any:
-        """Refuse a wrong config with a `UserError`; called in the parent, before a worker starts.
-        What it returns, or where that is None the config, is what `cost` and `remarks` are
-        given."""
-
-    def prepare(self, config: Any) -> str:
-        """Do once in the parent what all trials share; returns what identifies it, part of the
-        study's meaning."""
-
-    def remarks(self, checked: Any) -> Sequence[str]:
-        """What the user should know of a configuration before it is tried; said once in a sweep."""
-
-    def cost(self, checked: Any) -> float:
-        """How much work a configuration is beside others; a grid tries the longest first."""
-
-    def measure(self, config: Any) -> Mapping[str, float]:
-        """What is known of a configuration before it is trained, for constraints."""
+        values["varied"] = tuple(values.get("varied", ()))
+        return cls(**values)
 
 
 class Pruned(Exception):
@@ -130,7 +105,10 @@ class Pruned(Exception):
     what."""
 
 
-_listener: Callable[[Progress], bool] | None = None
+Reporter = Callable[[Progress], bool]
+"""Takes a trial's progress and returns whether the trial should stop."""
+
+_reporter: Reporter | None = None
 
 
 def report(progress: Progress) -> None:
@@ -138,21 +116,18 @@ def report(progress: Progress) -> None:
 
     Raises Pruned when the answer is to stop; a trial lets it pass.
     """
-    if _listener and _listener(progress):
+    if _reporter and _reporter(progress):
         pruner = Context.from_environment().pruner or {}
-        raise Pruned(
-            f"after epoch {progress.epoch} of {progress.epochs} by {pruner.get('name')}, at "
-            f"{progress.value:.4f}"
-        )
+        when = f"after epoch {progress.epoch} of {progress.epochs}"
+        raise Pruned(f"{when} by {pruner.get('name')}, at {progress.value:.4f}")
 
 
 def has_reporter() -> bool:
-    """Whether somebody listens in this process."""
-    return _listener is not None
+    """Whether this process's trial is supervised."""
+    return _reporter is not None
 
 
-def set_reporter(listener: Callable[[Progress], bool] | None) -> None:
-    """Send this process's `Progress` to `listener` from now on; it returns whether the trial should
-    stop."""
-    global _listener  # noqa: PLW0603  one process runs one trial at a time
-    _listener = listener
+def set_reporter(reporter: Reporter | None) -> None:
+    """Send this process's `Progress` to `reporter` from now on."""
+    global _reporter  # noqa: PLW0603  one process runs one trial at a time
+    _reporter = reporter

@@ -1,5 +1,7 @@
-"""A `key` of a config: its type in the annotation, its meaning, unit and range beside it;
-`check_values` holds values against it."""
+"""A `key` of a config: its type in the annotation, its meaning, unit and range beside it.
+
+`check_values` holds values against it.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ def key(
     whole: bool = False,
     words: tuple[str, ...] = (),
 ) -> Any:
-    """A key of the schema: its meaning with its unit, and its range: low and high belong to it,
-    above and below do not. Where the annotation leaves the type open, `whole` asks for a whole
-    number and `words` may stand in for a number.
+    """A key of the schema, as the field of a dataclass.
 
-    The model's own keys have no default here, theirs stand in conf/; OmegaConf's "???" refuses a
-    key that is missing.
+    meaning: with its unit. low, high: the range, ends included; above, below: the range, ends left
+    out. choices: all values that it may have. whole: where the annotation leaves the type open,
+    asks for a whole number. words: what may stand in for a number. default: the app's own keys have
+    none here, theirs stand in conf/; OmegaConf's "???" refuses a key that is missing.
     """
     limits = {
         "low": low,
@@ -60,48 +62,59 @@ def check_values(path: str, schema: type, values: Mapping[str, Any]) -> None:
     """Raise ConfigError for the first value that is outside of what its key allows."""
     for field in dataclasses.fields(schema):
         if field.name in values and "choices" in field.metadata:
-            _check_range(f"{path}.{field.name}", values[field.name], field)
+            _check_value(f"{path}.{field.name}", values[field.name], field)
 
 
 def flat(node: Any, path: str = "") -> dict[str, Any]:
     """Nested dicts as one, keys joined with dots; a list is one value."""
     if not isinstance(node, dict):
         return {path: node}
-    return {
-        key: value
-        for name, child in node.items()
-        for key, value in flat(child, f"{path}.{name}" if path else str(name)).items()
-    }
+    values: dict[str, Any] = {}
+    for name, child in node.items():
+        values |= flat(child, f"{path}.{name}" if path else str(name))
+    return values
 
 
-def _check_range(path: str, value: Any, field: dataclasses.Field[Any]) -> None:
-    limits = field.metadata
-    is_number = limits["whole"] or any(limits[name] is not None for name in SIGNS)
+def _check_value(path: str, value: Any, field: dataclasses.Field[Any]) -> None:
     if value is None and "None" in str(field.type):
         return
     if isinstance(value, list) and value:
         for item in value:
-            _check_range(path, item, field)
-    elif limits["choices"]:
-        if value not in limits["choices"] and value != []:
-            raise ConfigError(
-                path, f"{value!r} is none of {', '.join(limits['choices'])} ({limits['meaning']})"
-            )
-    elif is_number and not (isinstance(value, str) and value in limits["words"]):
-        wanted = " and ".join(
-            f"{sign} {limits[name]:g}"
-            for name, (sign, _) in SIGNS.items()
-            if limits[name] is not None
-        )
-        kind = int if limits["whole"] else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
-            number = "a whole number" if limits["whole"] else "a number"
-            raise ConfigError(path, f"{value!r} is not {number} {wanted} ({limits['meaning']})")
-        if not all(
-            fits(value, limits[name])
-            for name, (_, fits) in SIGNS.items()
-            if limits[name] is not None
-        ):
-            raise ConfigError(
-                path, f"{value!r} is out of range: must be {wanted} ({limits['meaning']})"
-            )
+            _check_value(path, item, field)
+        return
+    limits = field.metadata
+    if limits["choices"]:
+        _check_choice(path, value, limits)
+    elif _is_number(limits) and not (isinstance(value, str) and value in limits["words"]):
+        _check_number(path, value, limits)
+
+
+def _check_choice(path: str, value: Any, limits: Mapping[str, Any]) -> None:
+    choices = limits["choices"]
+    if value not in choices and value != []:
+        problem = f"{value!r} is none of {', '.join(choices)}"
+        raise ConfigError(path, f"{problem} ({limits['meaning']})")
+
+
+def _check_number(path: str, value: Any, limits: Mapping[str, Any]) -> None:
+    wanted, meaning = range_text(limits), limits["meaning"]
+    kind = int if limits["whole"] else int | float
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+        number = "a whole number" if limits["whole"] else "a number"
+        raise ConfigError(path, f"{value!r} is not {number} {wanted} ({meaning})")
+    for name, (_, fits) in SIGNS.items():
+        if limits[name] is not None and not fits(value, limits[name]):
+            raise ConfigError(path, f"{value!r} is out of range: must be {wanted} ({meaning})")
+
+
+def _is_number(limits: Mapping[str, Any]) -> bool:
+    return limits["whole"] or any(limits[name] is not None for name in SIGNS)
+
+
+def range_text(limits: Mapping[str, Any]) -> str:
+    """A key's range, such as `≥ 0 and < 1`; empty where it has none. limits: its metadata."""
+    ends = []
+    for name, (sign, _) in SIGNS.items():
+        if limits[name] is not None:
+            ends.append(f"{sign} {limits[name]:g}")
+    return " and ".join(ends)

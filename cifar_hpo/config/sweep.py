@@ -1,5 +1,7 @@
-"""What can be said of a sweep: the options of sweeper, samplers, pruners and launcher, and
-`--help`, written from all schemas."""
+"""The options of a sweep: those of sweeper, samplers, pruners and launcher.
+
+`keys_help` writes `--help` from these schemas and the app's.
+"""
 
 from __future__ import annotations
 
@@ -203,22 +205,41 @@ class Launcher:
     )
 
 
+def schemas() -> dict[str, type]:
+    """The schema of each part of the config, by how it is written on the command line."""
+    found: dict[str, type] = {"model": Model, "data": Data, "training": Training, "mlflow": Mlflow}
+    for name, schema in OPTIMIZERS.items():
+        found[f"optimizer={name}"] = schema
+    found["hydra.sweeper"] = Sweeper
+    found["hydra/sweeper/sampler"] = Sampler
+    for name, schema in SAMPLER_SCHEMAS.items():
+        found[f"hydra/sweeper/sampler={name}"] = schema
+    for name, schema in PRUNER_SCHEMAS.items():
+        found[f"hydra/sweeper/pruner={name}"] = schema
+    found["hydra.launcher"] = Launcher
+    return found
+
+
+def documented_keys(schema: type) -> list[dataclasses.Field[Any]]:
+    """The keys that a part's help lists: not its name, and a seed only where it is its own."""
+    has_seed = schema in (Sampler, Training)
+    keys = []
+    for field in dataclasses.fields(schema):
+        is_known_elsewhere = field.name in ("name", "seed") and not has_seed
+        if "meaning" in field.metadata and not is_known_elsewhere:
+            keys.append(field)
+    return keys
+
+
 def keys_help() -> str:
     """The keys with their meanings, one on a line, as `--help` prints them."""
     lines = []
-    schemas = {"model": Model, "data": Data, "training": Training, "mlflow": Mlflow}
-    schemas |= {f"optimizer={name}": schema for name, schema in OPTIMIZERS.items()}
-    schemas |= {"hydra.sweeper": Sweeper, "hydra/sweeper/sampler": Sampler}
-    schemas |= {f"hydra/sweeper/sampler={name}": schema for name, schema in SAMPLER_SCHEMAS.items()}
-    schemas |= {f"hydra/sweeper/pruner={name}": schema for name, schema in PRUNER_SCHEMAS.items()}
-    schemas |= {"hydra.launcher": Launcher}
-    for room, schema in schemas.items():
-        lines.append(f"\n  {room}")
-        for field in dataclasses.fields(schema):
-            if "meaning" in field.metadata and (
-                field.name not in ("name", "seed") or schema in (Sampler, Training)
-            ):
-                choices = field.metadata.get("choices", ())
-                listed = f" ({', '.join(choices)})" if len(choices) > 1 else ""
-                lines.append(f"    {field.name:<20}{field.metadata['meaning']}{listed}")
+    for part, schema in schemas().items():
+        lines.append(f"\n  {part}")
+        for field in documented_keys(schema):
+            line = f"    {field.name:<20}{field.metadata['meaning']}"
+            choices = field.metadata.get("choices", ())
+            if len(choices) > 1:
+                line += f" ({', '.join(choices)})"
+            lines.append(line)
     return "\n".join(lines)

@@ -1,5 +1,7 @@
-"""The loop of a sweep: specs out of the study, jobs into the launcher, results back into the study,
-each as it comes."""
+"""The loop of a sweep: specs out of the study, jobs to the workers, results back, each as it comes.
+
+`run_sweep` runs it; `to_trial_result` says what a job's end means for its trial.
+"""
 
 from __future__ import annotations
 
@@ -12,214 +14,239 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, env_override
+from hydra.core.utils import JobReturn, JobStatus
 
 from cifar_hpo.console import still
 from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, TrialError, one_line
 from cifar_hpo.study.study import Study
-from cifar_hpo.sweep import progress as watch
+from cifar_hpo.sweep import progress
+from cifar_hpo.sweep.batches import run_batches
 from cifar_hpo.sweep.plan import Plan
-from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Context, Pruned, TrialResult
-from cifar_hpo.workers.pool import (
+from cifar_hpo.sweep.tracker import StudyTracker
+from cifar_hpo.trial import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    PRUNED,
+    Context,
+    Pruned,
+    TrialResult,
+    TrialSpec,
+)
+from cifar_hpo.workers.jobs import (
     Job,
     JobResult,
     LimitPassed,
-    Pool,
     PruningQuery,
     WorkerLost,
-    stream,
+    return_value,
 )
-from cifar_hpo.workers.process import value_of
+from cifar_hpo.workers.pool import Pool, stream
 
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED = 500
 """Configurations in a row of which a sampler has to have a possible one."""
 
-GOES_ON = "the same command goes on from here"
+HOW_TO_RESUME = "the same command goes on from here"
+
+Batches = list[list[JobReturn]]
+"""Hydra's view of a sweep."""
 
 
-def sweep(
-    plan: Plan, pool: Pool | None, open_run: Callable[[Plan, Study], Any]
-) -> list[list[JobReturn]]:
-    """Run a sweep to its end, and return Hydra's view of it: batches of what this call ran, in the
-    order of trial numbers.
+def run_sweep(
+    plan: Plan, pool: Pool | None, open_tracker: Callable[[Plan, Study], StudyTracker]
+) -> Batches:
+    """Run a sweep to its end, and return what this call ran, in the order of trial numbers.
 
-    open_run: gives the MLflow run of the study, or None where the app does not track. Without a
-    pool the trials go to whatever launcher Hydra was given, batch by batch. Raises StudyError when
-    the study can't be continued, SweepFailed at the end where a trial failed.
+    open_tracker: gives what keeps the study's record. Without a pool the trials go to whatever
+    launcher Hydra was given, batch by batch. Raises StudyError when the study can't be continued,
+    SweepFailed at the end where a trial failed.
     """
-    size = plan.options["max_batch_size"]
     with (
-        Study(plan.name, plan.space, plan.options, plan.meaning, plan.costs) as study,
+        Study.open(plan.name, plan.space, plan.options, plan.meaning, plan.costs()) as study,
         _terminable(),
     ):
         plan.name_folder(study.name)
         with still("opening the study's run"):
-            run = open_run(plan, study)
-        jobs = _jobs(plan, study, run)
-        outcomes = stream(jobs, pool) if pool else _batches(jobs, plan.launcher, size)
-        returned: dict[int, JobReturn] = {}
+            tracker = open_tracker(plan, study)
+        sweep = Sweep(plan, study, pool, tracker)
+        sweep.run()
+        progress.print_summary(study, plan, tracker, pool)
+    sweep.raise_failures()
+    return sweep.batches()
+
+
+class Sweep:
+    """A sweep under way: its study, where its jobs run, and what keeps its record.
+
+    returned: Hydra's view of each trial that this call ran and that counted, by its number.
+    """
+
+    def __init__(self, plan: Plan, study: Study, pool: Pool | None, tracker: StudyTracker) -> None:
+        self.plan = plan
+        self.study = study
+        self.pool = pool
+        self.tracker = tracker
+        self.returned: dict[int, JobReturn] = {}
+
+    def run(self) -> None:
+        """Until nothing is left to try or a limit is reached; the study's run ends with it."""
         status = KILLED
         try:
-            with watch.screen(study, pool) as screen:
-                for outcome in outcomes:
-                    if isinstance(outcome, PruningQuery):
-                        outcome.answer(study.should_stop(outcome.job.spec, outcome.progress))
-                        continue
-                    result = replace(result_of(outcome, study.metrics), worker=outcome.worker)
-                    if (
-                        isinstance(value_of(outcome.returned), WorkerLost)
-                        and run
-                        and outcome.run_id
-                    ):
-                        run.end(outcome.run_id, KILLED)
-                    counted = study.tell(outcome.job.spec, result)
-                    screen.ended(outcome.job.spec, result, counted)
-                    if counted:
-                        returned[outcome.job.spec.number] = outcome.returned
-                        if run:
-                            run.tell(len(study.told()), study.ranking()[0].value)
-            failed = [told for told in study.told() if told.state == FAILED]
-            status = FAILED if failed else FINISHED
+            with progress.follow(self.study, self.pool) as screen:
+                for event in self._events():
+                    if isinstance(event, PruningQuery):
+                        spec = event.job.spec
+                        event.answer(self.study.should_prune(spec, event.progress))
+                    else:
+                        self._take(event, screen)
+            status = FAILED if self.failed() else FINISHED
         finally:
-            if pool:
-                pool.close()
-            if run:
-                with still("closing the study's run"):
-                    _close(run, study, plan, status)
-        watch.summary(study, plan, run, pool)
-    if any(told.number in returned for told in failed) or (failed and not returned):
-        raise SweepFailed(
-            f"{len(failed)} of {len(study.told())} trials failed; the first: {failed[0].error}"
-        )
-    ordered = [returned[number] for number in sorted(returned)]
-    return [
-        ordered[at : at + (size or len(ordered))]
-        for at in range(0, len(ordered), size or len(ordered) or 1)
-    ]
+            if self.pool:
+                self.pool.close()
+            with still("closing the study's run"):
+                self._close(status)
 
+    def failed(self) -> list[Any]:
+        """The study's failed trials, those of earlier commands among them."""
+        return [trial for trial in self.study.finished_trials() if trial.state == FAILED]
 
-def _close(run: Any, study: Study, plan: Plan, status: str) -> None:
-    """End the study's run with what it found; the best model becomes the champion if it is one."""
-    run.close_abandoned()
-    ranking = study.ranking()
-    if ranking and ranking[0].value is not None and ranking[0].run_id:
-        run.register_champion(
-            ranking[0].run_id, study.metrics[0], ranking[0].value, study.directions[0]
-        )
-    run.close(status, watch.note(study), plan.best(ranking))
+    def raise_failures(self) -> None:
+        """Raise SweepFailed where a trial of this call failed, or one did and nothing else ran."""
+        failed = self.failed()
+        has_new = any(trial.number in self.returned for trial in failed)
+        if has_new or (failed and not self.returned):
+            count = len(self.study.finished_trials())
+            first = f"the first: {failed[0].error}"
+            raise SweepFailed(f"{len(failed)} of {count} trials failed; {first}")
 
+    def batches(self) -> Batches:
+        """What this call ran, in batches of the size that was asked for."""
+        ordered = [self.returned[number] for number in sorted(self.returned)]
+        size = self.plan.options["max_batch_size"] or max(len(ordered), 1)
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
-def _jobs(plan: Plan, study: Study, run: Any) -> Iterator[Job | None]:
-    """The study's specs, composed, without those that are wrong after all or break a constraint.
+    def _events(self) -> Iterator[JobResult | PruningQuery]:
+        jobs = self._jobs()
+        if self.pool:
+            return stream(jobs, self.pool)
+        return run_batches(jobs, self.plan.launcher, self.plan.options["max_batch_size"])
 
-    Raises StudyError where a sampler finds nothing else: its space may have next to no room within
-    the constraints.
-    """
-    left_out, said = 0, set()
-    for spec in study.specs():
-        if spec is None:
-            yield None
-            continue
-        config = plan.compose(spec.number, spec.params)
-        try:
-            plan.check(config)
-        except ConfigError as error:
-            reason = one_line(error)
-            if reason not in said:
-                log.warning("left out: %s", reason)
-            said.add(reason)
-        else:
-            reason = plan.broken_constraint(
-                config
-            )  # what is no constraint at all is for the user to mend, and ends the sweep
-        if reason:
-            study.discard(spec, reason)
-            left_out += 1
-            if left_out >= MAX_SKIPPED and not study.is_grid:
+    def _take(self, job_result: JobResult, screen: progress.Screen) -> None:
+        """Count what came of a job, and tell everyone."""
+        spec = job_result.job.spec
+        result = to_trial_result(job_result, self.study.metrics)
+        is_lost = isinstance(return_value(job_result.returned), WorkerLost)
+        if is_lost and job_result.run_id:
+            self.tracker.end_attempt(job_result.run_id, KILLED)
+        is_counted = self.study.tell(spec, result)
+        screen.trial_ended(spec, result, is_counted=is_counted)
+        if is_counted:
+            self.returned[spec.number] = job_result.returned
+            best = self.study.ranking()[0].value
+            self.tracker.log_best(len(self.study.finished_trials()), best)
+
+    def _jobs(self) -> Iterator[Job | None]:
+        """The study's specs as jobs, without those that are wrong after all or break a constraint.
+
+        Raises StudyError where a sampler finds nothing else: its space may have next to no room
+        within the constraints.
+        """
+        skipped = 0
+        warned: set[str] = set()
+        for spec in self.study.specs():
+            if spec is None:
+                yield None
+                continue
+            config = self.plan.composer.compose(spec.number, spec.params)
+            try:
+                checked = self.plan.validate(config, spec.params)
+            except ConfigError as error:
+                reason = one_line(error)
+                if reason not in warned:
+                    log.warning("left out: %s", reason)
+                warned.add(reason)
+            else:
+                # What is no constraint at all is for the user to mend, and ends the sweep.
+                reason = self.plan.broken_constraint(config, checked)
+            if not reason:
+                skipped = 0
+                environment = self._context(spec).to_environment()
+                yield Job(spec, config, environment, checked, is_pruned=self.plan.is_pruned)
+                continue
+            self.study.discard(spec, reason)
+            skipped += 1
+            if skipped >= MAX_SKIPPED and not self.study.is_grid:
                 raise StudyError(
-                    f"{left_out} configurations in a row were left out; of the last one {reason}"
+                    f"{skipped} configurations in a row were left out; of the last one {reason}"
                 )
-            continue
-        left_out = 0
-        parent, experiment = (run.run_id, run.experiment_id) if run else ("", "")
-        pruner, storage = (
-            (plan.options["pruner"], plan.options["storage"] or "") if plan.prunes else (None, "")
+
+    def _context(self, spec: TrialSpec) -> Context:
+        """What a trial knows of the study around it."""
+        options = self.plan.options
+        is_pruned = self.plan.is_pruned
+        return Context(
+            study=self.study.name,
+            parent_run_id=self.tracker.run_id,
+            experiment_id=self.tracker.experiment_id,
+            metric=self.study.metrics[0],
+            varied=tuple(spec.params),
+            attempt=spec.attempt,
+            pruner=options["pruner"] if is_pruned else None,
+            storage=(options["storage"] or "") if is_pruned else "",
         )
-        context = Context(
-            study.name,
-            parent,
-            experiment,
-            study.metrics[0],
-            tuple(spec.params),
-            spec.attempt,
-            pruner,
-            storage,
-        )
-        yield Job(spec, config, context.to_environment(), plan.prunes)
+
+    def _close(self, status: str) -> None:
+        """End the study's run with what was found; the best model becomes the champion if it is
+        one."""
+        self.tracker.close_abandoned()
+        ranking = self.study.ranking()
+        best = ranking[0] if ranking else None
+        if best and best.value is not None and best.run_id:
+            metric, direction = self.study.metrics[0], self.study.directions[0]
+            self.tracker.register_champion(best.run_id, metric, best.value, direction)
+        note = progress.ranking_note(self.study)
+        self.tracker.close(status, note, self.plan.best(ranking))
 
 
-def _batches(jobs: Iterator[Job | None], launcher: Any, size: int | None) -> Iterator[JobResult]:
-    """The same through any Hydra launcher: as many jobs as there are now, up to `size`, and all of
-    their outcomes.
+def to_trial_result(job_result: JobResult, metrics: Sequence[str]) -> TrialResult:
+    """What a job's end means for its trial.
 
-    Launchers count a batch's numbers up from the first, and the environment is the only way in for
-    the context: a job whose number or attempt is another one begins the next batch.
+    metrics: the study's; a task that returns no `TrialResult` returns their values.
     """
-    job: Job | None = None
-    while True:
-        batch: list[Job] = []
-        while len(batch) < (size or math.inf):
-            job = job or next(jobs, None)
-            if not job or (
-                batch
-                and (job.spec.number, job.spec.attempt)
-                != (batch[-1].spec.number + 1, batch[-1].spec.attempt)
-            ):
-                break
-            batch.append(job)
-            job = None
-        if not batch:
-            return
-        with env_override(dict(batch[0].environment)):
-            returned = launcher.launch(
-                [job.spec.overrides for job in batch], initial_job_idx=batch[0].spec.number
-            )
-        for done, outcome in zip(batch, returned, strict=True):
-            yield JobResult(done, outcome)
-
-
-def result_of(outcome: JobResult, names: Sequence[str]) -> TrialResult:
-    """What a job's end means for its trial: a value of our own objective, any other number, or an
-    error."""
-    value = value_of(outcome.returned)
-    if outcome.returned.status is JobStatus.COMPLETED:
-        if isinstance(value, TrialResult):
-            return value
-        values = value if isinstance(value, list | tuple) else [value]
-        are_numbers = len(values) == len(names) and all(
-            isinstance(one, numbers.Real) and math.isfinite(one) for one in values
-        )
-        metrics = (
-            {name: float(one) for name, one in zip(names, values, strict=True)}
-            if are_numbers
-            else {}
-        )
-        return TrialResult(FINISHED, metrics, seconds=outcome.seconds, run_id=outcome.run_id)
+    value = return_value(job_result.returned)
+    is_completed = job_result.returned.status is JobStatus.COMPLETED
+    if is_completed and isinstance(value, TrialResult):
+        return replace(value, worker=job_result.worker)
+    result = TrialResult(
+        state=FINISHED,
+        seconds=job_result.seconds,
+        run_id=job_result.run_id,
+        worker=job_result.worker,
+    )
+    if is_completed:
+        return replace(result, metrics=_as_metrics(value, metrics))
     if isinstance(value, Pruned):
-        return TrialResult(
-            PRUNED, error=one_line(value), seconds=outcome.seconds, run_id=outcome.run_id
-        )
-    lost = isinstance(value, WorkerLost) and not isinstance(value, LimitPassed)
-    error = (
-        one_line(value)
-        if isinstance(value, TrialError | WorkerLost)
-        else f"{type(value).__name__}: {one_line(value)}"
-    )
-    return TrialResult(
-        FAILED, error=error, transient=lost, seconds=outcome.seconds, run_id=outcome.run_id
-    )
+        return replace(result, state=PRUNED, error=one_line(value))
+    error = one_line(value)
+    if not isinstance(value, TrialError | WorkerLost):
+        error = f"{type(value).__name__}: {error}"
+    is_transient = isinstance(value, WorkerLost) and not isinstance(value, LimitPassed)
+    return replace(result, state=FAILED, error=error, transient=is_transient)
+
+
+def _as_metrics(value: Any, names: Sequence[str]) -> dict[str, float]:
+    """The values of a study's metrics, from a task's number or numbers; empty for anything else."""
+    values = value if isinstance(value, list | tuple) else [value]
+    if len(values) != len(names):
+        return {}
+    metrics = {}
+    for name, number in zip(names, values, strict=True):
+        if not isinstance(number, numbers.Real) or not math.isfinite(number):
+            return {}
+        metrics[name] = float(number)
+    return metrics
 
 
 @contextlib.contextmanager
@@ -238,6 +265,6 @@ def _terminable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(GOES_ON) from None
+        raise KeyboardInterrupt(HOW_TO_RESUME) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,7 @@
-"""A worker's life: `serve` runs one job after another, until the parent has no more or is gone."""
+"""A worker's process: a `Worker` starts and ends it from the parent, `serve` runs in it.
+
+A worker takes one job after another, until the parent has no more or is gone.
+"""
 
 from __future__ import annotations
 
@@ -6,76 +9,205 @@ import contextlib
 import os
 import signal
 import threading
-from multiprocessing import connection, parent_process
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import psutil
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, env_override, run_job, setup_globals
+from omegaconf import DictConfig
 
 from cifar_hpo import trial
+from cifar_hpo.task import Task, as_task
 from cifar_hpo.trial import Progress
+from cifar_hpo.workers import _multiprocessing as forking
+from cifar_hpo.workers.jobs import HydraLauncher, Job, JobResult, return_value
+from cifar_hpo.workers.pace import Pace
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+"""The environment variables that give NumPy and TensorFlow their number of threads."""
 
 
-def value_of(returned: JobReturn) -> Any:
-    """What a job returned or raised; Hydra's own property prints and raises the latter."""
-    return returned._return_value  # noqa: SLF001
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker is started with.
+
+    threads: cores that it may use. log: the file that takes what it prints. packed_task: the task
+    function with Hydra's own state, pickled.
+    """
+
+    slot: int
+    threads: int
+    log: Path
+    packed_task: bytes
 
 
-def serve(pipe: connection.Connection, log: str, environment: dict[str, str], task: bytes) -> None:
-    """Take jobs from the pipe and send what comes of each, and each `Progress` on the way; what is
-    printed goes to the log."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent decides
+class Worker:
+    """A slot's process and what it is doing; the parent's side.
+
+    job: the one it has, None while it is idle. jobs_done: since it was started. pace: of its job.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.slot = settings.slot
+        self.jobs_done = 0
+        self.job: Job | None = None
+        self.pace = Pace()
+        context = forking.fork_server()
+        self.pipe, workers_end = context.Pipe()
+        environment = os.environ | thread_environment(settings.threads)
+        self.process = context.Process(
+            target=serve,
+            args=(workers_end, str(settings.log), environment, settings.packed_task),
+            name=f"worker-{settings.slot}",
+            daemon=True,
+        )
+        self.process.start()
+        self.system_process = psutil.Process(self.process.pid)
+        workers_end.close()
+
+    def start(self, job: Job) -> None:
+        """Give it a job."""
+        self.pace = Pace()
+        self.job = job
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is noticed later
+            self.pipe.send(cloudpickle.dumps(job))
+
+    def finish(self, returned: JobReturn) -> JobResult:
+        """What came of its job; it is idle from now on."""
+        assert self.job is not None
+        job = self.job
+        self.job = None
+        self.jobs_done += 1
+        seconds = time.monotonic() - self.pace.started
+        return JobResult(job, returned, self.pace.progress.run_id, seconds, self.slot)
+
+    def fail(self, error: Exception) -> JobResult:
+        """The same for a job that did not come to an end of its own."""
+        returned = JobReturn(status=JobStatus.FAILED)
+        returned.return_value = error
+        return self.finish(returned)
+
+    @property
+    def is_alive(self) -> bool:
+        process = self.system_process
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+    @property
+    def gibibytes(self) -> float:
+        """Its resident memory; 0 once it is gone."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return float(self.system_process.memory_info().rss / 2**30)
+        return 0.0
+
+    def kill(self) -> None:
+        """End it by its own id: multiprocessing takes workers for dead whose server is."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.system_process.kill()
+        self.process.join(1)
+        self.pipe.close()
+
+    def cause_of_death(self) -> str:
+        """How it ended, after it did."""
+        exitcode = self.process.exitcode
+        if exitcode is not None and exitcode < 0:
+            return f"worker killed by {signal.Signals(-exitcode).name}"
+        return f"worker ended with exit code {exitcode}"
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """The environment that gives a process so many threads."""
+    return dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
+def pack_task(launcher: HydraLauncher) -> bytes:
+    """The task function with Hydra's own state, for a worker that has neither."""
+    state = (launcher.task_function, launcher.hydra_context, Singleton.get_state())
+    return bytes(cloudpickle.dumps(state))
+
+
+def serve(pipe: Connection, log: str, environment: Mapping[str, str], packed_task: bytes) -> None:
+    """Take jobs from the pipe, and send each `Progress` on the way and what came of each.
+
+    What is printed goes to the log.
+    """
+    # Ctrl-C reaches the whole group of processes, of which the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    _redirect_output(log)
     setup_globals()
-    task_function, hydra_context, singletons = cloudpickle.loads(task)
+    task_function, hydra_context, singletons = cloudpickle.loads(packed_task)
     Singleton.set_state(singletons)
-    judged = False
-
-    def tell(progress: Progress) -> bool:
-        pipe.send(progress)
-        return bool(judged and progress.value is not None and pipe.recv())
-
-    trial.set_reporter(tell)
-    with contextlib.suppress(EOFError):
+    task = as_task(task_function)
+    with contextlib.suppress(EOFError):  # the parent has no more jobs
         while True:
-            job = cloudpickle.loads(pipe.recv())
-            judged = job.judged
+            job: Job = cloudpickle.loads(pipe.recv())
+            trial.set_reporter(_reporter(pipe, job))
             with env_override(dict(job.environment)):
-                outcome = run_job(
+                returned = run_job(
                     hydra_context=hydra_context,
-                    task_function=task_function,
+                    task_function=_run_of(task, job),
                     config=job.config,
                     job_dir_key="hydra.sweep.dir",
                     job_subdir_key="hydra.sweep.subdir",
                 )
-            pipe.send(_packed(outcome))
+            pipe.send(pack_result(returned))
 
 
-def _packed(outcome: JobReturn) -> bytes:
-    """The outcome as bytes; a value or an error that can't cross to the parent goes as its text."""
+def _run_of(task: Task, job: Job) -> Callable[[DictConfig], Any]:
+    """The task function, given the config as the parent has checked it."""
+
+    def run(config: DictConfig) -> Any:
+        return task(config) if job.checked is None else task.run(config, job.checked)
+
+    return run
+
+
+def _reporter(pipe: Connection, job: Job) -> Callable[[Progress], bool]:
+    """Sends a trial's progress to the parent; returns whether the trial should stop."""
+
+    def report(progress: Progress) -> bool:
+        pipe.send(progress)
+        is_asked = job.is_pruned and progress.value is not None
+        return bool(pipe.recv()) if is_asked else False
+
+    return report
+
+
+def pack_result(returned: JobReturn) -> bytes:
+    """The result as bytes; a value or an error that can't cross to the parent goes as its text."""
     try:
-        packed = cloudpickle.dumps(outcome)
-        if outcome.status is JobStatus.FAILED:
+        packed = cloudpickle.dumps(returned)
+        if returned.status is JobStatus.FAILED:
             cloudpickle.loads(packed)  # an exception may pack and yet not unpack
     except Exception:  # noqa: BLE001  pickling runs the value's own code
-        value = value_of(outcome)
-        outcome.return_value = RuntimeError(f"{type(value).__name__}: {value}")
-        outcome.status = JobStatus.FAILED
-        packed = cloudpickle.dumps(outcome)
+        value = return_value(returned)
+        returned.return_value = RuntimeError(f"{type(value).__name__}: {value}")
+        returned.status = JobStatus.FAILED
+        packed = cloudpickle.dumps(returned)
     return bytes(packed)
 
 
+def _redirect_output(log: str) -> None:
+    """Standard output and standard error go to the end of a file."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
 def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
+    forking.wait_for_parent_to_end()
     os._exit(1)

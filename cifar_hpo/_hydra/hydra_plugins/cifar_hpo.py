@@ -1,10 +1,13 @@
-"""The faces that Hydra sees: `StudySweeper`, `WorkersLauncher`, and the search path of sweeps/.
-What they do is elsewhere."""
+"""Hydra's plugins: `StudySweeper`, `WorkersLauncher`, and the search path of sweeps/.
+
+What they do is elsewhere, and imported when they do it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -17,6 +20,12 @@ from omegaconf import DictConfig
 
 from cifar_hpo.config import sweep as options
 from cifar_hpo.paths import CONF, SWEEPS
+
+if TYPE_CHECKING:
+    from cifar_hpo.study.study import Study
+    from cifar_hpo.sweep.plan import Plan
+    from cifar_hpo.sweep.tracker import StudyTracker
+    from cifar_hpo.workers.pool import Pool
 
 HELP = """== cifar_hpo: sweeps of CNNs ==
 
@@ -34,70 +43,96 @@ $APP_CONFIG_GROUPS
 
 
 class StudySweeper(Sweeper):
-    """A sweep as an Optuna study that resumes when the command is repeated; options as in
-    `options.Sweeper`."""
+    """A sweep as an Optuna study that resumes when the command is repeated.
 
-    def __init__(self, **given: Any) -> None:
-        self.options = given
+    Options as in `config.sweep.Sweeper`.
+    """
+
+    launcher: Any  # Hydra says that it may be None, which it is before `setup`
+    hydra_context: HydraContext
+    task_function: TaskFunction
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Hydra's contract."""
         from hydra.core.plugins import Plugins
 
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
-        from contextlib import nullcontext
-
+        """Hydra's contract: run all trials, and return what came of them in batches."""
         from cifar_hpo.console import still
         from cifar_hpo.sweep.plan import Plan
-        from cifar_hpo.workers.pool import Pool
 
         with still("preparing the sweep"):
             plan = Plan.from_command_line(self, arguments)
-        is_ours = isinstance(self.launcher, WorkersLauncher)
-        with Pool(self.launcher, plan.n_trials) if is_ours else nullcontext() as pool:
+        with self._pool(plan.n_trials) as pool:
             with still("preparing the data"):
                 plan = plan.prepared()
                 plan.name_folder(plan.name)
-                from cifar_hpo.sweep.loop import sweep
+                from cifar_hpo.sweep.loop import run_sweep
 
-            return sweep(plan, pool, _study_run)
+            return run_sweep(plan, pool, _open_tracker)
+
+    def _pool(self, jobs: int | None) -> contextlib.AbstractContextManager[Pool | None]:
+        """Our own workers, where they are the launcher; their server imports while data is
+        prepared."""
+        from cifar_hpo.workers.pool import Pool
+
+        if isinstance(self.launcher, WorkersLauncher):
+            return Pool(self.launcher, jobs)
+        return contextlib.nullcontext()
 
 
-def _study_run(plan: Any, study: Any) -> Any:
+def _open_tracker(plan: Plan, study: Study) -> StudyTracker:
     """The study's own MLflow run, where the app has an `mlflow` config."""
-    if plan.base.get("mlflow") is None:
-        return None
+    from cifar_hpo.sweep.tracker import NoTracker
+
+    options = plan.base.get("mlflow")
+    if options is None:
+        return NoTracker()
     from cifar_hpo.tracking.runs import StudyRun
 
-    run = StudyRun(
-        plan.base.mlflow.tracking_uri, plan.base.mlflow.experiment or study.name, study.name
-    )
+    run = StudyRun(options.tracking_uri, options.experiment or study.name, study.name)
     run.set_ui_columns(study.metrics, study.directions[0], list(plan.space.dimensions))
-    study.note_run(run.uri, run.run_id)
+    study.set_run(run.uri, run.run_id)
     return run
 
 
 class WorkersLauncher(Launcher):
-    """Trials in warm local processes, each with its share of the cores; options as in
-    `options.Launcher`."""
+    """Trials in warm local processes, each with its share of the cores.
 
-    def __init__(self, **given: Any) -> None:
-        self.options = given
+    Options as in `config.sweep.Launcher`.
+    """
+
+    config: DictConfig
+    hydra_context: HydraContext
+    task_function: TaskFunction
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        """Hydra's contract."""
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        """Hydra's contract: run a batch and return it in order."""
         from cifar_hpo.workers.pool import launch
 
         return launch(self, job_overrides, initial_job_idx)

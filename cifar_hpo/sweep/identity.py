@@ -1,0 +1,81 @@
+"""What a study is: `meaning_of` is what it rests on, `automatic_name` is made of that.
+
+Both are stored with studies, so their form may not change: an earlier study would not be found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_hpo.study.space import Space
+
+NOT_MEANT = ("hydra", "mlflow")
+"""Parts of a config that say how a study runs and where it is stored, not what it means."""
+
+
+def meaning_of(
+    config: DictConfig,
+    space: Space,
+    options: Mapping[str, Any],
+    defaults_before: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a study means, but for its data, as what JSON can hold.
+
+    config: of one of its cells. defaults_before: keys that studies of earlier versions do not have,
+    and what those did; where a config does the same, it is the same study.
+    """
+    meaning: dict[str, Any] = {
+        "config": unvaried_config(config, space, defaults_before),
+        "keys": sorted(space.dimensions),
+    }
+    for name in ("metric", "direction", "constraints", "conditions", "sampler", "pruner"):
+        meaning[name] = options[name]
+    if options["sampler"]["name"] != "grid":  # a grid may gain cells
+        meaning["space"] = _dimensions_text(space)
+    return meaning
+
+
+def automatic_name(space: Space, meaning: Mapping[str, Any]) -> str:
+    """A study's name where the user gives none: what varies, and a hash of all that it means."""
+    varied = []
+    for key in space.dimensions:
+        varied.append(key.lstrip("+~").split(".")[-1].replace("/", "-"))
+    everything = [meaning, dict(sorted(_dimensions_text(space).items()))]
+    digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+    return f"{'-'.join(varied)[:60] or 'one'}-{digest[:6]}"
+
+
+def unvaried_config(
+    config: DictConfig, space: Space, defaults_before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config without what varies and without where things are stored, as nested dicts."""
+    container = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(container, dict)
+    for name in NOT_MEANT:
+        container.pop(name, None)
+    left_out = list(space.dimensions)
+    for key, before in defaults_before.items():
+        if OmegaConf.select(config, key) == before:
+            left_out.append(key)
+    for key in left_out:
+        _remove(container, key)
+    return {str(name): value for name, value in container.items()}
+
+
+def _remove(container: Mapping[Any, Any], key: str) -> None:
+    """Take out a key of an override, such as `+model.extra` or `optimizer@other`, if it is there."""
+    *parents, last = key.lstrip("+~").split("@")[0].replace("/", ".").split(".")
+    node: Any = container
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    if isinstance(node, dict):
+        node.pop(last, None)
+
+
+def _dimensions_text(space: Space) -> dict[str, str]:
+    return {key: repr(dimension) for key, dimension in space.dimensions.items()}

@@ -1,0 +1,57 @@
+"""Whom a sweep tells how it goes: a `StudyTracker`, such as MLflow's; `NoTracker` keeps nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class StudyTracker(Protocol):
+    """The record of one study, with a run for the study and one for each attempt below it.
+
+    run_id, experiment_id: of the study's own run; empty where nothing is tracked. uri: where it is
+    kept. experiment_name: under which it is found there.
+    """
+
+    run_id: str
+    experiment_id: str
+    uri: str
+    experiment_name: str
+
+    def set_ui_columns(self, metrics: Sequence[str], direction: str, keys: Sequence[str]) -> None:
+        """Let its user interface show what varied and what came of it."""
+
+    def end_attempt(self, run_id: str, status: str) -> None:
+        """An attempt's run has ended, which its own process could not say."""
+
+    def log_best(self, finished: int, value: float | None) -> None:
+        """The best value after so many counted trials; None where no trial has one."""
+
+    def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> None:
+        """Register the model of the best trial's run, unless the present champion is as good."""
+
+    def close_abandoned(self) -> None:
+        """Mark attempts as KILLED that still say RUNNING but whose process is gone."""
+
+    def close(self, status: str, note: str, best: Mapping[str, Any] | None) -> None:
+        """End the study's run, with its ranking and its best configuration."""
+
+
+class NoTracker:
+    """For apps that do not track."""
+
+    run_id = experiment_id = uri = experiment_name = ""
+
+    def set_ui_columns(
+        self, metrics: Sequence[str], direction: str, keys: Sequence[str]
+    ) -> None: ...
+
+    def end_attempt(self, run_id: str, status: str) -> None: ...
+
+    def log_best(self, finished: int, value: float | None) -> None: ...
+
+    def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> None: ...
+
+    def close_abandoned(self) -> None: ...
+
+    def close(self, status: str, note: str, best: Mapping[str, Any] | None) -> None: ...

@@ -1,0 +1,98 @@
+"""What goes to a worker and comes back: a `Job` in, `PruningQuery`s on the way, a `JobResult` out.
+
+`compose` makes a job's config as every Hydra launcher does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from hydra.core.utils import JobReturn, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from cifar_hpo.trial import Progress, TrialSpec
+
+
+class HydraLauncher(Protocol):
+    """A Hydra launcher after its `setup`."""
+
+    config: DictConfig
+    hydra_context: HydraContext
+    task_function: TaskFunction
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run a batch of jobs and return what came of each, in order."""
+
+
+class WorkerLost(Exception):
+    """The worker ended before its trial did; the message says by what."""
+
+
+class LimitPassed(WorkerLost):
+    """The worker was ended because its trial passed a limit; a retry would pass it again."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec with its composed config and the environment variables it runs under.
+
+    checked: what the task made of the config when it was validated, so that the worker need not;
+    None where it was not. is_pruned: whether the trial waits after each `Progress` with a value for
+    an answer whether to stop.
+    """
+
+    spec: TrialSpec
+    config: DictConfig
+    environment: Mapping[str, str] = field(default_factory=dict)
+    checked: Any = None
+    is_pruned: bool = False
+
+
+@dataclass(frozen=True)
+class PruningQuery:
+    """A running trial's progress, with the question whether it should stop."""
+
+    job: Job
+    progress: Progress
+    pipe: Connection
+
+    def answer(self, should_prune: bool) -> None:
+        """Let the trial go on or stop; a worker that is gone by now needs no answer."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send(should_prune)
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended: Hydra's view of it, its MLflow run as far as known, its wall time in
+    seconds, and the slot it had."""
+
+    job: Job
+    returned: JobReturn
+    run_id: str = ""
+    seconds: float = 0.0
+    worker: int | None = None
+
+
+def return_value(returned: JobReturn) -> Any:
+    """What a job returned or raised; Hydra's own property prints and raises the latter."""
+    return returned._return_value  # noqa: SLF001
+
+
+def compose(launcher: HydraLauncher, number: int, overrides: Sequence[str]) -> DictConfig:
+    """The config of a job, as every Hydra launcher makes it."""
+    setup_globals()
+    loader = launcher.hydra_context.config_loader
+    config = loader.load_sweep_config(launcher.config, list(overrides))
+    with open_dict(config):
+        config.hydra.job.id = number
+        config.hydra.job.num = number
+    assert isinstance(config, DictConfig)
+    return config
