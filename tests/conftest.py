@@ -6,10 +6,11 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support import Run, images, run_in
+from support import Clock, Run, images, run_in
 
 from cifar_hpo.processor import set_tensorflow_switches
 
@@ -71,3 +72,16 @@ def run(tmp_path: Path) -> Run:
         return run_in(tmp_path, *arguments, **environment)
 
     return inside
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """`clock(seconds)` sets the time of the monotonic clock for the code under test."""
+    now = [0.0]
+    for module in ("cifar_hpo.workers.pace", "cifar_hpo.sweep.estimate"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def set_time(seconds: float) -> None:
+        now[0] = seconds
+
+    return set_time

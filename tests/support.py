@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cifar_hpo.study.study import MEANING
 from cifar_hpo.trial import FAILED, FINISHED
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Clock = Callable[[float], None]
 
 
 def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,3 +128,11 @@ def lay_out(
         )
     study.add_trials(trials)
     return storage
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Return as soon as the condition holds; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)

@@ -24,7 +24,7 @@ class Pace:
     each epoch that had one.
     """
 
-    started: float = field(default_factory=time.monotonic)
+    started: float
     progress: Progress = field(default_factory=lambda: Progress(0, 0))
     values: list[float] = field(default_factory=list)
     _first: _Mark | None = None

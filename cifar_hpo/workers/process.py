@@ -62,7 +62,7 @@ class Worker:
         self.slot = settings.slot
         self.jobs_done = 0
         self.job: Job | None = None
-        self.pace = Pace()
+        self.pace = Pace(time.monotonic())
         context = forking.fork_server()
         self.pipe, workers_end = context.Pipe()
         environment = os.environ | thread_environment(settings.threads)
@@ -78,7 +78,7 @@ class Worker:
 
     def start(self, job: Job) -> None:
         """Give it a job."""
-        self.pace = Pace()
+        self.pace = Pace(time.monotonic())
         self.job = job
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is noticed later
             self.pipe.send(cloudpickle.dumps(job))

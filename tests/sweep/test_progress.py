@@ -10,8 +10,6 @@ import time
 
 import pytest
 
-from cifar_hpo.console import Heartbeat, clock
-
 APP = """
 import time
 import hydra
@@ -76,60 +74,3 @@ def test_no_silence_is_longer_than_was_said(lines: list[tuple[float, str]]) -> N
     moments = [moment for moment, _ in lines if moment >= started]
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert max(gaps) < 2.0, "0.5 s, looked at once in 0.5 s, and a loaded machine"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3600, "1:00:00"), (7325, "2:02:05")],
-)
-def test_durations_are_minutes_and_seconds_and_hours_from_one_on(
-    seconds: float, shown: str
-) -> None:
-    assert clock(seconds) == shown
-
-
-def test_a_heartbeat_speaks_in_silence_and_ends_with_its_block() -> None:
-    said: list[float] = []
-    with Heartbeat(lambda: said.append(time.monotonic()), silence=0.05):
-        deadline = time.monotonic() + 5
-        while len(said) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    count = len(said)
-    time.sleep(0.2)
-    assert len(said) == count
-
-
-def test_a_heartbeat_that_is_heard_waits() -> None:
-    said: list[str] = []
-    with Heartbeat(lambda: said.append("beat"), silence=0.5) as heartbeat:
-        for _ in range(20):
-            time.sleep(0.05)
-            heartbeat.heard()
-    assert said == []
-
-
-def test_what_is_known_soon_is_said_at_once_and_once() -> None:
-    said: list[float] = []
-    known = iter([False, *[True] * 100])
-    started = time.monotonic()
-    with Heartbeat(lambda: said.append(time.monotonic()), 60, lambda: next(known)):
-        deadline = started + 10
-        while not said:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(2.5)  # two more looks
-    assert len(said) == 1
-    assert said[0] - started > 1.5, "not before it is known"
-
-
-def test_a_heartbeat_whose_say_fails_says_so_and_ends(caplog: pytest.LogCaptureFixture) -> None:
-    def fail() -> None:
-        raise ValueError("told so")
-
-    with Heartbeat(fail, silence=0.05):
-        deadline = time.monotonic() + 5
-        while "told so" not in caplog.text:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    assert caplog.text.count("the heartbeat ends") == 1

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import mlflow
 import optuna
 import psutil
 import pytest
-from support import run_in
+from support import run_in, wait_for
 
 
 @pytest.mark.usefixtures("store")
@@ -200,12 +200,12 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(
             env=environment,
         )
         checkpoints = {file: file.stat().st_mtime for file in troubled.rglob("*.checkpoint")}
-        deadline = time.monotonic() + 60
-        while not any(
-            file.stat().st_mtime != checkpoints.get(file) for file in troubled.rglob("*.checkpoint")
-        ):
-            assert time.monotonic() < deadline, "no trial got under way"
-            time.sleep(0.05)
+
+        def is_under_way(before: Mapping[Path, float] = checkpoints) -> bool:
+            files = troubled.rglob("*.checkpoint")
+            return any(file.stat().st_mtime != before.get(file) for file in files)
+
+        wait_for(is_under_way)
         workers = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
@@ -319,10 +319,7 @@ def test_a_run_that_is_ended_is_killed_and_says_so(
         text=True,
         env=environment,
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("*.checkpoint")):
-        assert time.monotonic() < deadline, "no training got under way"
-        time.sleep(0.1)
+    wait_for(lambda: list(tmp_path.rglob("*.checkpoint")))
     process.send_signal(signal.SIGTERM if mode == "terminated" else signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == (143 if mode == "terminated" else 130)

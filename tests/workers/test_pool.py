@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from support import wait_for
 
 APP = """
 import os, signal, time
@@ -67,13 +67,6 @@ def is_running(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def wait_for(condition: object, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def test_workers_are_warm_share_the_cores_and_take_the_next_spec_at_once(tmp_path: Path) -> None:
@@ -259,7 +252,7 @@ def test_a_study_goes_on_where_a_key_came_later_and_means_what_was_before(
     monkeypatch.setitem(
         globals(),
         "APP",
-        APP.replace("if __name__", 'task.__wrapped__.later = {"z": 0}\n\nif __name__'),
+        APP.replace("if __name__", 'task.__wrapped__.defaults_before = {"z": 0}\n\nif __name__'),
     )
     assert code_of(app(tmp_path, "", "+x=0,1,2", "+z=0")) == 0
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2"]

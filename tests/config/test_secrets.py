@@ -1,0 +1,34 @@
+"""What a config must not hold."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from cifar_hpo.config.secrets import refuse_secrets_and_calls
+from cifar_hpo.errors import ConfigError
+
+
+@pytest.mark.parametrize("uri", ["postgresql://me:secret@host/db", "https://me:secret@host"])
+def test_a_password_is_refused_wherever_it_stands(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"^hydra\.sweeper\.storage: ") as refused:
+        refuse_secrets_and_calls({"hydra": {"sweeper": {"storage": uri}}})
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("uri", ["${oc.env:STORE}", "postgresql://me@host/db", "sqlite:///a.db"])
+def test_an_interpolation_and_a_uri_without_a_password_pass(uri: str) -> None:
+    refuse_secrets_and_calls(OmegaConf.create({"mlflow": {"tracking_uri": uri}}))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model": {"_target_": "os.system"}},
+        {"model._target_": "os.system"},
+        {"x": "{_target_: os.system}"},
+    ],
+)
+def test_a_call_is_refused(config: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="does not call functions"):
+        refuse_secrets_and_calls(config)

@@ -1,0 +1,75 @@
+"""What a study means, and the name that follows from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_hpo.study.space import Choices, Interval, Space
+from cifar_hpo.sweep.identity import automatic_name, meaning_of, unvaried_config
+
+CONFIG: Any = OmegaConf.create(
+    {
+        "model": {"filters": 4, "mirror": False, "depth": "${training.epochs}"},
+        "training": {"epochs": 3},
+        "mlflow": {"tracking_uri": "here"},
+        "hydra": {"job": {"num": 1}},
+    }
+)
+OPTIONS = {
+    "metric": "val_accuracy",
+    "direction": "maximize",
+    "constraints": [],
+    "conditions": {},
+    "sampler": {"name": "grid"},
+    "pruner": {"name": "none"},
+}
+
+
+def space(key: str = "model.filters") -> Space:
+    return Space({key: Choices({4: "4", 8: "8"})})
+
+
+def test_what_varies_and_where_things_are_stored_is_no_part_of_the_meaning() -> None:
+    assert unvaried_config(CONFIG, space(), {}) == {
+        "model": {"mirror": False, "depth": "${training.epochs}"},
+        "training": {"epochs": 3},
+    }
+
+
+@pytest.mark.parametrize("key", ["+model.filters", "~model.filters", "model.filters@elsewhere"])
+def test_a_key_is_found_however_its_override_is_written(key: str) -> None:
+    assert "filters" not in unvaried_config(CONFIG, space(key), {})["model"]
+
+
+@pytest.mark.parametrize("key", ["nothing", "nothing.deeper", "training.epochs.deeper"])
+def test_a_key_that_is_not_there_changes_nothing(key: str) -> None:
+    assert unvaried_config(CONFIG, space(key), {})["training"] == {"epochs": 3}
+
+
+def test_a_key_that_came_later_is_left_out_where_it_does_what_was_done_before() -> None:
+    model = unvaried_config(CONFIG, space(), {"model.mirror": False})["model"]
+    assert "mirror" not in model
+    model = unvaried_config(CONFIG, space(), {"model.mirror": True})["model"]
+    assert model["mirror"] is False
+
+
+def test_a_grid_may_gain_cells_and_another_space_may_not_change() -> None:
+    assert "space" not in meaning_of(CONFIG, space(), OPTIONS, {})
+    sampled = {**OPTIONS, "sampler": {"name": "tpe"}}
+    endless = Space({"model.filters": Interval(1, 9, log=False)})
+    meanings = [meaning_of(CONFIG, one, sampled, {}) for one in (space(), endless)]
+    assert meanings[0]["space"] != meanings[1]["space"]
+
+
+def test_the_name_is_what_varies_and_a_hash_of_the_meaning() -> None:
+    meaning = meaning_of(CONFIG, space(), OPTIONS, {})
+    name = automatic_name(space(), meaning)
+    assert name.startswith("filters-")
+    assert name == automatic_name(space(), dict(reversed(meaning.items())))
+    assert name != automatic_name(space(), {**meaning, "metric": "val_loss"})
+    assert automatic_name(Space({}), meaning).startswith("one-")
+    assert automatic_name(space("+a/b"), meaning).startswith("a-b-")
+    assert isinstance(CONFIG, DictConfig)

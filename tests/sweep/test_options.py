@@ -1,0 +1,82 @@
+"""The options of a sweep, settled and validated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from cifar_hpo.config.sweep import Sweeper
+from cifar_hpo.errors import ConfigError
+from cifar_hpo.study.space import Choices, Interval, Space
+from cifar_hpo.sweep.options import Options, settle_options
+
+FINITE = Space({"x": Choices({1: "1", 2: "2"})})
+ENDLESS = Space({"x": Interval(0.1, 1, log=False)})
+
+
+def options(**given: Any) -> Options:
+    """The defaults, with some given."""
+    defaults: Any = OmegaConf.to_container(OmegaConf.structured(Sweeper()))
+    return {**defaults, "sampler": {"name": "auto"}, "pruner": {"name": "none"}, **given}
+
+
+def settle(space: Space = FINITE, metrics: tuple[str, ...] = (), **given: Any) -> Options:
+    return settle_options(options(**given), space, {}, metrics)
+
+
+@pytest.mark.parametrize(
+    ("space", "n_trials", "sampler"),
+    [(FINITE, None, "grid"), (FINITE, 5, "tpe"), (ENDLESS, 5, "tpe")],
+)
+def test_auto_is_a_grid_where_there_is_an_end_and_no_budget(
+    space: Space, n_trials: int | None, sampler: str
+) -> None:
+    given = options(n_trials=n_trials)
+    assert settle_options(given, space, {}, ())["sampler"] == {"name": sampler}
+    assert given["sampler"] == {"name": "auto"}, "what was given stays as it was"
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ({"n_trials": 0}, "hydra.sweeper.n_trials"),
+        ({"study_name": "a/b"}, "hydra.sweeper.study_name"),
+        ({"study_name": "x" * 101}, "hydra.sweeper.study_name"),
+        ({"sampler": {"name": "best"}}, "hydra.sweeper.sampler.name"),
+        ({"sampler": {"name": "tpe"}}, "hydra.sweeper.n_trials"),
+        ({"pruner": {"name": "median", "interval_steps": 0}}, "hydra.sweeper.pruner"),
+        ({"metric": "val_acuracy"}, "hydra.sweeper.metric"),
+        ({"metric": ["loss", "val_loss"]}, "hydra.sweeper.direction"),
+        (
+            {
+                "metric": ["loss", "val_loss"],
+                "direction": ["minimize", "minimize"],
+                "pruner": {"name": "median"},
+            },
+            "hydra.sweeper.pruner",
+        ),
+        ({"constraints": ["loss"]}, "hydra.sweeper.constraints"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_its_path(given: dict[str, Any], path: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        settle(metrics=("loss", "val_loss", "val_accuracy"), **given)
+    assert str(refused.value).startswith(path)
+
+
+def test_a_grid_of_an_interval_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a grid has no intervals"):
+        settle(ENDLESS, sampler={"name": "grid"})
+
+
+def test_the_launchers_options_are_held_against_their_ranges_where_it_is_ours() -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.n_workers"):
+        settle_options(options(), FINITE, {"n_workers": 0}, ())
+    assert settle_options(options(), FINITE, {"n_jobs": 0}, ())
+
+
+def test_a_metric_s_spread_is_a_metric_too_and_any_where_nobody_can_say() -> None:
+    assert settle(metrics=("val_loss",), metric="val_loss_std", direction="minimize")
+    assert settle(metric="whatever")

@@ -1,0 +1,82 @@
+"""What is written to the terminal, and what breaks a silence."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from support import wait_for
+
+from cifar_hpo.console import Heartbeat, clock, sparkline
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3600, "1:00:00"), (7325, "2:02:05")],
+)
+def test_durations_are_minutes_and_seconds_and_hours_from_one_on(
+    seconds: float, shown: str
+) -> None:
+    assert clock(seconds) == shown
+
+
+def test_a_heartbeat_speaks_in_silence_and_ends_with_its_block() -> None:
+    said: list[float] = []
+    with Heartbeat(lambda: said.append(time.monotonic()), silence=0.05):
+        wait_for(lambda: len(said) >= 3, seconds=5)
+    count = len(said)
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+    assert len(said) == count
+
+
+def test_a_heartbeat_that_is_heard_waits() -> None:
+    said: list[str] = []
+    with Heartbeat(lambda: said.append("beat"), silence=0.5) as heartbeat:
+        for _ in range(20):
+            time.sleep(0.05)
+            heartbeat.heard()
+    assert said == []
+
+
+def test_what_is_known_soon_is_said_at_once_and_once() -> None:
+    said: list[float] = []
+    asked: list[bool] = []
+
+    def is_known() -> bool:
+        asked.append(len(asked) > 0)
+        return asked[-1]
+
+    started = time.monotonic()
+    with Heartbeat(lambda: said.append(time.monotonic()), 60, is_known):
+        wait_for(lambda: said, seconds=10)
+        looks = len(asked)
+        wait_for(lambda: time.monotonic() - said[0] > 2.5)
+    assert len(said) == 1
+    assert len(asked) == looks, "it is not asked again"
+    assert said[0] - started > 1.5, "not before it is known"
+
+
+def test_a_heartbeat_whose_say_fails_says_so_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ValueError("told so")
+
+    with Heartbeat(fail, silence=0.05):
+        wait_for(lambda: "told so" in caplog.text, seconds=5)
+    assert caplog.text.count("the heartbeat ends") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([], ""),
+        ([0.5], "▁"),
+        ([0.0, 1.0], "▁█"),
+        ([1.0, 0.0, 0.5], "█▁▄"),
+        ([9.0, *range(20)], "▁▁▁▂▂▂▃▃▃▄▄▅▅▅▆▆▆▇▇█"),
+    ],
+)
+def test_a_curve_in_one_line_goes_from_its_lowest_to_its_highest_value(
+    values: list[float], line: str
+) -> None:
+    assert sparkline(values) == line
