@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import TrialState
 
 from cifar_hpo.data.dataset import PREPARED
+from cifar_hpo.metrics import replica_name
 from cifar_hpo.study.ranking import OUTCOME
 from cifar_hpo.study.storage import open_storage
 from cifar_hpo.study.study import MEANING
@@ -57,77 +60,68 @@ def run_in(
     )
 
 
-def lay_out(
-    folder: Path,
-    outcomes: Sequence[tuple[Mapping[str, Any], Sequence[float] | str]],
-    name: str = "laid",
-    seconds: float = 8.0,
-) -> Any:
-    """A study whose trials came to these values of their replicas, or to an error."""
+Outcomes = Sequence[tuple[Mapping[str, Any], Sequence[float] | str]]
+"""Of each trial its parameters, and the values of its replicas or an error."""
+
+
+def lay_out(folder: Path, outcomes: Outcomes, name: str = "laid", seconds: float = 8.0) -> Any:
+    """A study whose trials came to these outcomes, written past the sweep; returns its storage."""
     (folder / "mlruns").mkdir(exist_ok=True)
     storage = open_storage(f"sqlite:///{folder}/mlruns/studies.db")
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    study.set_user_attr(
-        MEANING,
-        {
-            "metric": "val_accuracy",
-            "direction": "maximize",
-            "data": ["small:0"],
-            "config": {"training": {"seed": 0}},
-        },
-    )
+    meaning = {
+        "metric": "val_accuracy",
+        "direction": "maximize",
+        "data": ["small:0"],
+        "config": {"training": {"seed": 0}},
+    }
+    study.set_user_attr(MEANING, meaning)
+    distributions: dict[str, BaseDistribution] = {}
+    for key in {key for params, _ in outcomes for key in params}:
+        choices = sorted({str(params.get(key)) for params, _ in outcomes})
+        distributions[key] = CategoricalDistribution(choices)
     trials = []
     for number, (params, values) in enumerate(outcomes):
-        mean = None if isinstance(values, str) else float(np.mean(values))
-        metrics = (
-            {}
-            if mean is None
-            else {
-                "val_accuracy": mean,
-                "test_accuracy": mean - 0.01,
-                "parameters": 1000.0 + number,
-                "train_seconds": 5.0 + number,
-            }
+        outcome = _outcome(number, values, seconds)
+        is_finished = outcome["state"] == FINISHED
+        trial = optuna.trial.create_trial(
+            state=TrialState.COMPLETE if is_finished else TrialState.FAIL,
+            value=outcome["values"][0] if is_finished else None,
+            params={key: str(value) for key, value in params.items()},
+            distributions={key: distributions[key] for key in params},
+            user_attrs={OUTCOME: outcome},
         )
-        if not isinstance(values, str) and len(values) > 1:
-            metrics |= {
-                f"replica_{replica}/val_accuracy": value for replica, value in enumerate(values)
-            }
-            metrics |= {
-                f"replica_{replica}/test_accuracy": value - 0.01
-                for replica, value in enumerate(values)
-            }
-        outcome = {
-            "state": FAILED if isinstance(values, str) else FINISHED,
-            "values": None if mean is None else [mean],
-            "metrics": metrics,
-        }
-        outcome |= {
-            "error": values if isinstance(values, str) else "",
-            "seconds": seconds,
-            "run_id": "",
-            "worker": number % 2,
-            "ended": 1000.0 + 5 * number,
-        }
-        forms = {
-            key: optuna.distributions.CategoricalDistribution(
-                sorted({str(one[0].get(key)) for one in outcomes})
-            )
-            for key in params
-        }
-        trials.append(
-            optuna.trial.create_trial(
-                state=optuna.trial.TrialState.COMPLETE
-                if mean is not None
-                else optuna.trial.TrialState.FAIL,
-                value=mean,
-                params={key: str(value) for key, value in params.items()},
-                distributions=forms,
-                user_attrs={OUTCOME: outcome},
-            )
-        )
+        trials.append(trial)
     study.add_trials(trials)
     return storage
+
+
+def _outcome(number: int, values: Sequence[float] | str, seconds: float) -> dict[str, Any]:
+    """A trial's outcome as a sweep notes it."""
+    outcome: dict[str, Any] = {
+        "state": FAILED,
+        "values": None,
+        "metrics": {},
+        "error": "",
+        "seconds": seconds,
+        "run_id": "",
+        "worker": number % 2,
+        "ended": 1000.0 + 5 * number,
+    }
+    if isinstance(values, str):
+        return outcome | {"error": values}
+    mean = float(np.mean(values))
+    metrics = {
+        "val_accuracy": mean,
+        "test_accuracy": mean - 0.01,
+        "parameters": 1000.0 + number,
+        "train_seconds": 5.0 + number,
+    }
+    if len(values) > 1:
+        for replica, value in enumerate(values):
+            metrics[replica_name(replica, "val_accuracy")] = value
+            metrics[replica_name(replica, "test_accuracy")] = value - 0.01
+    return outcome | {"state": FINISHED, "values": [mean], "metrics": metrics}
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:

@@ -15,8 +15,7 @@ from cifar_hpo.workers.pace import Pace
 
 @pytest.fixture
 def pace(clock: Clock) -> Pace:
-    """Of a trial that began at second 0, which it is."""
-
+    """Of a trial that began at second 0."""
     return Pace(0)
 
 

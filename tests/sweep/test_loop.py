@@ -35,7 +35,7 @@ def swept(folder: Path, small: list[str]) -> subprocess.CompletedProcess[str]:
 
 def runs(folder: Path) -> list[MlflowRun]:
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    return mlflow.search_runs(search_all_experiments=True, output_format="list")
+    return list(mlflow.search_runs(search_all_experiments=True, output_format="list"))
 
 
 def children(folder: Path) -> list[MlflowRun]:

@@ -74,6 +74,6 @@ def test_the_server_is_killed_at_once(tmp_path: Path) -> None:
 
 
 def test_the_private_attribute_that_holds_its_process_id_is_there() -> None:
-    server = forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001
+    server = forkserver._forkserver  # noqa: SLF001
     assert hasattr(server, "_forkserver_pid"), MEND
     assert os.getpid() != server._forkserver_pid  # noqa: SLF001
