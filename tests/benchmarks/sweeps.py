@@ -1,8 +1,6 @@
-"""A sweep of six trials, from process start to exit, against the plain loop that documentation
-writes, in the same run.
+"""A sweep of six trials, from process start to exit, against the plain loop of documentation.
 
-    python tests/benchmarks/sweeps.py [--data cifar10.npz] [--images 20000] [--epochs 3] [--isa
-    AVX2]
+    python tests/benchmarks/sweeps.py [--data FILE.npz] [--images 20000] [--epochs 3] [--isa AVX2]
 
 Both sides train the same six models (filters 4, 8, 16 × adam, sgd; kernel 3) on the same images,
 validate after each epoch on 5,000, score 10,000 test images once, and leave params, curves and the
@@ -128,7 +126,7 @@ def main() -> None:
         commands = loops | {"cifar_hpo, float32": sweep}
         if not given.no_bf16:
             commands["cifar_hpo, bf16"] = [*sweep, "training.precision=mixed_bfloat16"]
-        taken = {}
+        taken: dict[str, float] = {}
         for name, command in commands.items():
             switches = instruction_set.by_default(given.isa) if name in loops else {}
             taken[name] = seconds(command, folder / str(len(taken)), switches)
