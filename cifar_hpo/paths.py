@@ -15,6 +15,8 @@ ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 CONF = ROOT / "conf"
 SWEEPS = ROOT / "sweeps"
 REPORT_TEMPLATE = PACKAGE / "report" / "page.html"
+KEYS_TEMPLATE = PACKAGE / "config" / "reference.md"
+KEYS_PAGE = CONF / "README.md"
 
 GENERATED = Path("mlruns")
 """All that is generated, under the current folder."""
