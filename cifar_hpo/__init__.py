@@ -6,8 +6,28 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+__all__ = ["__version__"]
+
 # Hydra loads plugins from the namespace package hydra_plugins alone; ours lies in the package, so
 # it is put in reach here. An install puts it in reach of every Hydra app of its environment.
 _PLUGINS = str(Path(__file__).parent / "_hydra")
 if Path(_PLUGINS).is_dir() and _PLUGINS not in sys.path:
     sys.path.append(_PLUGINS)
+
+UNKNOWN_VERSION = "0+unknown"
+"""The version of a copy of the sources that was never installed."""
+
+__version__: str
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when it is asked for: importlib.metadata takes longer to import than
+    the rest of this module."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(__name__)
+    except PackageNotFoundError:
+        return UNKNOWN_VERSION
