@@ -1,6 +1,6 @@
 """`python -m cifar_hpo.config.reference`: conf/README.md, written from the schemas and conf/*.yaml.
 
-A `Choice` is a file of a config group with its values; `section` lists the keys of one schema.
+A `Choice` is a file of a config group with its values; `keys_table` lists the keys of a schema.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def groups_table(chosen: Mapping[str, str]) -> str:
     """The groups with their choices, the default one in bold."""
     rows = []
     for group, default in chosen.items():
-        names = [f"**{name}**" if name == default else name for name in read_group(group)]
+        names = list(read_group(group))
+        names[names.index(default)] = f"**{default}**"
         rows.append((f"`{group}=`", ", ".join(names)))
     return "## Groups\n\n" + markdown(("group", "choices, the default in bold"), rows)
 
@@ -225,7 +226,9 @@ def keys_table(
 def hydra_table() -> str:
     """Hydra's own keys that conf/config.yaml sets, with the values that it gives them."""
     values = flat(read_yaml(CONF / "config.yaml")["hydra"], "hydra")
-    rows = [(f"`{key}`", f"`{value_text(values[key])}`", HYDRA_KEYS[key]) for key in values]
+    rows = []
+    for key, value in values.items():
+        rows.append((f"`{key}`", f"`{value_text(value)}`", HYDRA_KEYS[key]))
     return markdown(("key", "value", "meaning"), rows)
 
 
@@ -238,23 +241,30 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 def type_text(field: dataclasses.Field[Any]) -> str:
     """The type of a key in words; an open one takes a value or a list of such values."""
-    limits = field.metadata
     annotation = str(field.type)
     if annotation == "Any":
-        if limits["words"]:
-            return " or ".join(["number", *(f"`{word}`" for word in limits["words"])])
-        return "whole number or a list" if limits["whole"] else "text or a list"
+        return open_type_text(field)
     name, _, optional = annotation.partition(" | ")
     if not optional:
         return TYPES[name]
     return f"{TYPES[name].replace(' or ', ', ')} or null"
 
 
+def open_type_text(field: dataclasses.Field[Any]) -> str:
+    """The type of a key whose annotation leaves it open, by what its limits ask for."""
+    words = field.metadata["words"]
+    if words:
+        return f"number or `{'` or `'.join(words)}`"
+    if field.metadata["whole"]:
+        return "whole number or a list"
+    return "text or a list"
+
+
 def range_text(field: dataclasses.Field[Any]) -> str:
     """What a value may be: the choices, or the limits with their signs; empty for anything."""
     limits = field.metadata
     if limits.get("choices"):
-        return ", ".join(f"`{choice}`" for choice in limits["choices"])
+        return f"`{'`, `'.join(limits['choices'])}`"
     bounds = []
     for name, (sign, _) in SIGNS.items():
         if limits.get(name) is not None:
