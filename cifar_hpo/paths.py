@@ -27,6 +27,8 @@ MLFLOW_LOCK = GENERATED / ".mlflow.lock"
 DECODED_IMAGES = GENERATED / "data"
 REPORTS = GENERATED / "reports"
 UI_LOG = GENERATED / "ui.log"
+OUTPUTS = GENERATED / "outputs"
+"""The sweeps' folders, by the study's name, unless hydra.sweep.dir says otherwise."""
 
 SQLITE = "sqlite:///"
 IN_MEMORY = "memory"
@@ -38,8 +40,16 @@ WORKER_LOG = "worker_{slot}.log"
 
 # In a trial's folder.
 HYDRA_FOLDER = ".hydra"
+HYDRA_CONFIG = "config.yaml"
+HYDRA_OVERRIDES = "overrides.yaml"
+HYDRA_SETTINGS = "hydra.yaml"
 CHECKPOINT = "replica_{replica}.checkpoint"
 CHECKPOINTS = "replica_*.checkpoint*"
+
+# In a report's folder.
+REPORT_PAGE = "report.html"
+REPORT_CHART = "{chart}.png"
+REPORT_CHARTS = "*.png"
 
 # Among the artifacts of an MLflow run.
 ARTIFACT_CONFIG = "config.yaml"

@@ -1,5 +1,5 @@
-"""`python -m cifar_hpo.studies`: the studies of a storage as things: list, show, best, export,
-delete."""
+"""`python -m cifar_hpo.studies`: list, show, export and delete the studies of a storage, and run
+the best trial of one again."""
 
 from __future__ import annotations
 
@@ -8,173 +8,313 @@ import csv
 import json
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import yaml
-from rich.table import Table
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from cifar_hpo.console import terminal
 from cifar_hpo.errors import StudyError, UserError, exit_with
-from cifar_hpo.paths import GENERATED
-from cifar_hpo.study.ranking import FinishedTrial, finished_trials, parameter_columns, ranked
+from cifar_hpo.paths import (
+    HYDRA_CONFIG,
+    HYDRA_FOLDER,
+    HYDRA_OVERRIDES,
+    HYDRA_SETTINGS,
+    OUTPUTS,
+    STUDIES_DB,
+)
+from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
 from cifar_hpo.study.storage import open_existing
-from cifar_hpo.study.study import MEANING
-from cifar_hpo.sweep.progress import table
+from cifar_hpo.study.study import MEANING, RUN
+from cifar_hpo.study.tables import MISSING, Table, trial_table
+from cifar_hpo.trial import FAILED, FINISHED, PRUNED
+
+FOLDER = "folder"
+"""The attribute of Optuna's study under which the sweep's folder is noted, absolute."""
 
 GROUPS = ("model", "data", "optimizer", "training", "mlflow")
+DEFAULT_CONFIG = "config"
+"""The config that runs when none is named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; exit code 2 for a study that is not there."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cifar_hpo.studies", description="What the studies hold."
-    )
-    parser.add_argument("--storage", help=f"Optuna's storage; {GENERATED}/studies.db unless said")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="every study with its trials and its best value")
-    for name, meaning in {
-        "show": "the ranking of one study",
-        "best": "its best configuration, as a command; with --config as a file that runs",
-        "export": "all trials, as CSV or JSON, on standard output",
-        "delete": "a study from the storage; its MLflow runs stay",
-    }.items():
-        command = commands.add_parser(name, help=meaning)
-        command.add_argument("study")
-        if name == "best":
-            command.add_argument(
-                "--config",
-                metavar="FILE",
-                type=Path,
-                help="write a config: python -m cifar_hpo -cd FOLDER -cn NAME runs it",
-            )
-        if name == "export":
-            command.add_argument("--format", choices=("csv", "json"), default="csv")
-        if name == "delete":
-            command.add_argument("--yes", action="store_true", help="do not ask")
-    given = parser.parse_args(arguments)
+    """The command line; exit code 2 for a storage or a study that is not there."""
+    given = _parser().parse_args(arguments)
     try:
-        run(given)
+        storage = open_existing(given.storage)
+        match given.command:
+            case "list":
+                list_studies(storage)
+            case "show":
+                show(storage, given.study)
+            case "best":
+                best(storage, given.study, given.config)
+            case "export":
+                export(storage, given.study, given.format)
+            case "delete":
+                delete(storage, given.study, is_sure=given.yes)
     except UserError as error:
         exit_with(error)
 
 
-def run(given: argparse.Namespace) -> None:
-    """Do one command. Raises StudyError when the storage or the study is not there."""
-    storage = open_existing(given.storage)
-    if given.command == "list":
-        studies = Table(
-            "study", "finished", "pruned", "failed", "waiting", "best", box=None, pad_edge=False
-        )
-        for name in sorted(optuna.get_all_study_names(storage)):
-            study, told = _open(name, storage)
-            states = [one.state for one in told]
-            best = ranked(told, _directions(study))[:1]
-            waiting = len(
-                study.get_trials(
-                    deepcopy=False,
-                    states=(optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING),
-                )
-            )
-            shown = f"{best[0].value:.4f}" if best and best[0].value is not None else "–"
-            studies.add_row(
-                name,
-                *(str(states.count(state)) for state in ("FINISHED", "PRUNED", "FAILED")),
-                str(waiting),
-                shown,
-            )
-        terminal().print(studies)
-        return
-    study, told = _open(given.study, storage)
-    ranking = ranked(told, _directions(study))
-    if given.command == "show":
-        terminal().print(_ranking_table(study, ranking))
-    elif given.command == "export":
-        _export(ranking, given.format)
-    elif given.command == "best":
-        _best(given, ranking)
-    elif (
-        given.yes
-        or input(f"delete study {given.study} with {len(told)} trials? [y/N] ").lower() == "y"
-    ):
-        optuna.delete_study(study_name=given.study, storage=storage)
-
-
-def _open(name: str, storage: Any) -> tuple[optuna.Study, list[FinishedTrial]]:
-    try:
-        study = optuna.load_study(study_name=name, storage=storage)
-    except KeyError:
-        known = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
-        raise StudyError(f"there is no study {name}; there are: {known}") from None
-    return study, finished_trials(study.get_trials(deepcopy=False))
-
-
-def _directions(study: optuna.Study) -> list[str]:
-    return [direction.name.lower() for direction in study.directions]
-
-
-def _ranking_table(study: optuna.Study, ranking: Sequence[FinishedTrial]) -> Table:
-    metric = study.user_attrs.get(MEANING, {}).get("metric", "value")
-    metrics = metric if isinstance(metric, list) else [metric]
-    keys, cells = parameter_columns(
-        ranking, dict.fromkeys(key for told in ranking for key in told.params)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cifar_hpo.studies", description="What the studies hold."
     )
+    parser.add_argument("--storage", help=f"Optuna's storage; {STUDIES_DB} unless said")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="every study with its trials and its best value")
+    show_parser = commands.add_parser("show", help="the ranking of one study")
+    best_parser = commands.add_parser(
+        "best", help="its best configuration, as a command; with --config as a file that runs"
+    )
+    best_parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="write a config: python -m cifar_hpo -cd FOLDER -cn NAME runs it",
+    )
+    export_parser = commands.add_parser(
+        "export", help="all trials, as CSV or JSON, on standard output"
+    )
+    export_parser.add_argument("--format", choices=("csv", "json"), default="csv")
+    delete_parser = commands.add_parser(
+        "delete", help="a study from the storage; its MLflow runs stay"
+    )
+    delete_parser.add_argument("--yes", action="store_true", help="do not ask")
+    for command in (show_parser, best_parser, export_parser, delete_parser):
+        command.add_argument("study")
+    return parser
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """A study as its storage has it.
+
+    directions: of each of its metrics. ranking: its counted trials, the best first.
+    """
+
+    study: optuna.Study
+    directions: Sequence[str]
+    ranking: Sequence[FinishedTrial]
+
+    @classmethod
+    def load(cls, storage: BaseStorage, name: str) -> StoredStudy:
+        """Raises StudyError when the study is not there."""
+        try:
+            study = optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            known = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
+            raise StudyError(f"there is no study {name}; there are: {known}") from None
+        trials = finished_trials(study.get_trials(deepcopy=False))
+        directions = [direction.name.lower() for direction in study.directions]
+        return cls(study, directions, ranked(trials, directions))
+
+    @property
+    def name(self) -> str:
+        return self.study.study_name
+
+    @property
+    def metrics(self) -> list[str]:
+        metric = self.study.user_attrs.get(MEANING, {}).get("metric", "value")
+        return metric if isinstance(metric, list) else [metric]
+
+    @property
+    def keys(self) -> list[str]:
+        """The parameters of all trials, in the order in which they come."""
+        return list(dict.fromkeys(key for trial in self.ranking for key in trial.params))
+
+    @property
+    def best(self) -> FinishedTrial:
+        """Raises StudyError when no trial has finished."""
+        if not self.ranking or self.ranking[0].value is None:
+            raise StudyError(f"study {self.name}: no trial has finished")
+        return self.ranking[0]
+
+
+def list_studies(storage: BaseStorage) -> None:
+    """Print a row for each study: how many of its trials ended how, and the best value."""
     rows = []
-    for rank, (told, cell) in enumerate(zip(ranking, cells, strict=True), start=1):
-        values = [f"{value:.4f}" for value in told.values] if told.values else ["–"] * len(metrics)
-        rows.append(
-            [
-                str(rank),
-                str(told.number),
-                *cell,
-                *values,
-                f"{told.seconds:.1f}",
-                f"{told.state} {told.error[:100]}".strip(),
-            ]
+    for name in sorted(optuna.get_all_study_names(storage)):
+        stored = StoredStudy.load(storage, name)
+        states = [trial.state for trial in stored.ranking]
+        counts = [str(states.count(state)) for state in (FINISHED, PRUNED, FAILED)]
+        waiting = stored.study.get_trials(
+            deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
         )
-    return table(["rank", "trial", *keys, *metrics, "seconds", "state"], rows)
+        value = stored.ranking[0].value if stored.ranking else None
+        shown = MISSING if value is None else f"{value:.4f}"
+        rows.append([name, *counts, str(len(waiting)), shown])
+    columns = ["study", "finished", "pruned", "failed", "waiting", "best"]
+    terminal().print(Table(columns, rows).to_rich())
 
 
-def _export(ranking: Sequence[FinishedTrial], form: str) -> None:
+def show(storage: BaseStorage, name: str) -> None:
+    """Print the ranking of a study."""
+    stored = StoredStudy.load(storage, name)
+    table = trial_table(stored.ranking, stored.metrics, stored.directions, stored.keys)
+    terminal().print(table.to_rich())
+
+
+def export(storage: BaseStorage, name: str, form: str) -> None:
+    """Print all trials of a study, the best first, as `csv` or `json`."""
+    stored = StoredStudy.load(storage, name)
     if form == "json":
-        json.dump([asdict(told) for told in ranking], sys.stdout, indent=1)
+        json.dump([asdict(trial) for trial in stored.ranking], sys.stdout, indent=1)
         return
-    keys = list(dict.fromkeys(key for told in ranking for key in told.params))
-    metrics = list(dict.fromkeys(name for told in ranking for name in told.metrics))
+    metrics = list(dict.fromkeys(metric for trial in stored.ranking for metric in trial.metrics))
     writer = csv.writer(sys.stdout)
-    writer.writerow(["trial", "state", *keys, *metrics, "seconds", "error", "run_id"])
-    for told in ranking:
-        values = [
-            *(told.params.get(key, "") for key in keys),
-            *(told.metrics.get(name, "") for name in metrics),
-        ]
-        writer.writerow([told.number, told.state, *values, told.seconds, told.error, told.run_id])
+    writer.writerow(["trial", "state", *stored.keys, *metrics, "seconds", "error", "run_id"])
+    for trial in stored.ranking:
+        params = [trial.params.get(key, "") for key in stored.keys]
+        values = [trial.metrics.get(metric, "") for metric in metrics]
+        row = [trial.number, trial.state, *params, *values]
+        writer.writerow([*row, trial.seconds, trial.error, trial.run_id])
 
 
-def _best(given: argparse.Namespace, ranking: Sequence[FinishedTrial]) -> None:
-    if not ranking or ranking[0].value is None:
-        raise StudyError(f"study {given.study}: no trial has finished")
-    folder = Path(GENERATED, "outputs", given.study, str(ranking[0].number), ".hydra")
-    if not folder.is_dir():
-        raise StudyError(f"{folder} is not there; it holds the configuration of the best trial")
-    if not given.config:
-        overrides = yaml.safe_load((folder / "overrides.yaml").read_text())
-        hydra = yaml.safe_load((folder / "hydra.yaml").read_text())["hydra"]
-        name = hydra["job"]["config_name"]
-        chosen = "" if name == "config" else f"-cn {name} hydra.mode=RUN "
-        sys.stdout.write(f"python -m cifar_hpo {chosen}{shlex.join(overrides)}\n")
+def delete(storage: BaseStorage, name: str, *, is_sure: bool) -> None:
+    """Delete a study from its storage, after asking unless the user is sure."""
+    stored = StoredStudy.load(storage, name)
+    question = f"delete study {name} with {len(stored.ranking)} trials? [y/N] "
+    if is_sure or input(question).lower() == "y":
+        optuna.delete_study(study_name=name, storage=storage)
+
+
+def best(storage: BaseStorage, name: str, config: Path | None) -> None:
+    """Print the command that runs the best trial of a study again, or write a config that does.
+
+    Raises StudyError when no trial has finished, or nothing holds its configuration any more.
+    """
+    stored = StoredStudy.load(storage, name)
+    trial = stored.best
+    composed = composed_trial(stored, trial)
+    if config is None:
+        sys.stdout.write(composed.to_command() + "\n")
         return
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    choices = yaml.safe_load((folder / "hydra.yaml").read_text())["hydra"]["runtime"]["choices"]
-    groups = [{f"override {group}": choices[group]} for group in GROUPS if choices.get(group)]
-    text = f"# Trial {ranking[0].number} of study {given.study}, value {ranking[0].value:.4f}.\n"
-    given.config.write_text(
-        text
-        + yaml.safe_dump({"defaults": ["config", *groups, "_self_"], **config}, sort_keys=False)
+    title = f"# Trial {trial.number} of study {name}, value {trial.value:.4f}.\n"
+    config.write_text(title + composed.to_config(), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class ComposedTrial:
+    """What Hydra made of a trial's command line.
+
+    overrides: as on the command line. config: composed. config_name: of the primary config.
+    choices: of each config group.
+    """
+
+    overrides: Sequence[str]
+    config: Mapping[str, Any]
+    config_name: str
+    choices: Mapping[str, str]
+
+    def to_command(self) -> str:
+        """The command that runs the trial again."""
+        arguments = list(self.overrides)
+        if self.config_name != DEFAULT_CONFIG:
+            arguments = ["-cn", self.config_name, "hydra.mode=RUN", *arguments]
+        return f"python -m cifar_hpo {shlex.join(arguments)}"
+
+    def to_config(self) -> str:
+        """A config file that stands for the trial, as YAML; groups are chosen for their schemas."""
+        defaults: list[Any] = [DEFAULT_CONFIG]
+        for group in GROUPS:
+            if self.choices.get(group):
+                defaults.append({f"override {group}": self.choices[group]})
+        defaults.append("_self_")
+        return yaml.safe_dump({"defaults": defaults, **self.config}, sort_keys=False)
+
+
+def composed_trial(stored: StoredStudy, trial: FinishedTrial) -> ComposedTrial:
+    """A trial's configuration: from its folder, else from its MLflow run.
+
+    Raises StudyError when neither has it.
+    """
+    folder = trial_folder(stored, trial.number)
+    if folder is not None:
+        return _from_folder(folder)
+    tracking_uri, _ = stored.study.user_attrs.get(RUN, (None, None))
+    expected = sweep_folders(stored)[0] / str(trial.number) / HYDRA_FOLDER
+    problem = f"{expected} is not there; it holds the configuration of the best trial"
+    if not trial.run_id:
+        raise StudyError(problem)
+    from cifar_hpo.tracking.reader import Records
+
+    try:
+        overrides, config = Records(tracking_uri).configuration(trial.run_id)
+    except StudyError as error:
+        raise StudyError(f"{problem}, and MLflow does not: {error}") from None
+    sys.stderr.write(
+        f"{expected} is not there: this is what MLflow has, which does not know the sweep's -cn\n"
     )
+    return ComposedTrial(overrides, config, DEFAULT_CONFIG, _choices(overrides, config))
+
+
+def _from_folder(folder: Path) -> ComposedTrial:
+    settings = _read_yaml(folder / HYDRA_SETTINGS)["hydra"]
+    return ComposedTrial(
+        overrides=_read_yaml(folder / HYDRA_OVERRIDES),
+        config=_read_yaml(folder / HYDRA_CONFIG),
+        config_name=settings["job"]["config_name"],
+        choices=settings["runtime"]["choices"],
+    )
+
+
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _choices(overrides: Sequence[str], config: Mapping[str, Any]) -> dict[str, str]:
+    """The choices of groups that overrides name; of the optimizers, which differ in their keys, the
+    one that was composed."""
+    choices = {}
+    optimizer = config.get("optimizer") or {}
+    if "name" in optimizer:
+        choices["optimizer"] = optimizer["name"]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in GROUPS:
+            choices[key] = value
+    return choices
+
+
+def trial_folder(stored: StoredStudy, number: int) -> Path | None:
+    """Where Hydra kept a trial's configuration; None where that is not to be found.
+
+    hydra.sweep.subdir may name the trials' folders otherwise than by their numbers, and another
+    study may have used the same folders since.
+    """
+    for sweep_folder in sweep_folders(stored):
+        for folder in _hydra_folders(sweep_folder, number):
+            settings = _read_yaml(folder / HYDRA_SETTINGS)["hydra"]
+            study = settings["sweeper"].get("study_name")
+            if settings["job"].get("num") == number and study in (None, stored.name):
+                return folder
+    return None
+
+
+def sweep_folders(stored: StoredStudy) -> list[Path]:
+    """Where the study's sweep may have left its trials: what it noted, and the default."""
+    noted = stored.study.user_attrs.get(FOLDER)
+    default = OUTPUTS / stored.name
+    return [Path(noted), default] if noted else [default]
+
+
+def _hydra_folders(sweep_folder: Path, number: int) -> Iterator[Path]:
+    """The folders that may be those of a trial: first the one with its number, then all whose
+    settings mention it."""
+    usual = sweep_folder / str(number) / HYDRA_FOLDER
+    if (usual / HYDRA_SETTINGS).is_file():
+        yield usual
+    for settings in sorted(sweep_folder.rglob(f"{HYDRA_FOLDER}/{HYDRA_SETTINGS}")):
+        # To read one as YAML takes a tenth of a second.
+        if settings.parent != usual and f" num: {number}\n" in settings.read_text(encoding="utf-8"):
+            yield settings.parent
 
 
 if __name__ == "__main__":

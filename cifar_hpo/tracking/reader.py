@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from cifar_hpo.errors import StudyError
+from cifar_hpo.paths import ARTIFACT_CONFIG, ARTIFACT_OVERRIDES
 from cifar_hpo.tracking.runs import CHAMPION, PREDICTIONS, VIEW, connect
 
 import mlflow  # isort: skip  after tracking, which sets what MLflow reads on import
@@ -133,3 +135,12 @@ class Records:
         """A report's files and its summary, which MLflow shows as the run's description."""
         self.client.log_artifacts(run_id, str(folder), "report")
         self.client.set_tag(run_id, "mlflow.note.content", note)
+
+    def configuration(self, run_id: str) -> tuple[list[str], dict[str, Any]]:
+        """The overrides of a run and its composed config. Raises StudyError when it has none."""
+        try:
+            overrides = json.loads(self._file(run_id, ARTIFACT_OVERRIDES).read_text())
+            config = yaml.safe_load(self._file(run_id, ARTIFACT_CONFIG).read_text())
+        except (mlflow.MlflowException, OSError):
+            raise StudyError(f"run {run_id} has no {ARTIFACT_OVERRIDES}") from None
+        return overrides, config

@@ -237,44 +237,6 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(
     assert not list(troubled.rglob("*.checkpoint*")), "nothing is left to go on from"
 
 
-@pytest.mark.usefixtures("store")
-def test_studies_as_things(tmp_path: Path, small: list[str]) -> None:
-    assert (
-        run_in(
-            tmp_path, "-m", *small, "optimizer=adam,sgd", "hydra.sweeper.study_name=s"
-        ).returncode
-        == 0
-    )
-
-    def studies(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "cifar_hpo.studies", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    assert "s      2         0" in studies("list").stdout
-    shown = studies("show", "s").stdout.splitlines()
-    assert shown[0].split() == ["rank", "trial", "optimizer", "val_accuracy", "seconds", "state"]
-    assert len(shown) == 3
-    exported = studies("export", "s").stdout.splitlines()
-    assert exported[0].startswith("trial,state,optimizer,")
-    assert len(exported) == 3
-    best = max(outcomes(tmp_path).values(), key=lambda one: one["values"][0])
-    command = studies("best", "s").stdout
-    assert f"optimizer={best['params']['optimizer']}" in command
-    assert studies("best", "s", "--config", "winner.yaml").returncode == 0
-    again = run_in(tmp_path, "-cd", ".", "-cn", "winner", "training.threads=1")
-    assert again.returncode == 0, again.stderr
-    assert f"val_accuracy {best['values'][0]:.4f}" in again.stdout
-    nope = studies("show", "nope")
-    assert (nope.returncode, nope.stderr) == (2, "error: there is no study nope; there are: s\n")
-    assert studies("delete", "s", "--yes").returncode == 0
-    assert "s " not in studies("list").stdout.splitlines()[-1]
-
-
 def test_an_end_that_a_destructor_swallows_comes_again_after_the_epoch(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("""
