@@ -1,5 +1,8 @@
-"""Is it luck? `interval` says how far the seeds let a mean lie, `chance` and `against_best` which
-means differ, `replicas_needed` how many would tell."""
+"""Is a difference luck? `confidence_interval` says how far the seeds let a mean lie, `p_value` and
+`against_best` which means differ, `replicas_needed` how many replicas would show it.
+
+A group is a metric by seed.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,19 @@ from statsmodels.stats.power import TTestPower
 
 CONFIDENCE = 0.95
 POWER = 0.8
-MOST = 200
-"""Replicas beyond which nobody would train them."""
+MAX_REPLICAS = 200
+"""Replicas above which none is recommended: training them would take too long."""
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Where the mean over all seeds lies, at 95 %: Student's t over replicas. None for a single
-    replica, which cannot tell."""
+    """Limits of the mean over all seeds, at 95 %: Student's t over replicas.
+
+    None for fewer than two replicas, whose spread is not known.
+    """
     if len(values) < 2:
         return None
-    mean, error = float(np.mean(values)), float(stats.sem(values))
+    mean = float(np.mean(values))
+    error = float(stats.sem(values))
     if error == 0:
         return mean, mean
     low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=mean, scale=error)
@@ -31,66 +37,80 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def against_best(groups: Sequence[Mapping[int, float]]) -> list[float | None]:
-    """For each group of values by seed the chance of so large a gap to the first group if there
-    were none; None where it can't be told.
+    """For each group the p-value of its gap to the first group, corrected; 1 for the first.
 
-    Paired t-tests over the seeds that two groups share, Welch's where they share fewer than two.
-    Because the first is the best of these very values, all pairs count in the correction for many
-    comparisons, which is Holm's (1979): if no group differs, at least one is said to in at most 5 %
-    of studies.
+    None where there are too few seeds for a test. The tests are those of `p_value`. Because the
+    first is the best of these very values, all pairs count in the correction for many comparisons,
+    which is Holm's (1979): if no group differs, at least one is said to in at most 5 % of studies.
     """
+    if not groups:
+        return []
     pairs = list(itertools.combinations(range(len(groups)), 2))
-    chances = dict(
-        zip(
-            pairs,
-            holm([p_value(groups[one], groups[other]) for one, other in pairs]),
-            strict=True,
-        )
-    )
-    return [1.0 if place == 0 else chances[0, place] for place in range(len(groups))]
+    uncorrected = [p_value(groups[first], groups[second]) for first, second in pairs]
+    corrected = dict(zip(pairs, holm(uncorrected), strict=True))
+    to_first: list[float | None] = [1.0]
+    for place in range(1, len(groups)):
+        to_first.append(corrected[0, place])
+    return to_first
 
 
-def holm(chances: Sequence[float | None]) -> list[float | None]:
-    """Each chance as it counts beside the others, by Holm's steps; statsmodels has these too, but
-    collects all garbage each time."""
-    known = sorted((chance, place) for place, chance in enumerate(chances) if chance is not None)
-    found: list[float | None] = [None] * len(chances)
-    highest = 0.0
-    for rank, (chance, place) in enumerate(known):
-        found[place] = highest = min(1.0, max(chance * (len(known) - rank), highest))
-    return found
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """The p-values corrected by Holm's steps for how many there are; None stays None.
+
+    statsmodels has this too, but collects all garbage at each call.
+    """
+    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, p * (len(known) - rank))
+        corrected[place] = min(1.0, largest)
+    return corrected
 
 
-def p_value(one: Mapping[int, float], other: Mapping[int, float]) -> float | None:
-    """How likely so large a gap between two groups of values by seed would be by luck alone; None
-    where it can't be told."""
-    shared = sorted(one.keys() & other.keys())
+def p_value(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
+    """How likely so large a gap between the means of two groups would be by luck alone.
+
+    A paired t-test over the seeds that both have, Welch's where they share fewer than two. None
+    where neither can be made: the groups share fewer than two seeds, and one has fewer than two.
+    """
+    shared = sorted(first.keys() & second.keys())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # where values do not vary at all
         if len(shared) >= 2:
-            first, second = ([group[seed] for seed in shared] for group in (one, other))
-            found = 1.0 if first == second else float(stats.ttest_rel(first, second).pvalue)
-        elif len(one) >= 2 and len(other) >= 2:
-            found = float(
-                stats.ttest_ind(list(one.values()), list(other.values()), equal_var=False).pvalue
-            )
+            p = _paired([first[seed] for seed in shared], [second[seed] for seed in shared])
+        elif len(first) >= 2 and len(second) >= 2:
+            p = _welch(list(first.values()), list(second.values()))
         else:
             return None
-    return 1.0 if math.isnan(found) else found
+    return 1.0 if math.isnan(p) else p
+
+
+def _paired(first: Sequence[float], second: Sequence[float]) -> float:
+    if first == second:
+        return 1.0
+    return float(stats.ttest_rel(first, second).pvalue)
+
+
+def _welch(first: Sequence[float], second: Sequence[float]) -> float:
+    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
 
 
 def replicas_needed(gap: float, spread: float, pairs: int = 1) -> int | None:
-    """Replicas of each of two configurations with which a gap is found four times in five; None for
-    more than anyone would train.
+    """Replicas of each of two configurations with which a gap is found four times in five.
 
-    spread: the standard deviation over seeds. The test is the paired one above; seeds are taken to
-    help no pair. pairs: how many pairs are compared at once; the first of Holm's steps is assumed.
+    spread: the standard deviation over seeds. The test is the paired one of `p_value`; seeds are
+    taken to help no pair. pairs: how many pairs are compared at once; the first of Holm's steps is
+    assumed. None for more than MAX_REPLICAS, or where there is no gap.
     """
-    if gap <= 0 or spread <= 0:
-        return None if gap <= 0 else 2
-    effect = gap / (spread * math.sqrt(2))
+    if gap <= 0:
+        return None
+    if spread <= 0:
+        return 2
+    effect_size = gap / (spread * math.sqrt(2))
+    significance = (1 - CONFIDENCE) / pairs
     test = TTestPower()
-    return next(
-        (n for n in range(2, MOST + 1) if test.power(effect, n, (1 - CONFIDENCE) / pairs) >= POWER),
-        None,
-    )
+    for replicas in range(2, MAX_REPLICAS + 1):
+        if test.power(effect_size, replicas, significance) >= POWER:
+            return replicas
+    return None

@@ -7,7 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from cifar_hpo.analysis.statistics import against_best, confidence_interval, replicas_needed
+from cifar_hpo.analysis.statistics import (
+    against_best,
+    confidence_interval,
+    holm,
+    p_value,
+    replicas_needed,
+)
 
 
 @pytest.mark.parametrize("replicas", [3, 5, 10])
@@ -16,13 +22,13 @@ def test_intervals_cover_the_true_mean_of_accuracies(replicas: int, images: int)
     """Replicas differ by their seed (normal) and by the finite test set (binomial)."""
     rng = np.random.default_rng(replicas * images)
     truth, studies = 0.7, 2000
-    accuracies = (
-        rng.binomial(images, np.clip(rng.normal(truth, 0.01, (studies, replicas)), 0, 1)) / images
-    )
-    covered = [
-        low <= truth <= high
-        for low, high in (confidence_interval(list(row)) or (1, 0) for row in accuracies)
-    ]
+    shares = np.clip(rng.normal(truth, 0.01, (studies, replicas)), 0, 1)
+    accuracies = rng.binomial(images, shares) / images
+    covered = []
+    for replica_accuracies in accuracies:
+        limits = confidence_interval(list(replica_accuracies))
+        assert limits is not None
+        covered.append(limits[0] <= truth <= limits[1])
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
@@ -37,12 +43,12 @@ def test_where_no_configuration_is_better_hardly_a_study_says_so(paired: bool) -
     rng = np.random.default_rng(1)
     wrong = 0
     for _ in range(300):
-        groups = [
-            dict(enumerate(values, start=0 if paired else 100 * place))
-            for place, values in enumerate(rng.normal(0.7, 0.01, (4, 5)))
-        ]
-        groups.sort(key=lambda group: -np.mean(list(group.values())))
-        wrong += any(chance is not None and chance < 0.05 for chance in against_best(groups))
+        groups = []
+        for place, values in enumerate(rng.normal(0.7, 0.01, (4, 5))):
+            groups.append(dict(enumerate(values, start=0 if paired else 100 * place)))
+        groups.sort(key=lambda group: -float(np.mean(list(group.values()))))
+        p_values = [p for p in against_best(groups) if p is not None]
+        wrong += min(p_values) < 0.05
     assert wrong / 300 <= 0.07
 
 
@@ -50,23 +56,30 @@ def test_the_correction_is_holm_s() -> None:
     from scipy.stats import ttest_rel
     from statsmodels.stats.multitest import multipletests
 
-    groups = [
-        dict(enumerate(values))
-        for values in np.random.default_rng(5).normal(
-            [[0.70], [0.69], [0.68], [0.66]], 0.01, (4, 5)
-        )
-    ]
-    pairs = list(itertools.combinations(groups, 2))
-    alone = [ttest_rel(list(one.values()), list(other.values())).pvalue for one, other in pairs]
-    assert against_best(groups)[1:] == pytest.approx(multipletests(alone, method="holm")[1][:3])
+    means = [[0.70], [0.69], [0.68], [0.66]]
+    drawn = np.random.default_rng(5).normal(means, 0.01, (4, 5))
+    groups = [dict(enumerate(values)) for values in drawn]
+    uncorrected = []
+    for first, second in itertools.combinations(drawn, 2):
+        uncorrected.append(ttest_rel(first, second).pvalue)
+    expected = multipletests(uncorrected, method="holm")[1]
+    assert holm(uncorrected) == pytest.approx(expected)
+    assert against_best(groups)[1:] == pytest.approx(expected[:3])
+
+
+def test_what_is_not_known_does_not_count_in_the_correction() -> None:
+    assert holm([0.04, None, 0.01]) == [0.04, None, 0.02]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([None]) == [None]
+    assert holm([]) == []
 
 
 def test_a_large_gap_is_found_and_the_best_is_tied_with_itself() -> None:
     rng = np.random.default_rng(2)
-    good, near, bad = (
-        {seed: mean + rng.normal(0, 0.003) for seed in range(5)} for mean in (0.70, 0.699, 0.57)
-    )
-    first, second, third = against_best([good, near, bad])
+    groups = []
+    for mean in (0.70, 0.699, 0.57):
+        groups.append({seed: mean + rng.normal(0, 0.003) for seed in range(5)})
+    first, second, third = against_best(groups)
     assert first == 1
     assert second is not None
     assert third is not None
@@ -77,11 +90,16 @@ def test_shared_seeds_are_compared_in_pairs() -> None:
     """A gap far below the spread over seeds is seen when each seed moves both alike."""
     rng = np.random.default_rng(3)
     luck = rng.normal(0, 0.02, 5)
-    one = {seed: 0.7 + luck[seed] for seed in range(5)}
-    other = {seed: 0.695 + luck[seed] + rng.normal(0, 0.0005) for seed in range(5)}
-    apart = {seed + 10: value for seed, value in other.items()}
-    assert (against_best([one, other])[1] or 1) < 0.01
-    assert (against_best([one, apart])[1] or 0) > 0.3
+    better = {seed: 0.7 + luck[seed] for seed in range(5)}
+    worse = {seed: 0.695 + luck[seed] + rng.normal(0, 0.0005) for seed in range(5)}
+    with_other_seeds = {seed + 10: value for seed, value in worse.items()}
+    assert (p_value(better, worse) or 1) < 0.01
+    assert (p_value(better, with_other_seeds) or 0) > 0.3
+
+
+def test_values_that_do_not_vary_show_no_difference() -> None:
+    assert p_value({0: 0.7, 1: 0.7}, {0: 0.7, 1: 0.7}) == 1.0
+    assert p_value({0: 0.7, 1: 0.7}, {2: 0.7, 3: 0.7}) == 1.0
 
 
 def test_a_single_replica_says_nothing() -> None:
@@ -95,17 +113,22 @@ def test_the_replicas_that_are_said_to_be_needed_find_the_gap_four_times_in_five
     assert needed is not None
     rng = np.random.default_rng(4)
 
-    def found(replicas: int) -> float:
-        pairs = [
-            (
-                dict(enumerate(rng.normal(0.71, 0.01, replicas))),
-                dict(enumerate(rng.normal(0.70, 0.01, replicas))),
-            )
-            for _ in range(500)
-        ]
-        return float(np.mean([(against_best(list(pair))[1] or 0) < 0.05 for pair in pairs]))
+    def share_found(replicas: int) -> float:
+        found = 0
+        for _ in range(500):
+            better = dict(enumerate(rng.normal(0.71, 0.01, replicas)))
+            worse = dict(enumerate(rng.normal(0.70, 0.01, replicas)))
+            found += (p_value(better, worse) or 0) < 0.05
+        return found / 500
 
-    assert found(needed) >= 0.75
-    assert found(needed - 3) < 0.8
+    assert share_found(needed) >= 0.75
+    assert share_found(needed - 3) < 0.8
     assert replicas_needed(gap=0.0001, spread=0.01) is None
-    assert replicas_needed(gap=0.01, spread=0.01, pairs=45) > needed
+    needed_for_all_pairs = replicas_needed(gap=0.01, spread=0.01, pairs=45)
+    assert needed_for_all_pairs is not None
+    assert needed_for_all_pairs > needed
+
+
+def test_no_gap_needs_no_end_of_replicas_and_no_spread_two() -> None:
+    assert replicas_needed(gap=0.0, spread=0.01) is None
+    assert replicas_needed(gap=0.01, spread=0.0) == 2

@@ -1,0 +1,260 @@
+"""What a comparison comes to: `decide` makes a `Decision`, `sentences` puts it into words.
+
+A decision is one of six dataclasses, which hold the figures that its sentences name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+from cifar_hpo.analysis.comparison import TOP_K, Comparison, Configuration
+from cifar_hpo.analysis.statistics import MAX_REPLICAS, replicas_needed
+
+ASSUMED_SEED_STD = 0.01
+"""The standard deviation over seeds that is assumed where there is one replica: what the article's
+base model shows, between half a point and 1.6."""
+
+MAX_NAMES = 5
+"""Configurations that a sentence names."""
+
+SELECTED_ON_TEST = (
+    "Selected by the test images, as the article did: the best one's accuracy is a little better "
+    "than it would be on others."
+)
+
+
+@dataclass(frozen=True)
+class NothingFinished:
+    """No trial finished."""
+
+
+@dataclass(frozen=True)
+class SeveralMetrics:
+    """A study of several metrics, in which differences are not tested; metric: the first."""
+
+    metric: str
+
+
+@dataclass(frozen=True)
+class OnlyOne:
+    """One configuration finished, so there is nothing to compare it with."""
+
+    name: str
+    metric: str
+    value: float
+    confidence_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The best is ahead, and too few seeds were trained to test whether that is luck.
+
+    one_seed: which configurations have a single replica: all, the best, or the others.
+    replicas: how many of each would show the gap if seeds spread by ASSUMED_SEED_STD; None for more
+    than MAX_REPLICAS.
+    """
+
+    best: str
+    second: str
+    gap: float
+    one_seed: Literal["all", "best", "others"]
+    replicas: int | None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best is better than all with which it could be compared.
+
+    compared: how many configurations were compared, the best among them. pairs: for how many pairs
+    the p-values are corrected. unknown: names of those with one seed.
+    """
+
+    best: str
+    compared: int
+    pairs: int
+    unknown: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Tied:
+    """Some are as good as the best, as far as these replicas show.
+
+    pairs, unknown: as of `Best`. gap: between the best and the next that was compared. seed_std:
+    the mean of their standard deviations over seeds. replicas: how many of each would show the gap;
+    None for more than MAX_REPLICAS.
+    """
+
+    best: str
+    tied: Sequence[str]
+    pairs: int
+    unknown: Sequence[str]
+    gap: float
+    seed_std: float
+    replicas: int | None
+
+
+Decision = NothingFinished | SeveralMetrics | OnlyOne | Unknown | Best | Tied
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """What can be said of the best and of those near it, in sentences."""
+    said = sentences(decide(comparison))
+    if comparison.is_validated_on_test and len(comparison.finished) > 1:
+        said.append(SELECTED_ON_TEST)
+    return said
+
+
+def decide(comparison: Comparison) -> Decision:
+    """Whether the best configuration is shown to be the best."""
+    finished = comparison.finished
+    metric = comparison.metrics[0]
+    if not finished:
+        return NothingFinished()
+    if len(comparison.metrics) > 1:
+        return SeveralMetrics(metric)
+    best = finished[0]
+    if len(finished) == 1:
+        return OnlyOne(best.name, metric, _mean(best), best.confidence_interval)
+    top = finished[:TOP_K]
+    if all(configuration.p_value is None for configuration in top[1:]):
+        return _unknown(top)
+    if any(configuration.is_tied for configuration in top[1:]):
+        return _tied(top)
+    unknown = _names_of_unknown(top)
+    return Best(best.name, len(top) - len(unknown), _pairs(top), unknown)
+
+
+def _unknown(top: Sequence[Configuration]) -> Unknown:
+    best, second = top[:2]
+    has_one_seed = [len(configuration.values) == 1 for configuration in top]
+    one_seed: Literal["all", "best", "others"] = "others"
+    if all(has_one_seed):
+        one_seed = "all"
+    elif has_one_seed[0]:
+        one_seed = "best"
+    gap = abs(_mean(best) - _mean(second))
+    replicas = replicas_needed(gap, ASSUMED_SEED_STD, _pairs(top))
+    return Unknown(best.name, second.name, gap, one_seed, replicas)
+
+
+def _tied(top: Sequence[Configuration]) -> Tied:
+    best = top[0]
+    second = next(configuration for configuration in top[1:] if configuration.p_value is not None)
+    gap = abs(_mean(best) - _mean(second))
+    seed_std = fmean([stdev(best.values.values()), stdev(second.values.values())])
+    return Tied(
+        best=best.name,
+        tied=[configuration.name for configuration in top[1:] if configuration.is_tied],
+        pairs=_pairs(top),
+        unknown=_names_of_unknown(top),
+        gap=gap,
+        seed_std=seed_std,
+        replicas=replicas_needed(gap, seed_std, _pairs(top)),
+    )
+
+
+def _mean(configuration: Configuration) -> float:
+    return fmean(configuration.values.values())
+
+
+def _pairs(top: Sequence[Configuration]) -> int:
+    return len(top) * (len(top) - 1) // 2
+
+
+def _names_of_unknown(top: Sequence[Configuration]) -> list[str]:
+    return [configuration.name for configuration in top[1:] if configuration.p_value is None]
+
+
+def sentences(decision: Decision) -> list[str]:
+    """A decision in one to three sentences."""
+    match decision:
+        case NothingFinished():
+            return ["No trial has finished, so there is nothing to compare."]
+        case SeveralMetrics():
+            return [_several_metrics(decision)]
+        case OnlyOne():
+            return [_only_one(decision)]
+        case Unknown():
+            return _unknown_sentences(decision)
+        case Best():
+            return _best_sentences(decision)
+        case Tied():
+            return _tied_sentences(decision)
+
+
+def _several_metrics(decision: SeveralMetrics) -> str:
+    return (
+        f"Several metrics: trials on the Pareto front come first, by {decision.metric}; which "
+        "differences are luck is not tested."
+    )
+
+
+def _only_one(decision: OnlyOne) -> str:
+    return (
+        f"One configuration finished: {decision.name}, {decision.metric} {decision.value:.4f} "
+        f"({_interval(decision.confidence_interval)})."
+    )
+
+
+def _unknown_sentences(decision: Unknown) -> list[str]:
+    subjects = {"all": "each", "best": decision.best, "others": "each of the others"}
+    ahead = (
+        f"{decision.best} is ahead of {decision.second} by {decision.gap:.4f}, and it cannot be "
+        f"known whether that is luck: {subjects[decision.one_seed]} was trained with one seed."
+    )
+    hint = (
+        f"If seeds spread results by {ASSUMED_SEED_STD:g}, {_replicas(decision.replicas)}; "
+        "repeat the best with training.replicas=5."
+    )
+    return [ahead, hint]
+
+
+def _best_sentences(decision: Best) -> list[str]:
+    best = (
+        f"{decision.best} is the best of these {decision.compared}, and that is not luck "
+        f"({_test(decision.pairs)})."
+    )
+    return [best, *_nobody_knows(decision.unknown)]
+
+
+def _tied_sentences(decision: Tied) -> list[str]:
+    tied = (
+        f"Tied with {decision.best}, as far as these replicas can tell: {_listed(decision.tied)} "
+        f"({_test(decision.pairs)})."
+    )
+    hint = (
+        f"To tell the best from the next ({decision.gap:.4f} apart, seeds spread by "
+        f"{decision.seed_std:.4f}), {_replicas(decision.replicas)}."
+    )
+    return [tied, *_nobody_knows(decision.unknown), hint]
+
+
+def _nobody_knows(unknown: Sequence[str]) -> list[str]:
+    if not unknown:
+        return []
+    return [f"Nobody knows of {_listed(unknown)}, trained with one seed."]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = "; …" if len(names) > MAX_NAMES else ""
+    return "; ".join(names[:MAX_NAMES]) + more
+
+
+def _interval(limits: tuple[float, float] | None) -> str:
+    if limits is None:
+        return "with one replica, nobody knows how far the seed carries it"
+    low, high = limits
+    return f"{low:.4f} to {high:.4f} at 95 %"
+
+
+def _test(pairs: int) -> str:
+    return f"95 %, Holm over {pairs} pairs" if pairs > 1 else "95 %"
+
+
+def _replicas(needed: int | None) -> str:
+    if needed is None:
+        return f"more than {MAX_REPLICAS} replicas of each would be needed to tell"
+    return f"{needed} replicas of each would tell, four times in five"

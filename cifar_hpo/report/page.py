@@ -1,0 +1,112 @@
+"""The report as a page: `write_page` draws the charts, renders page.html, and keeps both.
+
+The page has no reference to anything outside of it; its charts are SVG in the page's own ink.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from cifar_hpo.analysis.comparison import Comparison
+from cifar_hpo.analysis.verdict import verdict
+from cifar_hpo.paths import REPORT_CHART, REPORT_CHARTS, REPORT_PAGE, REPORT_TEMPLATE, REPORTS
+from cifar_hpo.report.charts import Chart, charts_of
+from cifar_hpo.report.runs import StoredRuns
+from cifar_hpo.report.style import INK, RC_PARAMS
+from cifar_hpo.report.tables import configuration_table, note
+
+RESOLUTION = 130
+"""Of the PNG files, in dots per inch."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart as part of the page; name: also that of its PNG file."""
+
+    name: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What stands under one heading; missing: why a chart of it could not be drawn."""
+
+    explanation: str
+    pictures: list[Picture] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def write_page(comparison: Comparison, runs: StoredRuns | None) -> Path:
+    """Draw all charts, write the page and the pictures, and return the page's path.
+
+    Where MLflow has a run of the study, both are attached to it.
+    """
+    folder = REPORTS / comparison.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(REPORT_CHARTS):
+        stale.unlink()
+    sections = draw_sections(charts_of(comparison, runs), folder)
+    page = folder / REPORT_PAGE
+    page.write_text(render(comparison, sections), encoding="utf-8")
+    if runs and comparison.run_id:
+        runs.attach(comparison.run_id, folder, note(comparison))
+    return page
+
+
+def draw_sections(charts: Iterable[Chart], folder: Path) -> dict[str, Section]:
+    """The charts by their section's title, each also as a PNG file in the folder.
+
+    One that can't be drawn must not cost the others: its error is noted in its section.
+    """
+    sections: dict[str, Section] = {}
+    for chart in charts:
+        section = sections.setdefault(chart.section, Section(chart.explanation))
+        with plt.rc_context(RC_PARAMS):  # anew for each, because Optuna's charts change it
+            try:
+                figure = chart.draw()
+                path = folder / REPORT_CHART.format(chart=chart.name)
+                figure.savefig(path, dpi=RESOLUTION, facecolor="white")
+                section.pictures.append(Picture(chart.name, to_svg(figure, chart.name)))
+            except Exception as error:  # noqa: BLE001  noted in the page
+                section.missing.append(f"{chart.name}: {type(error).__name__}: {error}")
+            plt.close("all")
+    return sections
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """A chart as an SVG element that takes the page's text colour.
+
+    Its ids begin with its name, because all charts share one page.
+    """
+    written = io.StringIO()
+    figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+    document = written.getvalue()
+    svg = document[document.index("<svg") :]
+    svg = svg.replace(INK, "currentColor")
+    svg = svg.replace('id="', f'id="{name}-')
+    svg = svg.replace("url(#", f"url(#{name}-")
+    return svg.replace('href="#', f'href="#{name}-')
+
+
+def render(comparison: Comparison, sections: dict[str, Section]) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(REPORT_TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(REPORT_TEMPLATE.name).render(
+        comparison=comparison,
+        verdict=verdict(comparison),
+        table=configuration_table(comparison),
+        sections=sections,
+        made=time.strftime("%Y-%m-%d %H:%M"),
+    )

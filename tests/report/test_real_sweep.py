@@ -1,0 +1,151 @@
+"""The report of a real sweep, its page in MLflow, and its models at work."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import clean, run_in
+
+from cifar_hpo.analysis.comparison import Comparison, compare_study
+from cifar_hpo.study.storage import open_storage
+
+CHARTS = {
+    "learning_curves",
+    "effect_model.filters",
+    "trade_off",
+    "history",
+    "timeline",
+    "confusion_matrix",
+    "per_class",
+    "misclassified",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def swept(folder: Path, small: list[str]) -> None:
+    """A real sweep of two configurations with three replicas, and its report."""
+    overrides = [
+        *small,
+        "training.replicas=3",
+        "training.epochs=3",
+        "model.filters=2,6",
+        "hydra.sweeper.study_name=real",
+    ]
+    swept = run_in(folder, "-m", *overrides)
+    assert swept.returncode == 0, swept.stderr
+    assert "report: python -m cifar_hpo.report real\n" in swept.stdout
+    shown = run_in(folder, module="cifar_hpo.report")
+    assert shown.returncode == 0, shown.stderr
+
+
+def comparison_in(folder: Path) -> Comparison:
+    return compare_study("real", open_storage(f"sqlite:///{folder}/mlruns/studies.db"))
+
+
+def test_a_sweep_s_report_has_everything_and_lies_in_mlflow(folder: Path) -> None:
+    import mlflow
+
+    reports = folder / "mlruns" / "reports" / "real"
+    assert "not drawn" not in (reports / "report.html").read_text(encoding="utf-8")
+    pictures = {path.stem for path in reports.glob("*.png")}
+    assert pictures >= CHARTS
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (parent,) = client.search_runs(experiments, "tags.kind = 'study'")
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id, "report")}
+    assert artifacts == {f"report/{name}.png" for name in pictures} | {"report/report.html"}
+    note = parent.data.tags["mlflow.note.content"]
+    assert "| rank | model.filters | val_accuracy | 95 % | against the best |" in note
+    assert re.search(r"replicas of each|is not luck", note)
+
+
+def test_an_interval_is_over_the_replicas_that_mlflow_has(folder: Path) -> None:
+    from cifar_hpo.tracking.reader import Records
+
+    runs = Records(f"sqlite:///{folder}/mlflow.db")
+    finished = comparison_in(folder).finished
+    assert len(finished) == 2
+    for configuration in finished:
+        curves = runs.curves(configuration.trial.run_id, "val_accuracy")
+        last_values = {replica: points[-1][1] for replica, points in curves.items()}
+        assert last_values == pytest.approx(configuration.values)
+        assert [epoch for epoch, _ in curves[0]] == [1, 2, 3]
+
+
+def test_prediction_by_the_champion_and_by_a_run(folder: Path, npz: Path) -> None:
+    from PIL import Image
+
+    with np.load(npz) as arrays:
+        Image.fromarray(arrays["x_test"][0]).resize((64, 64)).save(folder / "one.png")
+
+    def predict(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run_in(folder, *arguments, module="cifar_hpo.predict")
+
+    shown = predict("one.png")
+    assert shown.returncode == 0, shown.stderr
+    assert "cifar_hpo-small version 1, champion" in shown.stdout
+    assert re.search(r"one\.png +\w+ 0\.\d{3} +\w+ 0\.\d{3} +\w+ 0\.\d{3}", shown.stdout)
+    assert predict("two.png").stderr == "error: two.png does not exist\n"
+    run_ids = {}
+    for configuration in comparison_in(folder).finished:
+        run_ids[str(configuration.params["model.filters"])] = configuration.trial.run_id
+    assert "filters=2" in predict("one.png", "--run", run_ids["2"]).stdout
+    refused = predict("one.png", "--run", "nothing")
+    assert refused.stderr == "error: there is no run nothing\n"
+
+
+def test_the_model_serves_and_takes_raw_images(folder: Path, npz: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    command += ["-m", "models:/cifar_hpo-small@champion", "-p", str(port)]
+    # As in an activated environment:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    server = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=clean() | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PATH": path},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with np.load(npz) as arrays:
+            answer = invoke(port, {"inputs": arrays["x_test"][:2].tolist()})
+        assert np.array(answer["predictions"]).shape == (2, 10)
+        assert np.sum(answer["predictions"], axis=1) == pytest.approx([1, 1], abs=1e-3)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+
+
+def invoke(port: int, content: dict[str, Any]) -> Any:
+    """What a server of this machine answers, which may take a while to start."""
+    url = f"http://127.0.0.1:{port}/invocations"
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(content).encode(), headers)
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            return json.load(urllib.request.urlopen(request, timeout=10))
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
