@@ -59,14 +59,14 @@ class Objective:
 
     def check(self, config: DictConfig) -> schema.Config:
         """Raise ConfigError for a wrong value; imports nothing heavy."""
-        return schema.check(config)
+        return schema.validate_config(config)
 
     def prepare(self, config: DictConfig) -> str:
         """Decode the images once, and hold batch and splits against them; returns the dataset's
         name and digest."""
         from cifar_hpo.data import dataset as data
 
-        checked = schema.check(config)
+        checked = schema.validate_config(config)
         dataset = data.load(checked.data)
         (images, _), _ = dataset.splits(checked.data)
         if checked.training.batch_size > len(images):
@@ -86,8 +86,9 @@ class Objective:
             elif not processor.is_fast_in_bfloat16():
                 slow = "mixed_bfloat16 will be slower than float32"
                 said.append(f"training.precision: nothing is gained by it on {kind}; {slow}")
-        if checked.training.replicas > 1 and checked.apart:
-            said.append(f"training.replicas: with {checked.apart} they train one after the other")
+        reason = checked.reason_not_fused
+        if checked.training.replicas > 1 and reason:
+            said.append(f"training.replicas: with {reason} they train one after the other")
         return said
 
     def cost(self, checked: schema.Config) -> float:
@@ -102,7 +103,7 @@ class Objective:
         its multiplications for one image."""
         from cifar_hpo.data import dataset as data
 
-        checked = schema.check(config)
+        checked = schema.validate_config(config)
         parameters = checked.model.parameters(len(data.load(checked.data).classes))
         return {"parameters": float(parameters), "operations": float(checked.model.multiply_adds())}
 
@@ -125,7 +126,7 @@ class Objective:
             exit_with(error)
 
     def _try(self, config: DictConfig, lines: _EpochLines | None = None) -> TrialResult:
-        checked = schema.check(config)
+        checked = schema.validate_config(config)
         with processor.quiet_tensorflow():
             from cifar_hpo.data import dataset as data
             from cifar_hpo.tracking import runs as tracking

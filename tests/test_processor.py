@@ -217,12 +217,13 @@ TRAIN = """
 import sys
 import numpy as np
 from hydra import compose, initialize_config_dir
-from cifar_hpo.config import app as schema
+from cifar_hpo.config.app import validate_config
 from cifar_hpo.data import dataset as data
+from cifar_hpo.paths import CONF
 from cifar_hpo.training import trainer
 
-with initialize_config_dir(str(schema.CONF), version_base="1.3"):
-    config = schema.check(compose("config", sys.argv[2:]))
+with initialize_config_dir(str(CONF), version_base="1.3"):
+    config = validate_config(compose("config", sys.argv[2:]))
 trainer.set_up(config.training)
 ends = trainer.train(config, data.load(config.data), lambda *_, restored: None)
 weights = [weight.ravel() for trained in ends for weight in trained.weights]

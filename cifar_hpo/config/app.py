@@ -1,7 +1,7 @@
-"""The schema: every key with its type, range, unit and meaning; `check` holds a composed config
-against it.
+"""The schema of a training: every key with its type, range, unit and meaning.
 
-The values stand in conf/; this room says what they may be. Nothing heavy is imported.
+`validate_config` turns a composed config into a typed `Config`, or raises ConfigError. The values
+stand in conf/; this module says what they may be. Nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -25,20 +25,32 @@ SYNTHETIC_NOTICE = (
     "here means anything"
 )
 ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
+COLOURS = 3
+WHITENING_SIZE = 2
+"""Side of the whitening layer's kernel, pixels; it has no padding."""
 WHITENING_CHANNELS = 24
 """Channels of the whitening layer: the twelve numbers of 2×2 pixels, with either sign."""
 AUGMENTATIONS = ("flip", "shift", "cutout")
 
 
 class Convolution(NamedTuple):
-    """A convolution: side of its kernel, channels in and out, and the side of its output in pixels,
-    before and after pooling."""
+    """A trained convolution, as it stands in the network; sizes are sides in pixels.
 
-    kernel: int
+    kernel_size: of its kernel. channels: numbers of each pixel that it reads. filters: numbers of
+    each pixel that it gives. size: of its result. pooled_size: of its result after pooling, the
+    same where there is none. position: its place in its stage, from 0.
+    """
+
+    kernel_size: int
     channels: int
-    width: int
+    filters: int
     size: int
-    pooled: int
+    pooled_size: int
+    position: int
+
+    @property
+    def is_pooled(self) -> bool:
+        return self.pooled_size < self.size
 
 
 @dataclass
@@ -87,53 +99,78 @@ class Model:
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Neurons of each width, first to last."""
+        """Neurons of each stage, first to last; a stage is what the keys call a width."""
         if isinstance(self.filters, list):
             return tuple(self.filters)
-        return tuple(self.filters * 2**layer for layer in range(self.depth))
+        return tuple(self.filters * 2**stage for stage in range(self.depth))
 
     def layers(self) -> Iterator[Convolution]:
-        """The trained convolutions, first to last; sizes below 1 are for the caller to refuse."""
-        channels, size = (WHITENING_CHANNELS, IMAGE_SIZE - 1) if self.whitening else (3, IMAGE_SIZE)
-        for number, width in enumerate(self.stages, start=1):
-            halved = self.convolutions if self.pooling == "last" else 1
-            if number == len(self.stages) and self.pooling != "every":
-                halved = 0
-            for place in range(1, self.convolutions + 1):
-                size -= self.kernel_size - 1 if self.padding == "valid" else 0
-                yield Convolution(
-                    self.kernel_size,
-                    channels,
-                    width,
-                    size,
-                    size := size // 2 if place == halved else size,
-                )
-                channels = width
+        """The trained convolutions, first to last.
+
+        Sizes below 1 are possible, for the caller to refuse.
+        """
+        channels = COLOURS
+        size = IMAGE_SIZE
+        if self.whitening:
+            channels = WHITENING_CHANNELS
+            size -= WHITENING_SIZE - 1
+        lost = self.kernel_size - 1 if self.padding == "valid" else 0
+        for stage, filters in enumerate(self.stages):
+            pooled = self._pooled_position(stage)
+            for position in range(self.convolutions):
+                size -= lost
+                pooled_size = size // 2 if position == pooled else size
+                yield Convolution(self.kernel_size, channels, filters, size, pooled_size, position)
+                channels = filters
+                size = pooled_size
+
+    def _pooled_position(self, stage: int) -> int | None:
+        """Which convolution of a stage is followed by pooling; None for none."""
+        if self.pooling == "every":
+            return 0
+        is_last_stage = stage == len(self.stages) - 1
+        if is_last_stage:
+            return None
+        return self.convolutions - 1 if self.pooling == "last" else 0
+
+    def _features(self) -> int:
+        """The numbers that the dense layers read of one image."""
+        *_, last = self.layers()
+        if self.global_pooling == "none":
+            return last.filters * last.pooled_size**2
+        return last.filters
 
     def parameters(self, classes: int = 10) -> int:
-        """Weights and biases, with batch norm its four numbers a channel, and whitening; counted
-        without building the network."""
-        total, features = (4 * 3 + 1) * WHITENING_CHANNELS if self.whitening else 0, 0
+        """Weights and biases, counted without building the network.
+
+        With batch norm its four numbers a channel stand in the place of a bias. Whitening counts,
+        although it is not trained.
+        """
+        total = 0
+        if self.whitening:
+            total += (WHITENING_SIZE**2 * COLOURS + 1) * WHITENING_CHANNELS
+        per_filter = 4 if self.batch_norm else 1
         for layer in self.layers():
-            total += (
-                layer.kernel**2 * layer.channels * layer.width
-                + (4 if self.batch_norm else 1) * layer.width
-            )
-            features = layer.width * (layer.pooled**2 if self.global_pooling == "none" else 1)
-        for units in (self.dense_units, classes) if self.dense_units else (classes,):
-            features, total = units, total + features * units + units
-        return total
+            total += layer.kernel_size**2 * layer.channels * layer.filters
+            total += per_filter * layer.filters
+        features = self._features()
+        if self.dense_units:
+            total += features * self.dense_units + self.dense_units
+            features = self.dense_units
+        return total + features * classes + classes
 
     def multiply_adds(self) -> int:
-        """Multiplications for one image, a measure of what training costs."""
-        total, features = (
-            ((IMAGE_SIZE - 1) * 2) ** 2 * 3 * WHITENING_CHANNELS if self.whitening else 0,
-            0,
-        )
+        """Multiplications for one image, a measure of what training costs.
+
+        Those of the last dense layer, to the classes, are left out.
+        """
+        total = 0
+        if self.whitening:
+            size = IMAGE_SIZE - WHITENING_SIZE + 1
+            total += (size * WHITENING_SIZE) ** 2 * COLOURS * WHITENING_CHANNELS
         for layer in self.layers():
-            total += (layer.kernel * layer.size) ** 2 * layer.channels * layer.width
-            features = layer.width * (layer.pooled**2 if self.global_pooling == "none" else 1)
-        return total + features * self.dense_units
+            total += (layer.kernel_size * layer.size) ** 2 * layer.channels * layer.filters
+        return total + self._features() * self.dense_units
 
 
 @dataclass
@@ -154,6 +191,8 @@ class Data:
 
 @dataclass
 class Adam:
+    """An optimizer's keys; KERAS is the name of its class in keras.optimizers."""
+
     KERAS: ClassVar[str] = "Adam"
     name: str = key("the optimizer", choices=("adam",))
     learning_rate: float = key("step size", above=0)
@@ -182,9 +221,8 @@ class SGD:
 
 @dataclass
 class Muon:
-    KERAS: ClassVar[str] = (
-        "SGD"  # what its other weights take; Keras' Muon leaves convolutions to AdamW
-    )
+    # What its other weights take: Keras' own Muon leaves convolutions to AdamW.
+    KERAS: ClassVar[str] = "SGD"
     name: str = key("the optimizer", choices=("muon",))
     learning_rate: float = key(
         "step size of a convolution's kernel, as a share of the kernel's own size", above=0
@@ -261,28 +299,39 @@ class Config:
     @property
     def is_fused(self) -> bool:
         """Whether replicas train as one network."""
-        return self.training.replicas > 1 and not self.apart
+        return self.training.replicas > 1 and not self.reason_not_fused
 
     @property
-    def apart(self) -> str:
-        """By what replicas train one after the other; empty where they can be one network."""
+    def reason_not_fused(self) -> str:
+        """Why replicas train one after the other; empty where they can be one network."""
         if self.training.early_stopping:
-            return "training.early_stopping"  # each ends at its own epoch
+            return "training.early_stopping"  # a replica ends at its own epoch
         if isinstance(self.optimizer, Muon):
             return "optimizer=muon"  # it looks at a kernel as a whole
-        wide = processor.fused_below()
-        if self.model.stages[0] >= wide:
-            return f"{wide} neurons or more in the first layer"  # one network fills the lanes
+        limit = processor.fused_below()
+        if self.model.stages[0] >= limit:
+            return f"{limit} neurons or more in the first layer"  # one network fills the lanes
         return ""
 
 
-def check(config: DictConfig) -> Config:
-    """The typed form of a composed config.
+def validate_config(config: DictConfig) -> Config:
+    """The typed form of a composed config; its `hydra` section is left out.
 
     Raises ConfigError for the first wrong key, type, range or combination.
     """
-    config = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+    names = [str(name) for name in config if name != "hydra"]
+    config = OmegaConf.masked_copy(config, names)
     refuse_secrets_and_calls(config)
+    typed = _to_typed(config)
+    for field in dataclasses.fields(typed):
+        _validate_section(field.name, getattr(typed, field.name), config[field.name])
+    _validate_sizes(typed.model)
+    _validate_residual(typed.model)
+    return typed
+
+
+def _to_typed(config: DictConfig) -> Config:
+    """The config as dataclasses, its optimizer's by the optimizer's name."""
     name = OmegaConf.select(config, "optimizer.name")
     if name not in OPTIMIZERS:
         raise ConfigError("optimizer.name", f"{name!r} is none of {', '.join(OPTIMIZERS)}")
@@ -290,37 +339,49 @@ def check(config: DictConfig) -> Config:
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(schema, config))
     except OmegaConfBaseException as error:
-        raise ConfigError(
-            error.full_key or "config", one_line(error).split(" full_key:")[0]
-        ) from None
+        problem = one_line(error).split(" full_key:")[0]
+        raise ConfigError(error.full_key or "config", problem) from None
     assert isinstance(typed, Config)
-    for room in dataclasses.fields(typed):
-        if (values := getattr(typed, room.name)) is None:
-            raise ConfigError(room.name, "null; choose one of its group, see --help")
-        check_values(room.name, type(values), vars(values))
-        for name, value in vars(values).items():  # OmegaConf takes any number for a truth value
-            if isinstance(value, bool) and not isinstance(raw := config[room.name][name], bool):
-                raise ConfigError(f"{room.name}.{name}", f"{raw!r} is neither true nor false")
-    _check_sizes(typed.model)
     return typed
 
 
-def _check_sizes(model: Model) -> None:
-    """Walk the image through the layers: each valid convolution and each pooling shrinks it."""
+def _validate_section(path: str, section: Any, given: Any) -> None:
+    """Raise ConfigError for the first value of a section that its key does not allow.
+
+    given: the same section of the composed config, before its values were converted.
+    """
+    if section is None:
+        raise ConfigError(path, "null; choose one of its group, see --help")
+    values = vars(section)
+    check_values(path, type(section), values)
+    for name, value in values.items():
+        # OmegaConf takes any number for a truth value.
+        if isinstance(value, bool) and not isinstance(given[name], bool):
+            raise ConfigError(f"{path}.{name}", f"{given[name]!r} is neither true nor false")
+
+
+def _validate_sizes(model: Model) -> None:
+    """Walk the image through the layers: valid convolutions and pooling shrink it."""
     for number, layer in enumerate(model.layers(), start=1):
-        if layer.size < 1 or (layer.pooled < 1 and layer.pooled < layer.size):
-            raise ConfigError(
-                "model",
+        is_pooled_away = layer.is_pooled and layer.pooled_size < 1
+        if layer.size < 1 or is_pooled_away:
+            problem = (
                 f"layer {number} has no pixels left: lower model.depth or model.kernel_size, or "
-                "pad same",
+                "pad same"
             )
-    if model.residual and model.convolutions == 1:
-        raise ConfigError(
-            "model.residual",
+            raise ConfigError("model", problem)
+
+
+def _validate_residual(model: Model) -> None:
+    """A residual stage needs two convolutions or more, which keep the image's size."""
+    if not model.residual:
+        return
+    if model.convolutions == 1:
+        problem = (
             "with one convolution of each width there is nothing to add; set "
-            "model.convolutions=2 or more",
+            "model.convolutions=2 or more"
         )
-    if model.residual and model.padding == "valid":
-        raise ConfigError(
-            "model.residual", "what is added must be of one size: set model.padding=same"
-        )
+        raise ConfigError("model.residual", problem)
+    if model.padding == "valid":
+        problem = "what is added must be of one size: set model.padding=same"
+        raise ConfigError("model.residual", problem)

@@ -38,13 +38,15 @@ def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
         )(x)
         x = layers.Activation(config.activation)(x)
     for number, layer in enumerate(config.layers()):
-        place, is_pooled = number % config.convolutions, layer.pooled < layer.size
-        is_pooled_late = is_pooled and config.pooling == "last" and not build_one.swaps_pooling
+        place = layer.position
+        is_pooled_late = (
+            layer.is_pooled and config.pooling == "last" and not build_one.swaps_pooling
+        )
         x = build_one.convolution(
             x,
-            layer.width,
+            layer.filters,
             shared=number == 0 and not config.whitening,
-            pooled=is_pooled and not is_pooled_late,
+            pooled=layer.is_pooled and not is_pooled_late,
         )
         if place == 0:
             first = x

@@ -41,7 +41,8 @@ def test_there_are_groups() -> None:
 
 @pytest.mark.parametrize("choice", COMBINATIONS, ids=lambda choice: "-".join(choice.values()))
 def test_every_combination_of_options_composes(choice: dict[str, str]) -> None:
-    checked = config.check(compose("config", [f"{group}={name}" for group, name in choice.items()]))
+    overrides = [f"{group}={name}" for group, name in choice.items()]
+    checked = config.validate_config(compose("config", overrides))
     assert checked.optimizer.name == {"nesterov": "sgd"}.get(
         choice["optimizer"], choice["optimizer"]
     )
@@ -54,31 +55,31 @@ def test_every_named_sweep_composes(path: Path) -> None:
     assert swept["study_name"] == path.stem
     composed = compose(path.stem, [], return_hydra_config=True)
     assert composed.hydra.mode.name == "MULTIRUN"
-    config.check(composed)
+    config.validate_config(composed)
 
 
 def test_every_key_of_the_schema_stands_in_conf_and_has_a_meaning() -> None:
-    for name, room in (
+    for name, section in (
         ("model", config.Model),
         ("data", config.Data),
         ("training", config.Training),
         ("mlflow", config.Mlflow),
     ):
         composed = compose("config")[name]
-        assert set(composed) == {field.name for field in dataclasses.fields(room)}
-        assert all(field.metadata["meaning"] for field in dataclasses.fields(room))
-        assert all(field.name in options.keys_help() for field in dataclasses.fields(room))
+        assert set(composed) == {field.name for field in dataclasses.fields(section)}
+        assert all(field.metadata["meaning"] for field in dataclasses.fields(section))
+        assert all(field.name in options.keys_help() for field in dataclasses.fields(section))
 
 
 def test_optimizers_have_keras_own_defaults() -> None:
     import keras
 
-    for name, room in config.OPTIMIZERS.items():
+    for name, schema in config.OPTIMIZERS.items():
         if name == "muon":
             continue  # Keras' own leaves convolutions to AdamW
         options = dict(compose("config", [f"optimizer={name}"]).optimizer)
         options.pop("name")
-        wanted = getattr(keras.optimizers, room.KERAS)().get_config()
+        wanted = getattr(keras.optimizers, schema.KERAS)().get_config()
         assert options == pytest.approx({key: wanted[key] or 0 for key in options}), (
             "None is Keras' word for no weight decay"
         )

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from cifar_hpo.config.app import check
+from cifar_hpo.config.app import validate_config
 from cifar_hpo.paths import CONF, SWEEPS
 from cifar_hpo.training.model import build
 
 
 def model(*overrides: str, config_name: str = "config") -> keras.Model:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(check(compose(config_name, list(overrides))).model, 10)
+        return build(validate_config(compose(config_name, list(overrides))).model, 10)
 
 
 def parameters(filters: list[int], kernel: int, dense: int = 64) -> int:

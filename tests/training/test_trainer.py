@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from hydra import compose, initialize_config_dir
 
-from cifar_hpo.config.app import ACTIVATIONS, Config, check
+from cifar_hpo.config.app import ACTIVATIONS, Config, validate_config
 from cifar_hpo.data import dataset as data
 from cifar_hpo.errors import ConfigError, TrialError
 from cifar_hpo.paths import CONF
@@ -30,7 +30,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def config(small: list[str]) -> Any:
     def composed(*overrides: str) -> Config:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return check(compose("config", [*small, "model.filters=4", *overrides]))
+            return validate_config(compose("config", [*small, "model.filters=4", *overrides]))
 
     return composed
 
