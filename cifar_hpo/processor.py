@@ -26,16 +26,16 @@ AMX = "AMX"
 ARM = "ARM"
 
 X86 = (OLDER, AVX2, AVX512, AVX512_BF16, AMX)
-"""Each can stand for those before it, by ONEDNN_MAX_CPU_ISA."""
+"""In rising order: ONEDNN_MAX_CPU_ISA lets a processor stand for any of those before it."""
 
 CPUINFO = Path("/proc/cpuinfo")
 
 
 class BlockRule(NamedTuple):
-    """The rows and columns of pixels that a convolution takes as one, where the layer is such.
+    """The block of pixels, rows and columns, that a convolution should take as one if it is such.
 
-    filters, channels: of a group, from … to. kernel: its side, at least. side: of the image, at
-    least. groups: from … to. in_bfloat16: whether it pays in bfloat16 too.
+    filters, channels: of a group, the least and the most. kernel: its side, at least. side: of the
+    image, at least. groups: the least and the most. in_bfloat16: whether it pays in bfloat16 too.
     """
 
     block: tuple[int, int]
@@ -46,8 +46,31 @@ class BlockRule(NamedTuple):
     groups: tuple[int, int] = (1, 64)
     in_bfloat16: bool = True
 
+    def applies(
+        self,
+        kernel_size: int,
+        channels: int,
+        filters: int,
+        groups: int,
+        *,
+        size: tuple[int, int],
+        dtype: str,
+    ) -> bool:
+        """Whether the convolution is such, and the block divides its result."""
+        rows, columns = self.block
+        return (
+            self.filters[0] <= filters <= self.filters[1]
+            and self.channels[0] <= channels <= self.channels[1]
+            and self.groups[0] <= groups <= self.groups[1]
+            and kernel_size >= self.kernel
+            and min(size) >= self.side
+            and (self.in_bfloat16 or dtype != "bfloat16")
+            and size[0] % rows == 0
+            and size[1] % columns == 0
+        )
 
-_OF_AVX512 = (
+
+_AVX512_BLOCKS = (
     BlockRule((2, 2), filters=(1, 4), side=16, kernel=7),
     BlockRule((2, 2), filters=(1, 4), side=32),
     BlockRule((2, 2), filters=(1, 4), channels=(1, 2), side=16, groups=(2, 64)),
@@ -74,11 +97,11 @@ _BLOCKS: dict[str, tuple[BlockRule, ...]] = {
         BlockRule((2, 1), filters=(12, 12), side=16, kernel=7),
         BlockRule((2, 1), filters=(12, 12), channels=(1, 3), side=32, kernel=5),
     ),
-    AVX512: _OF_AVX512,
-    AVX512_BF16: _OF_AVX512,
-    AMX: _OF_AVX512,
+    AVX512: _AVX512_BLOCKS,
+    AVX512_BF16: _AVX512_BLOCKS,
+    AMX: _AVX512_BLOCKS,
 }
-"""What was fastest, the first rule that holds; nothing for what was not measured.
+"""What was fastest, the first rule that applies; nothing for what was not measured.
 
 By tests/benchmarks/blocks.py on two cores of an AMD EPYC (Zen 4), November 2026, with
 ONEDNN_MAX_CPU_ISA for the older ones; result and gradients of 32 images, kernels of 3, 5 and 7
@@ -97,40 +120,31 @@ def block(
 ) -> tuple[int, int]:
     """Rows and columns of pixels that a convolution should take as one; (1, 1) for none.
 
-    channels, filters: of a group. size: height and width of the result, which they must divide.
+    channels, filters: of a group. size: height and width of the result, which the block divides.
     dtype: float32 or bfloat16, of the arithmetic.
     """
     for rule in _BLOCKS.get(instruction_set(), ()):
-        rows, columns = rule.block
-        if (
-            rule.filters[0] <= filters <= rule.filters[1]
-            and rule.channels[0] <= channels <= rule.channels[1]
-            and kernel_size >= rule.kernel
-            and min(size) >= rule.side
-            and rule.groups[0] <= groups <= rule.groups[1]
-            and (rule.in_bfloat16 or dtype != "bfloat16")
-            and size[0] % rows == 0
-            and size[1] % columns == 0
-        ):
+        if rule.applies(kernel_size, channels, filters, groups, size=size, dtype=dtype):
             return rule.block
     return 1, 1
 
 
 def set_tensorflow_switches() -> None:
-    """Set what TensorFlow reads when it loads; what the user has set stays.
+    """Set the variables that TensorFlow reads when it loads; what the user has set stays.
 
     oneDNN: TensorFlow turns it on by itself only where it sees AVX-512 VNNI, bfloat16 or AMX, but
     on AVX2 it trains small CNNs two to three times as fast as TensorFlow's own kernels.
     """
-    if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower() not in ("0", "1", "false", "true"):
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # TensorFlow passes over what it can't read
+    given = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower()
+    if given not in ("0", "1", "false", "true"):  # TensorFlow ignores any other value
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def quiet_tensorflow() -> contextlib.AbstractContextManager[None]:
-    """While TensorFlow loads: its notices about the machine say nothing of a trial.
+    """Discard what is written to stderr while TensorFlow loads: notices about the machine.
 
-    Some are written before it reads that it should not.
+    Some are written before it reads TF_CPP_MIN_LOG_LEVEL.
     """
     if "tensorflow" in sys.modules:
         return contextlib.nullcontext()
@@ -144,9 +158,9 @@ def instruction_set() -> str:
     is_off = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("0", "false")
     if is_off or sys.platform == "darwin":  # TensorFlow for macOS has no oneDNN
         return OWN_KERNELS
-    has = _of_flags(_cpuinfo(CPUINFO).split())
-    most = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
-    return min(has, _of_limit(most.upper()), key=X86.index)
+    supported = _supported(_cpuinfo(CPUINFO).split())
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return min(supported, _allowed(limit.upper()), key=X86.index)
 
 
 def fused_below() -> int:
@@ -164,12 +178,16 @@ def is_fast_in_bfloat16() -> bool:
 
     The base model, one thread: AMD's AVX-512 with bfloat16 takes 0.7 of the time, Intel's 1.5 times
     as long, for which AMX alone is fast in it. AVX2 and TensorFlow's own kernels have no such
-    operations and convert instead. ARM's could not be measured: what has them is believed.
+    operations and convert instead. ARM could not be measured: it is taken for fast where it lists
+    bf16.
     """
-    kind, listed = instruction_set(), _cpuinfo(CPUINFO)
-    if kind == AVX512_BF16:
-        return "GenuineIntel" not in listed
-    return kind == AMX or (kind == ARM and "bf16" in listed)
+    kernels = instruction_set()
+    cpuinfo = _cpuinfo(CPUINFO)
+    if kernels == AVX512_BF16:
+        return "GenuineIntel" not in cpuinfo
+    if kernels == ARM:
+        return "bf16" in cpuinfo
+    return kernels == AMX
 
 
 def can_compute_in_bfloat16() -> bool:
@@ -187,10 +205,13 @@ def can_compute_in_bfloat16() -> bool:
 @functools.cache
 def _cpuinfo(path: Path) -> str:
     """What Linux lists of the first processor; elsewhere nothing."""
-    return path.read_text().split("\n\n", 1)[0] if path.exists() else ""
+    if not path.exists():
+        return ""
+    return path.read_text().split("\n\n", 1)[0]
 
 
-def _of_flags(flags: list[str]) -> str:
+def _supported(flags: list[str]) -> str:
+    """The most that a processor with these flags in /proc/cpuinfo has."""
     if "amx_bf16" in flags:
         return AMX
     if "avx512_bf16" in flags:
@@ -200,17 +221,16 @@ def _of_flags(flags: list[str]) -> str:
     return AVX2 if "avx2" in flags else OLDER
 
 
-def _of_limit(most: str) -> str:
-    """The most that a value of ONEDNN_MAX_CPU_ISA allows; oneDNN passes over what it does not
-    know."""
-    if most in ("SSE41", "AVX"):
+def _allowed(limit: str) -> str:
+    """The most that a value of ONEDNN_MAX_CPU_ISA allows; oneDNN ignores what it does not know."""
+    if limit in ("SSE41", "AVX"):
         return OLDER
-    if most.startswith("AVX2"):
+    if limit.startswith("AVX2"):
         return AVX2
-    if most in ("AVX512_CORE", "AVX512_CORE_VNNI"):
+    if limit in ("AVX512_CORE", "AVX512_CORE_VNNI"):
         return AVX512
-    if most in ("AVX512_CORE_BF16", "AVX512_CORE_FP16") or (
-        most.startswith("AVX10") and "AMX" not in most
-    ):
+    if limit in ("AVX512_CORE_BF16", "AVX512_CORE_FP16"):
+        return AVX512_BF16
+    if limit.startswith("AVX10") and "AMX" not in limit:
         return AVX512_BF16
     return AMX
