@@ -45,6 +45,7 @@ HYDRA_OVERRIDES = "overrides.yaml"
 HYDRA_SETTINGS = "hydra.yaml"
 CHECKPOINT = "replica_{replica}.checkpoint"
 CHECKPOINTS = "replica_*.checkpoint*"
+CHECKPOINT_BEFORE = "{checkpoint}.before"
 
 # In a report's folder.
 REPORT_PAGE = "report.html"

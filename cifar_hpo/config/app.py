@@ -285,7 +285,13 @@ class Mlflow:
     system_metrics: bool = key("log processor, memory, disk and network of each run")
 
 
-OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "muon": Muon, "sgd": SGD, "rmsprop": RMSprop}
+OPTIMIZERS: dict[str, type[Adam | Muon | RMSprop | SGD]] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "muon": Muon,
+    "sgd": SGD,
+    "rmsprop": RMSprop,
+}
 
 
 @dataclass

@@ -1,5 +1,8 @@
-"""Where a training stands after an epoch, on disk: `save` leaves a `State`, `load` takes it up
-again, weights included."""
+"""Where a training stands after an epoch, on disk.
+
+`save` writes a `State` beside weights, optimizer and random states, `load` puts all of them back,
+`clear` removes the files.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,34 @@ import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+from numpy.typing import NDArray
 
-STOPPING = ("wait", "stopped_epoch", "best", "best_epoch")
+from cifar_hpo.paths import CHECKPOINT_BEFORE, CHECKPOINTS
+from cifar_hpo.training import _keras
+
+# The keys of the npz file.
+ABOUT = "about"
+VARIABLE = "variable_{}"
+BEST = "best_{}"
+
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+"""What reading a file raises that is missing, cut short or garbled."""
 
 
 @dataclass(frozen=True)
 class State:
-    """The metrics of each epoch so far, for each replica; the seconds they took; whether early
-    stopping has ended them.
+    """A training after an epoch, without its arrays.
 
-    training: what is trained on what, so that nothing goes on as something else.
+    training: what is trained on what, so that nothing goes on as something else. epochs: the
+    metrics of each epoch so far, for each replica. seconds: what they took. stopped: whether early
+    stopping has ended them.
     """
 
     training: str
@@ -31,19 +46,44 @@ class State:
     stopped: bool
 
 
-def save(path: Path, state: State, model: Any, stopping: Any) -> None:
-    """Write state, model, optimizer, random state and early stopping; the checkpoint before stays
-    until this one is whole."""
-    best = stopping.best_weights or []
-    arrays = {f"variable_{n}": np.asarray(one) for n, one in enumerate(_variables(model))}
-    arrays |= {f"best_{n}": np.asarray(one) for n, one in enumerate(best)}
-    about = asdict(state) | {
-        "best": len(best),
-        "stopping": {name: getattr(stopping, name, None) for name in STOPPING},
-    }
+@dataclass(frozen=True)
+class _Saved:
+    """What a file holds. about: State and early stopping, as JSON."""
+
+    about: dict[str, Any]
+    variables: list[NDArray[Any]]
+    best: list[NDArray[Any]]
+
+    def fits(self, training: str, model: keras.Model) -> bool:
+        """Whether it is of this training and this model."""
+        if self.about.get("training") != training:
+            return False
+        shapes = [array.shape for array in self.variables]
+        return shapes == [tuple(variable.shape) for variable in _variables(model)]
+
+
+def save(
+    path: Path, state: State, model: keras.Model, stopping: keras.callbacks.EarlyStopping
+) -> None:
+    """Write state, model, optimizer, random states and early stopping.
+
+    The checkpoint before this one stays until this one is whole, and beside it afterwards.
+    """
+    best = _keras.best_weights(stopping)
+    arrays: dict[str, NDArray[Any]] = {}
+    for number, variable in enumerate(_variables(model)):
+        arrays[VARIABLE.format(number)] = np.asarray(variable)
+    for number, weight in enumerate(best):
+        arrays[BEST.format(number)] = np.asarray(weight)
+    about = asdict(state) | {"best": len(best), "stopping": _keras.stopping_state(stopping)}
+    text = json.dumps(about, default=float)  # early stopping holds NumPy's numbers
+    arrays[ABOUT] = np.frombuffer(text.encode(), np.uint8)
+    _write(path, arrays)
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     draft = path.with_suffix(".draft")
     with draft.open("wb") as file:
-        arrays["about"] = np.frombuffer(json.dumps(about, default=float).encode(), np.uint8)
         np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
@@ -52,43 +92,51 @@ def save(path: Path, state: State, model: Any, stopping: Any) -> None:
     draft.replace(path)
 
 
-def load(path: Path, training: str, model: Any, stopping: Any) -> State | None:
-    """Put model, optimizer, random state and early stopping where they were.
+def load(
+    path: Path, training: str, model: keras.Model, stopping: keras.callbacks.EarlyStopping
+) -> State | None:
+    """Put model, optimizer, random states and early stopping where they were.
 
     A checkpoint that is cut short, garbled or of another training is passed over for the one before
-    it; without one, None.
+    it. Returns None where neither can be used; then nothing has changed.
     """
     for file in (path, _before(path)):
-        try:
-            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-                about = json.loads(archive["about"].tobytes())
-                arrays = [archive[f"variable_{n}"] for n in range(len(_variables(model)))]
-                best = [archive[f"best_{n}"] for n in range(about["best"])]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            continue
-        if about.get("training") != training or any(
-            array.shape != tuple(variable.shape)
-            for array, variable in zip(arrays, _variables(model), strict=True)
-        ):
-            continue
-        for array, variable in zip(arrays, _variables(model), strict=True):
-            variable.assign(array)
-        for name, value in about["stopping"].items():
-            setattr(stopping, name, value)
-        stopping.best_weights = best or None
-        return State(training, about["epochs"], about["seconds"], about["stopped"])
+        saved = _read(file, len(_variables(model)))
+        if saved and saved.fits(training, model):
+            return _restore(saved, model, stopping)
     return None
+
+
+def _read(file: Path, variables: int) -> _Saved | None:
+    """What a file holds, None where it can't be read or holds fewer variables."""
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            about = json.loads(archive[ABOUT].tobytes())
+            arrays = [archive[VARIABLE.format(number)] for number in range(variables)]
+            best = [archive[BEST.format(number)] for number in range(about["best"])]
+    except UNREADABLE:
+        return None
+    return _Saved(about, arrays, best)
+
+
+def _restore(saved: _Saved, model: keras.Model, stopping: keras.callbacks.EarlyStopping) -> State:
+    for array, variable in zip(saved.variables, _variables(model), strict=True):
+        variable.assign(array)
+    about = saved.about
+    _keras.restore_stopping(stopping, about["stopping"], saved.best)
+    return State(about["training"], about["epochs"], about["seconds"], about["stopped"])
 
 
 def clear(folder: Path) -> None:
     """Remove the checkpoints of a trial that has ended."""
-    for file in folder.glob("replica_*.checkpoint*"):
+    for file in folder.glob(CHECKPOINTS):
         file.unlink(missing_ok=True)
 
 
 def _before(path: Path) -> Path:
-    return path.with_name(path.name + ".before")
+    return path.with_name(CHECKPOINT_BEFORE.format(checkpoint=path.name))
 
 
-def _variables(model: Any) -> Sequence[Any]:
+def _variables(model: keras.Model) -> list[Any]:
+    """All that a step of training changes: weights, random states, the optimizer's variables."""
     return [*model.variables, *model.optimizer.variables]

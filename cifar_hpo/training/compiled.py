@@ -1,21 +1,19 @@
-"""The fast path: a `Network` is a compiled Keras model with an epoch of it as one graph, kept by
-its shape for the next trial.
+"""The fast path: a `Network` is a compiled Keras model with an epoch of it as one graph.
 
-A loop inside the graph calls Keras' own `train_step` for each batch, so Python is entered once an
-epoch; losses, metrics and optimizers are Keras', or do the same faster. Several replicas train as
-one model (see `replicas`). What is random in an epoch follows from its number and the state of the
-dropout layers, so a training that goes on from a checkpoint equals one that was never interrupted;
-and replicas see the same batches, alone or fused. That the order is no part of the spread over
-seeds costs little: by Summers and Dinneen (2021, arXiv 2103.04514) any one source of randomness
-spreads results as far as all of them together.
+A `NetworkCache` keeps networks by their shape for the next trial. A loop inside the graph calls
+Keras' own `train_step` for each batch, so Python is entered once an epoch; losses, metrics and
+optimizers are Keras', or do the same faster. Several replicas train as one model (see `replicas`).
+
+What is random in an epoch follows from its number and the state of the dropout layers, so a
+training that goes on from a checkpoint equals one that was never interrupted; and replicas see the
+same batches, alone or fused. That the order is no part of the spread over seeds costs little: by
+Summers and Dinneen (2021, arXiv 2103.04514) any one source of randomness spreads results as far as
+all of them together.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -26,77 +24,103 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from cifar_hpo import processor
-from cifar_hpo.config.app import IMAGE_SIZE, SGD, Config
-from cifar_hpo.training import optimizers
-from cifar_hpo.training import replicas as fused
-from cifar_hpo.training.model import LOOKED_AT, build, mirrored, whitening
+from cifar_hpo.config.app import COLOURS, IMAGE_SIZE, SGD, Config, Muon
+from cifar_hpo.training import _keras, layers, optimizers, replicas
+from cifar_hpo.training.augmentation import augment
+from cifar_hpo.training.model import WHITENING_IMAGES, build, whitening_weights, with_flip_tta
 from cifar_hpo.training.replicas import Weights
+from cifar_hpo.training.schedules import SCHEDULES
 
 EVAL_BATCH = 500
 """Images in a batch where nothing is learned."""
 
 MAX_CACHED = 8
-"""Networks of different shapes that a process keeps; each has its graphs and three times its
-weights in memory."""
+"""Networks of different shapes that a process keeps.
 
-BATCH = [
-    tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 3), tf.uint8),
-    tf.TensorSpec((None,), tf.uint8),
-]
-"""Images and labels in any number; one graph for all."""
+Each has its graphs and three times its weights in memory.
+"""
 
-WARMUP_SHARE = 0.25
-"""Share of the training in which a one-cycle learning rate rises."""
+IMAGES = tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, COLOURS), tf.uint8)
+LABELS = tf.TensorSpec((None,), tf.uint8)
+"""Of images and labels in any number, so that one graph serves all."""
 
-SCHEDULES: dict[str, Callable[[Any], Any]] = {
-    "cosine": lambda done: 0.5 * (1 + tf.cos(math.pi * done)),
-    "one_cycle": lambda done: tf.minimum(
-        0.04 + 0.96 * done / WARMUP_SHARE, (1 - done) / (1 - WARMUP_SHARE)
-    ),
-}
-"""The learning rate's share of its peak by the share of steps done: cosine to 0 (Loshchilov and
-Hutter 2017, arXiv 1608.03983), or one triangle from a 25th up and down to 0 (Smith and Topin 2018,
-arXiv 1708.07120)."""
-
-tf.get_logger().setLevel(
-    "ERROR"
-)  # it takes the graphs of different networks for one that is made again and again
-
-_kept: dict[str, Network] = {}
+# It warns of the graphs of different networks as of one that is traced again and again.
+tf.get_logger().setLevel("ERROR")
 
 
-def network(
+class NetworkCache:
+    """The networks that were used last, by shape; a further one takes the place of the oldest."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.networks: dict[str, Network] = {}
+        """The one that was used last is the last."""
+
+    def get(self, config: Config, classes: int, replica_count: int) -> Network:
+        """The network of this shape, built where there is none; its weights are anyone's."""
+        shape = network_shape(config, classes, replica_count)
+        network = self.networks.pop(shape, None)
+        if network is None:
+            self._make_space()
+            network = Network(config, classes, replica_count)
+        self.networks[shape] = network
+        return network
+
+    def _make_space(self) -> None:
+        while len(self.networks) >= self.capacity:
+            oldest = next(iter(self.networks))
+            del self.networks[oldest]
+
+
+def network_shape(config: Config, classes: int, replica_count: int) -> str:
+    """All that the graphs of a network depend on: not the seed, the epochs or the learning rate."""
+    training = config.training
+    optimizer = asdict(config.optimizer)
+    del optimizer["learning_rate"]
+    parts = [
+        asdict(config.model),
+        config.data.augment,
+        classes,
+        replica_count,
+        optimizer,
+        training.batch_size,
+        training.precision,
+        training.schedule,
+        training.label_smoothing,
+        training.weight_averaging,
+    ]
+    return json.dumps(parts)
+
+
+cache = NetworkCache(MAX_CACHED)
+"""This process's."""
+
+
+def initial_network(
     config: Config, classes: int, seeds: Sequence[int], images: tf.Tensor | None = None
 ) -> Network:
-    """A network as it is before its first step, a replica for each seed; its graphs are those of
-    the last one of its shape.
+    """A network as it is before its first step, with a replica for each seed.
 
-    images: those it will train on, which model.whitening looks at.
+    It is the process's only one of its shape, so what was initial before it is so no more. images:
+    those it will train on, which model.whitening looks at; None leaves whitening as it was drawn.
     """
-    shape = json.dumps([asdict(config.model), config.data.augment, classes, len(seeds)])
-    training, optimizer = config.training, {**asdict(config.optimizer), "learning_rate": 0}
-    shape += json.dumps([optimizer, training.batch_size, training.precision, training.schedule])
-    shape += json.dumps([training.label_smoothing, training.weight_averaging])
-    if shape in _kept:
-        _kept[shape] = found = _kept.pop(shape)  # the latest is the last
-    else:
-        while len(_kept) >= MAX_CACHED:
-            _kept.pop(next(iter(_kept)))
-        _kept[shape] = found = Network(config, classes, len(seeds))
-    found.reset(config.optimizer.learning_rate, seeds, images)
-    return found
+    network = cache.get(config, classes, len(seeds))
+    network.reset(config.optimizer.learning_rate, seeds, images)
+    return network
 
 
-def compiled(config: Config, classes: int) -> keras.Model:
-    """A fresh model of Keras' own parts, for its `fit` and for whoever loads it; a mirrored one is
-    for predictions alone, and one of Muon, which Keras has not for convolutions, would go on by
-    SGD."""
+def keras_model(config: Config, classes: int) -> keras.Model:
+    """A fresh compiled model of Keras' own parts, for its `fit` and for whoever loads it.
+
+    One with model.mirror is for predictions alone, and one of Muon, which Keras has not for
+    convolutions, would go on by SGD.
+    """
     _set_precision(config)
     model = build(config.model, classes)
     if config.model.mirror:
-        model = mirrored(model)
+        model = with_flip_tta(model)
     model.compile(
-        _optimizer(config, plain=True),
+        _keras_optimizer(config),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=False,
@@ -112,129 +136,167 @@ def _set_precision(config: Config) -> None:
     keras.mixed_precision.set_dtype_policy(precision)
 
 
-def _optimizer(config: Config, *, plain: bool) -> keras.optimizers.Optimizer:
-    """Keras' own, or the one in `optimizers` that does the same faster; Muon is there alone."""
-    kind = type(config.optimizer)
-    options = {name: value for name, value in vars(config.optimizer).items() if name != "name"}
+def _keras_optimizer(config: Config) -> keras.optimizers.Optimizer:
+    """Keras' own; for Muon SGD, which takes the steps of its other weights."""
+    kind = getattr(keras.optimizers, config.optimizer.KERAS)
+    options = _optimizer_options(config)
+    options.pop("others", None)
+    return kind(**options)
+
+
+def _fast_optimizer(config: Config) -> keras.optimizers.Optimizer:
+    """The one in `optimizers` that does the same faster, Keras' own where there is none."""
+    kind = getattr(optimizers, type(config.optimizer).__name__, None)
+    if kind is None:
+        return _keras_optimizer(config)
+    options = _optimizer_options(config)
+    if isinstance(config.optimizer, Muon):
+        options["other_weights_lr_scale"] = options.pop("others")
+    return kind(**options)
+
+
+def _optimizer_options(config: Config) -> dict[str, Any]:
+    """The config's keys as arguments of an optimizer, with the averaging of weights."""
+    options = dict(vars(config.optimizer))
+    del options["name"]
     if isinstance(config.optimizer, SGD) and not options["weight_decay"]:
         del options["weight_decay"]  # Keras would take nothing off each weight in each step
     if config.training.weight_averaging:
-        options |= {"use_ema": True, "ema_momentum": config.training.weight_averaging}
-    if plain or not hasattr(optimizers, kind.__name__):
-        options.pop("others", None)  # of Muon, whose place SGD takes
-        return getattr(keras.optimizers, kind.KERAS)(**options)
-    return getattr(optimizers, kind.__name__)(**options)
+        options["use_ema"] = True
+        options["ema_momentum"] = config.training.weight_averaging
+    return options
 
 
 class Network:
-    """A compiled model of one or several replicas, and graphs that train it for an epoch, score it,
-    and predict."""
+    """A compiled model of one or several replicas with graphs that train, score and predict.
 
-    def __init__(self, config: Config, classes: int, replicas: int) -> None:
-        keras.utils.clear_session()
-        self.config, self.classes, self.replicas = config, classes, replicas
-        _set_precision(config)
-        self.model = build(config.model, classes, replicas)
-        optimizer, loss = (
-            _optimizer(config, plain=False),
-            fused.loss(config.training.label_smoothing),
-        )
-        self.model.compile(
-            optimizer,
-            loss,
-            metrics=fused.metrics(replicas, config.training.label_smoothing),
+    model: from images (n, 32, 32, 3) to probabilities (n, classes), or (n, replicas, classes).
+    """
+
+    def __init__(self, config: Config, classes: int, replica_count: int) -> None:
+        _keras.release_global_state()
+        self.config = config
+        self.classes = classes
+        self.replica_count = replica_count
+        self.model = self._compiled()
+        self._fit = self._fit_graph()
+        self._score = self._score_graph()
+        self._predict = tf.function(self._probabilities, input_signature=[IMAGES])
+        self._peak = tf.constant(0.0)
+
+    def _compiled(self) -> keras.Model:
+        smoothing = self.config.training.label_smoothing
+        _set_precision(self.config)
+        model = build(self.config.model, self.classes, self.replica_count)
+        model.compile(
+            _fast_optimizer(self.config),
+            replicas.loss(smoothing),
+            metrics=replicas.metrics(self.replica_count, smoothing),
             jit_compile=False,
         )
-        self.model.optimizer.build(self.model.trainable_variables)  # no graph may make variables
-        self.model.test_step(
-            (tf.zeros((1, *self.model.input_shape[1:]), tf.uint8), tf.zeros((1,), tf.uint8))
-        )
-        self._fit, self._score = self._fit_graph(), self._score_graph()
-        self._predict = tf.function(self._probabilities, input_signature=BATCH[:1])
+        _keras.create_variables(model)
+        return model
 
     def reset(self, learning_rate: float, seeds: Sequence[int], images: tf.Tensor | None) -> None:
-        """Put everything where it is before the first step: weights and dropout as each seed draws
-        them, the optimizer at rest."""
+        """Put everything where it is before the first step.
+
+        Weights and dropout are as each replica's seed draws them, the optimizer is at rest.
+        """
         _set_precision(self.config)
-        fresh = []
-        for seed in seeds:
-            # Keras draws all seeds from it; its own function would also make TensorFlow prepare
-            # kept graphs anew.
-            random.seed(seed)
-            fresh.append(build(self.config.model, self.classes))
-        if self.config.model.whitening and images is not None:
-            white = whitening(images[:LOOKED_AT].numpy())
-            for one in fresh:
-                one.get_layer("whitening").set_weights(white)
-        self.model.set_weights(fused.stack_replicas([one.get_weights() for one in fresh]))
-        drawn = itertools.chain(*zip(*map(fused.generators, fresh), strict=True))
-        for ours, other in zip(fused.generators(self.model), drawn, strict=True):
-            ours.state.assign(other.state)
-        for variable in self.model.optimizer.variables:
+        initial_models = self._initial_models(seeds, images)
+        weights = [model.get_weights() for model in initial_models]
+        self.model.set_weights(replicas.stack_replicas(weights))
+        self._copy_random_states(initial_models)
+        optimizer = self.model.optimizer
+        for variable in optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
-        self.model.optimizer.learning_rate.assign(learning_rate)
-        self.peak = tf.constant(learning_rate)
+        optimizer.learning_rate.assign(learning_rate)
+        self._peak = tf.constant(learning_rate)
+
+    def _initial_models(self, seeds: Sequence[int], images: tf.Tensor | None) -> list[keras.Model]:
+        """A model of Keras' own layers for each seed."""
+        models = []
+        for seed in seeds:
+            _keras.seed_next_model(seed)
+            models.append(build(self.config.model, self.classes))
+        if self.config.model.whitening and images is not None:
+            weights = whitening_weights(images[:WHITENING_IMAGES].numpy())
+            for model in models:
+                model.get_layer("whitening").set_weights(weights)
+        return models
+
+    def _copy_random_states(self, models: Sequence[keras.Model]) -> None:
+        """From the dropout layers of each replica's own model."""
+        initial_states: list[Any] = []
+        states_by_model = [layers.random_states(model) for model in models]
+        for states_of_layer in zip(*states_by_model, strict=True):
+            initial_states.extend(states_of_layer)
+        states = layers.random_states(self.model)
+        for state, initial_state in zip(states, initial_states, strict=True):
+            state.assign(initial_state)
 
     def fit(
         self, images: tf.Tensor, labels: tf.Tensor, epoch: int, epochs: int
     ) -> list[dict[str, float]]:
-        """Train on all images, in an order of this epoch's own; loss and accuracy of each
-        replica."""
+        """Train on all images once; loss and accuracy of each replica.
+
+        images: (n, 32, 32, 3), uint8. labels: (n,), uint8. epoch: from 0, which decides the order
+        of the images and their augmentation. epochs: of the whole training, for the schedule.
+        """
         self.model.reset_metrics()
-        self._fit(images, labels, tf.constant(epoch), tf.constant(epochs), self.peak)
-        return self._results()
+        self._fit(images, labels, tf.constant(epoch), tf.constant(epochs), self._peak)
+        return self._metrics()
 
     def score(self, images: tf.Tensor, labels: tf.Tensor) -> list[dict[str, float]]:
-        """Loss and accuracy of each replica."""
+        """Loss and accuracy of each replica, on images and labels as `fit` takes them."""
         self.model.reset_metrics()
         self._score(images, labels)
-        return self._results()
+        return self._metrics()
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (replicas, n, classes)."""
-        parts = [
-            self._predict(tf.constant(images[at : at + EVAL_BATCH]))
-            for at in range(0, len(images), EVAL_BATCH)
-        ]
-        return np.moveaxis(np.concatenate(parts).reshape(len(images), self.replicas, -1), 1, 0)
+        """Probabilities (replicas, n, classes) of images (n, 32, 32, 3)."""
+        parts = []
+        for start in range(0, len(images), EVAL_BATCH):
+            batch = tf.constant(images[start : start + EVAL_BATCH])
+            parts.append(self._predict(batch))
+        probabilities = np.concatenate(parts)  # (n, classes), or (n, replicas, classes)
+        probabilities = probabilities.reshape(len(images), self.replica_count, -1)
+        return np.moveaxis(probabilities, 1, 0)  # (replicas, n, classes)
 
     def weights(self) -> list[Weights]:
-        """Those of each replica, as the plain model has them."""
-        return fused.unstack(self.model.get_weights(), self.replicas)
+        """Those of each replica, as Keras' own model has them."""
+        return replicas.unstack(self.model.get_weights(), self.replica_count)
 
-    def swap(self) -> None:
-        """Put the averaged weights in the place of the last ones, and these in theirs, if weights
-        are averaged."""
-        if self.config.training.weight_averaging:
-            optimizer = self.model.optimizer
-            for last, average in zip(
-                self.model.trainable_variables,
-                optimizer._model_variables_moving_average,  # noqa: SLF001
-                strict=True,
-            ):
-                value = last.numpy()
-                last.assign(average)
-                average.assign(value)
+    def swap_averaged_weights(self) -> None:
+        """Exchange the last weights with their averages, if weights are averaged.
 
-    def _results(self) -> list[dict[str, float]]:
-        found = self.model.get_metrics_result()
-        pairs = zip(
-            np.atleast_1d(found.get("replica_loss", found["loss"])),
-            np.asarray(found["replica_accuracy"]),
-            strict=True,
-        )
-        return [{"loss": float(loss), "accuracy": float(accuracy)} for loss, accuracy in pairs]
+        A second call puts both back.
+        """
+        if not self.config.training.weight_averaging:
+            return
+        averages = _keras.averaged_weights(self.model.optimizer)
+        for last, average in zip(self.model.trainable_variables, averages, strict=True):
+            value = last.numpy()
+            last.assign(average)
+            average.assign(value)
 
-    def _fit_graph(self) -> Any:
-        model, size = self.model, self.config.training.batch_size
-        changes, schedule = self.config.data.augment, SCHEDULES.get(self.config.training.schedule)
+    def _metrics(self) -> list[dict[str, float]]:
+        results = self.model.get_metrics_result()
+        losses = np.atleast_1d(results.get("replica_loss", results["loss"]))  # (replicas,)
+        accuracies = np.asarray(results["replica_accuracy"])  # (replicas,)
+        metrics = []
+        for loss, accuracy in zip(losses, accuracies, strict=True):
+            metrics.append({"loss": float(loss), "accuracy": float(accuracy)})
+        return metrics
 
-        @tf.function(
-            input_signature=[
-                *BATCH,
-                *(tf.TensorSpec((), kind) for kind in (tf.int32, tf.int32, tf.float32)),
-            ]
-        )  # type: ignore[untyped-decorator]
+    def _fit_graph(self) -> Callable[..., None]:
+        model = self.model
+        batch_size = self.config.training.batch_size
+        changes = self.config.data.augment
+        schedule = SCHEDULES.get(self.config.training.schedule)
+        integer, number = tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.float32)
+
+        @tf.function(input_signature=[IMAGES, LABELS, integer, integer, number])  # type: ignore[untyped-decorator]
         def fit(
             images: tf.Tensor,
             labels: tf.Tensor,
@@ -243,76 +305,40 @@ class Network:
             peak: tf.Tensor,
         ) -> None:
             count = tf.shape(images)[0]
-            steps = -(-count // size)
+            steps = -(-count // batch_size)
             order = tf.random.experimental.stateless_shuffle(tf.range(count), (0, epoch))
             for step in tf.range(steps):
-                chosen = order[step * size : (step + 1) * size]
+                chosen = order[step * batch_size : (step + 1) * batch_size]
                 batch = tf.gather(images, chosen)
                 if changes:
                     batch = augment(batch, changes, tf.stack((epoch, step)))
                 if schedule:
-                    done = tf.cast(epoch * steps + step, tf.float32) / tf.cast(
-                        epochs * steps, tf.float32
-                    )
+                    steps_done = tf.cast(epoch * steps + step, tf.float32)
+                    done = steps_done / tf.cast(epochs * steps, tf.float32)
                     model.optimizer.learning_rate.assign(peak * schedule(done))
-                model.train_step((batch, tf.gather(labels, chosen)))
+                _keras.train_step(model, batch, tf.gather(labels, chosen))
 
-        return fit
+        return fit  # type: ignore[no-any-return]
 
-    def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        found = self.model(images, training=False)
-        return (
-            (found + self.model(images[:, :, ::-1], training=False)) / 2
-            if self.config.model.mirror
-            else found
-        )
+    def _score_graph(self) -> Callable[..., None]:
+        model = self.model
+        smoothing = self.config.training.label_smoothing
+        needs_loss = replicas.keras_loss_is_cross_entropy(self.replica_count, smoothing)
 
-    def _score_graph(self) -> Any:
-        model, is_mean = (
-            self.model,
-            fused.keras_loss_is_cross_entropy(self.replicas, self.config.training.label_smoothing),
-        )
-
-        @tf.function(input_signature=BATCH)  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=[IMAGES, LABELS])  # type: ignore[untyped-decorator]
         def score(images: tf.Tensor, labels: tf.Tensor) -> None:
             for start in tf.range(0, tf.shape(images)[0], EVAL_BATCH):
-                batch, true = images[start : start + EVAL_BATCH], labels[start : start + EVAL_BATCH]
-                found = self._probabilities(batch)
-                if is_mean:
-                    # The first of the metrics is Keras' mean of the loss, which `train_step` keeps.
-                    model.metrics[0].update_state(
-                        model.compute_loss(y=true, y_pred=found), sample_weight=tf.shape(batch)[0]
-                    )
-                model.compute_metrics(batch, true, found)
+                batch = images[start : start + EVAL_BATCH]
+                batch_labels = labels[start : start + EVAL_BATCH]
+                probabilities = self._probabilities(batch)
+                _keras.score_step(model, batch, batch_labels, probabilities, needs_loss=needs_loss)
 
-        return score
+        return score  # type: ignore[no-any-return]
 
-
-def augment(images: tf.Tensor, changes: list[str], seed: tf.Tensor) -> tf.Tensor:
-    """Randomly changed uint8 images (n, 32, 32, 3); the same seed (two whole numbers) changes them
-    in the same way.
-
-    flip: left to right, half of them. shift: up to 4 pixels each way, the edges mirrored. cutout: a
-    grey 8×8 square (DeVries and Taylor 2017, arXiv 1708.04552). All are one lookup of pixels, grey
-    being one more of them, which costs a third of padding and cutting.
-    """
-    n, size = tf.shape(images)[0], images.shape[1]
-    drawn = tf.random.stateless_uniform((n, 5), seed, 0, 1 << 30, tf.int32)
-    rows = columns = tf.range(size)[None]
-    if "shift" in changes:
-        rows, columns = (
-            size - 1 - tf.abs(size - 1 - tf.abs(rows + drawn[:, place, None] % 9 - 4))
-            for place in (0, 1)
-        )
-    if "flip" in changes:
-        columns = tf.where(drawn[:, 2, None] % 2 == 0, size - 1 - columns, columns)
-    places = (tf.range(n)[:, None] * size + rows)[:, :, None] * size + columns[:, None]
-    pixels = tf.reshape(images, (-1, images.shape[3]))
-    if "cutout" in changes:
-        offsets = (tf.range(size) - drawn[:, place, None] % size for place in (3, 4))
-        down, across = ((offset >= -4) & (offset < 4) for offset in offsets)
-        places = tf.where(down[:, :, None] & across[:, None], tf.shape(pixels)[0], places)
-        pixels = tf.concat(
-            (pixels, tf.fill((1, images.shape[3]), tf.cast(128, images.dtype))), axis=0
-        )
-    return tf.gather(pixels, places)
+    def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        """(n, classes) or (n, replicas, classes), with model.mirror the mean over both images."""
+        probabilities = self.model(images, training=False)
+        if not self.config.model.mirror:
+            return probabilities
+        mirrored = images[:, :, ::-1]
+        return (probabilities + self.model(mirrored, training=False)) / 2

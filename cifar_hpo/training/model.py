@@ -1,152 +1,220 @@
-"""A CNN from its config: widths of convolutions, pooled between, then a dense layer and the
-classes."""
+"""A CNN from its config: stages of convolutions, then a dense layer and the classes.
+
+`build` makes it, of Keras' own layers or of ours; `with_flip_tta` makes of it a model that averages
+over an image and its mirror image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers as keras_layers
 from numpy.typing import NDArray
 
-from cifar_hpo.config.app import IMAGE_SIZE, WHITENING_CHANNELS, Model
-from cifar_hpo.training import replicas as fused
+from cifar_hpo.config.app import (
+    COLOURS,
+    IMAGE_SIZE,
+    WHITENING_CHANNELS,
+    WHITENING_SIZE,
+    Model,
+)
+from cifar_hpo.training import layers
 
 NEVER_FALLING = ("relu", "elu", "selu", "leaky_relu", "tanh", "sigmoid")
 """Activations that give no smaller number for a larger one."""
 
-LOOKED_AT = 1_000
+WHITENING_IMAGES = 1_000
 """Images that whitening is computed from: a million patches for a dozen numbers each."""
 
 
-def build(config: Model, classes: int, replicas: int = 0) -> keras.Model:
-    """The uncompiled model: uint8 images (n, 32, 32, 3) in, float32 probabilities (n, classes) out;
-    (n, replicas, classes) for several.
+def build(config: Model, classes: int, replica_count: int = 0) -> keras.Model:
+    """The uncompiled model: uint8 images (n, 32, 32, 3) in, float32 probabilities (n, classes) out.
 
-    replicas: 0 builds it of Keras' own layers, to be kept and loaded anywhere; otherwise of the
-    ones in `fused`, which compute the same faster. Weights are drawn from Keras' global seed. With
-    batch norm a convolution has no bias, which the norm would cancel.
+    replica_count: 0 builds it of Keras' own layers, to be kept and loaded anywhere; otherwise of
+    those in `layers`, which compute the same faster. With more than one the probabilities are
+    (n, replicas, classes). Weights are drawn from Keras' global seed. With batch norm a convolution
+    has no bias, which the norm would cancel.
     """
-    build_one = _Layers(config, replicas)
-    inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="uint8", name="image")
-    x = layers.Rescaling(1 / 255)(inputs)
+    parts = _parts(config, replica_count)
+    inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, COLOURS), dtype="uint8", name="image")
+    x = keras_layers.Rescaling(1 / 255)(inputs)
     if config.whitening:
-        x = layers.Conv2D(
-            max(replicas, 1) * WHITENING_CHANNELS, 2, trainable=False, name="whitening"
-        )(x)
-        x = layers.Activation(config.activation)(x)
-    for number, layer in enumerate(config.layers()):
-        place = layer.position
-        is_pooled_late = (
-            layer.is_pooled and config.pooling == "last" and not build_one.swaps_pooling
-        )
-        x = build_one.convolution(
-            x,
-            layer.filters,
-            shared=number == 0 and not config.whitening,
-            pooled=layer.is_pooled and not is_pooled_late,
-        )
-        if place == 0:
-            first = x
-        if place == config.convolutions - 1 and config.residual:
-            x = layers.Add()([first, x])
-        if is_pooled_late:
-            x = layers.MaxPooling2D()(x)
-    if config.global_pooling != "none":
-        x = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[
-            config.global_pooling
-        ](keepdims=True)(x)
-    x = build_one.flatten(x)
+        x = parts.whitening()(x)
+        x = keras_layers.Activation(config.activation)(x)
+    x = _with_convolutions(x, config, parts)  # (n, h, w, replicas × channels)
+    if config.global_pooling == "average":
+        x = keras_layers.GlobalAveragePooling2D(keepdims=True)(x)  # (n, 1, 1, …)
+    if config.global_pooling == "max":
+        x = keras_layers.GlobalMaxPooling2D(keepdims=True)(x)  # (n, 1, 1, …)
+    x = parts.flatten()(x)  # (n, features), or (replicas, n, features)
     if config.dense_units:
-        x = build_one.dropout(x)
-        x = build_one.dense(x, config.dense_units, config.activation)
-    x = build_one.dropout(x)
-    return keras.Model(inputs, build_one.classes(x, classes))
+        if config.dropout:
+            x = parts.dropout()(x)
+        x = parts.dense(config.dense_units)(x)
+    if config.dropout:
+        x = parts.dropout()(x)
+    return keras.Model(inputs, parts.output(classes)(x))
 
 
-def mirrored(model: keras.Model) -> keras.Model:
-    """One with the same weights whose probabilities are the mean over an image and its mirror
-    image."""
+def _with_convolutions(x: Any, config: Model, parts: KerasParts) -> Any:
+    """What the trained convolutions make of an image, with their norms, activations and pooling."""
+    pools_last = config.pooling == "last" and not parts.pools_before_activation
+    first_of_stage = x
+    for number, convolution in enumerate(config.layers()):
+        reads_image = number == 0 and not config.whitening
+        x = parts.convolution(convolution.filters, reads_image=reads_image)(x)
+        if convolution.is_pooled and not pools_last:
+            x = keras_layers.MaxPooling2D()(x)  # before the norm, which has a quarter of the work
+        if config.batch_norm:
+            x = parts.batch_norm()(x)
+        x = keras_layers.Activation(config.activation)(x)
+        if convolution.position == 0:
+            first_of_stage = x
+        if config.residual and convolution.position == config.convolutions - 1:
+            x = keras_layers.Add()([first_of_stage, x])
+        if convolution.is_pooled and pools_last:
+            x = keras_layers.MaxPooling2D()(x)
+    return x
+
+
+def with_flip_tta(model: keras.Model) -> keras.Model:
+    """A model with the same weights for predictions: the mean over an image and its mirror image.
+
+    Test-time augmentation, so it is not made for training.
+    """
     image = model.inputs[0]
-    return keras.Model(
-        image, layers.Average(dtype="float32")([model(image), model(keras.ops.flip(image, axis=2))])
-    )
+    mirrored = keras.ops.flip(image, axis=2)
+    mean = keras_layers.Average(dtype="float32")([model(image), model(mirrored)])
+    return keras.Model(image, mean)
 
 
-class _Layers:
-    """Layers as the config has them, in as many replicas."""
+def whitening_weights(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Kernel (2, 2, 3, 24) and bias (24,) that whiten the 2×2 patches of images (n, 32, 32, 3).
 
-    def __init__(self, config: Model, replicas: int) -> None:
-        self.config, self.replicas = config, replicas
+    They take a patch to its principal components, each of variance 1 and with either sign, so that
+    a ReLU loses nothing (Jordan 2024, arXiv 2404.00498).
+    """
+    side = WHITENING_SIZE
+    scaled = images[:WHITENING_IMAGES] / np.float32(255)  # (n, 32, 32, 3)
+    patches = np.lib.stride_tricks.sliding_window_view(scaled, (side, side), axis=(1, 2))
+    patches = np.moveaxis(patches, 3, -1)  # (n, 31, 31, rows, columns, colours)
+    patches = patches.reshape(-1, side * side * COLOURS)  # (n·31·31, 12)
+    mean = patches.mean(axis=0)  # (12,)
+    variances, components = np.linalg.eigh(np.cov(patches, rowvar=False))  # (12,), (12, 12)
+    # What varies least is mostly noise, which is not scaled up to the full.
+    spread = np.sqrt(variances + 5e-5 * variances[-1] + 1e-9)
+    half = components / spread  # (12, 12), a column for each component
+    kernel = np.concatenate([half, -half], axis=1)  # (12, 24)
+    bias = -mean @ kernel  # (24,)
+    kernel = kernel.reshape(side, side, COLOURS, WHITENING_CHANNELS)
+    return kernel.astype(np.float32), bias.astype(np.float32)
+
+
+def _parts(config: Model, replica_count: int) -> KerasParts:
+    """The layers that a model of so many replicas is made of; 0 stands for Keras' own."""
+    if replica_count == 0:
+        return KerasParts(config)
+    if replica_count == 1:
+        return FastParts(config)
+    return FusedParts(config, replica_count)
+
+
+class KerasParts:
+    """Keras' own layers, in the order that the config says."""
+
+    def __init__(self, config: Model) -> None:
+        self.config = config
 
     @property
-    def swaps_pooling(self) -> bool:
+    def pools_before_activation(self) -> bool:
+        return False
+
+    def whitening(self) -> Any:
+        return keras_layers.Conv2D(
+            WHITENING_CHANNELS, WHITENING_SIZE, trainable=False, name="whitening"
+        )
+
+    def convolution(self, filters: int, *, reads_image: bool) -> Any:  # noqa: ARG002  for replicas
+        return keras_layers.Conv2D(
+            filters,
+            self.config.kernel_size,
+            padding=self.config.padding,
+            use_bias=not self.config.batch_norm,
+        )
+
+    def batch_norm(self) -> Any:
+        return keras_layers.BatchNormalization(momentum=self.config.norm_momentum)
+
+    def flatten(self) -> Any:
+        return keras_layers.Flatten()
+
+    def dropout(self) -> Any:
+        return keras_layers.Dropout(self.config.dropout)
+
+    def dense(self, units: int) -> Any:
+        return keras_layers.Dense(units, self.config.activation)
+
+    def output(self, classes: int) -> Any:
+        return keras_layers.Dense(classes, activation="softmax", dtype="float32")
+
+
+class FastParts(KerasParts):
+    """The same for one replica, with faster layers for those that take most of the time."""
+
+    @property
+    def pools_before_activation(self) -> bool:
         """Whether pooling goes before the activation, which then has a quarter of the work.
 
         The largest of some numbers stays the largest under an activation that never falls, so the
         result is the same; base models train up to 9 % faster (4 neurons, kernel 7, AVX-512). A
-        plain model has its layers in the order that the config says.
+        model of Keras' own layers has them in the order that the config says.
         """
         is_between = self.config.batch_norm or self.config.residual
-        return bool(self.replicas and self.config.activation in NEVER_FALLING and not is_between)
+        return self.config.activation in NEVER_FALLING and not is_between
 
-    def convolution(
-        self, x: Any, filters: int, *, shared: bool = False, pooled: bool = False
-    ) -> Any:
-        """`shared`: of the image, which all replicas have; `pooled`: before the norm, which then
-        has a quarter of the work."""
-        size, padding = self.config.kernel_size, self.config.padding
-        use_bias = not self.config.batch_norm
-        if not self.replicas:
-            x = layers.Conv2D(filters, size, padding=padding, use_bias=use_bias)(x)
-        elif shared:
-            x = fused.Conv2D(self.replicas * filters, size, padding, 1, use_bias=use_bias)(x)
-        else:
-            x = fused.Conv2D(filters, size, padding, self.replicas, use_bias=use_bias)(x)
-        if pooled:
-            x = layers.MaxPooling2D()(x)
-        if self.config.batch_norm:
-            x = (fused.BatchNormalization if self.replicas else layers.BatchNormalization)(
-                momentum=self.config.norm_momentum
-            )(x)
-        return layers.Activation(self.config.activation)(x)
+    def convolution(self, filters: int, *, reads_image: bool) -> Any:  # noqa: ARG002  for replicas
+        return self._convolution(filters, groups=1)
 
-    def flatten(self, x: Any) -> Any:
-        return (fused.Flatten(self.replicas) if self.replicas > 1 else layers.Flatten())(x)
-
-    def dense(self, x: Any, units: int, activation: str) -> Any:
-        return (fused.Dense if self.replicas > 1 else layers.Dense)(units, activation)(x)
-
-    def classes(self, x: Any, classes: int) -> Any:
-        return (fused.FusedOutput if self.replicas > 1 else layers.Dense)(
-            classes, activation="softmax", dtype="float32"
-        )(x)
-
-    def dropout(self, x: Any) -> Any:
-        rate = self.config.dropout
-        if not rate:
-            return x
-        return (fused.Dropout(rate, self.replicas) if self.replicas > 1 else layers.Dropout(rate))(
-            x
+    def _convolution(self, filters: int, groups: int) -> Any:
+        return layers.Conv2D(
+            filters,
+            self.config.kernel_size,
+            self.config.padding,
+            groups,
+            use_bias=not self.config.batch_norm,
         )
 
+    def batch_norm(self) -> Any:
+        return layers.BatchNormalization(momentum=self.config.norm_momentum)
 
-def whitening(images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
-    """Kernel (2, 2, 3, 24) and bias (24,) that take the 2×2 patches of images (n, 32, 32, 3) to
-    their principal components, each of variance 1 and with either sign, so that a ReLU loses
-    nothing (Jordan 2024, arXiv 2404.00498)."""
-    windows = np.lib.stride_tricks.sliding_window_view(
-        images[:LOOKED_AT] / np.float32(255), (2, 2), axis=(1, 2)
-    )
-    patches = np.moveaxis(windows, 3, -1).reshape(
-        -1, 12
-    )  # (n, 31, 31, 3, 2, 2) to rows, columns, colours
-    mean = patches.mean(axis=0)
-    values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
-    half = vectors / np.sqrt(values + 5e-5 * values[-1] + 1e-9)  # what varies least is mostly noise
-    kernel = np.concatenate([half, -half], axis=1)
-    return kernel.reshape(2, 2, 3, WHITENING_CHANNELS).astype(np.float32), (-mean @ kernel).astype(
-        np.float32
-    )
+
+class FusedParts(FastParts):
+    """The same for several replicas, whose channels lie side by side."""
+
+    def __init__(self, config: Model, replica_count: int) -> None:
+        super().__init__(config)
+        self.replica_count = replica_count
+
+    def whitening(self) -> Any:
+        channels = self.replica_count * WHITENING_CHANNELS
+        return keras_layers.Conv2D(channels, WHITENING_SIZE, trainable=False, name="whitening")
+
+    def convolution(self, filters: int, *, reads_image: bool) -> Any:
+        """All replicas read the same image, later a group of channels each."""
+        if reads_image:
+            return self._convolution(self.replica_count * filters, groups=1)
+        return self._convolution(filters, groups=self.replica_count)
+
+    def flatten(self) -> Any:
+        return layers.Flatten(self.replica_count)
+
+    def dropout(self) -> Any:
+        return layers.Dropout(self.config.dropout, self.replica_count)
+
+    def dense(self, units: int) -> Any:
+        return layers.Dense(units, self.config.activation)
+
+    def output(self, classes: int) -> Any:
+        return layers.FusedOutput(classes, activation="softmax", dtype="float32")

@@ -1,5 +1,7 @@
-"""Optimizers: Keras' own in fewer and faster operations, and Muon, which Keras has not for
-convolutions."""
+"""Optimizers in fewer and faster operations than Keras' own, and Muon.
+
+`Adam`, `AdamW` and `SGD` do what Keras' do; `Muon` is one that Keras has not for convolutions.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from cifar_hpo.training import _keras
+
 
 class Adam(keras.optimizers.Adam):  # type: ignore[misc]
-    """Keras' own in TensorFlow's one operation for it, which takes a third of the time; what all
-    weights share is computed once a step."""
+    """Keras' own in TensorFlow's one operation for it, which takes a third of the time.
+
+    What all weights share is computed once a step.
+    """
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, tf.float32)
-        self._shared = (
-            self.beta_1**step,
-            self.beta_2**step,
-            tf.convert_to_tensor(self.learning_rate),
-        )
+        # Tensors of the graph that is being traced, for the `update_step`s of this step.
+        self._beta_1_power = self.beta_1**step
+        self._beta_2_power = self.beta_2**step
+        self._rate = tf.convert_to_tensor(self.learning_rate)
         super().apply(grads, trainable_variables)
 
     def update_step(
@@ -28,15 +33,14 @@ class Adam(keras.optimizers.Adam):  # type: ignore[misc]
         if self.amsgrad:
             super().update_step(gradient, variable, learning_rate)
             return
-        place = self._get_variable_index(variable)
-        beta_1_power, beta_2_power, rate = self._shared
+        momentum, velocity = _keras.adam_moments(self, variable)
         tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[place].value.handle,
-            v=self._velocities[place].value.handle,
-            beta1_power=beta_1_power,
-            beta2_power=beta_2_power,
-            lr=rate,
+            var=_keras.handle(variable),
+            m=_keras.handle(momentum),
+            v=_keras.handle(velocity),
+            beta1_power=self._beta_1_power,
+            beta2_power=self._beta_2_power,
+            lr=self._rate,
             beta1=self.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon,
@@ -52,27 +56,27 @@ class SGD(keras.optimizers.SGD):  # type: ignore[misc]
     """Keras' own in TensorFlow's one operation for it."""
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        self._rate = tf.convert_to_tensor(
-            self.learning_rate
-        )  # a tensor of the graph that is being traced, as is what Adam shares
+        # A tensor of the graph that is being traced, as in Adam.
+        self._rate = tf.convert_to_tensor(self.learning_rate)
         super().apply(grads, trainable_variables)
 
     def update_step(
         self,
         gradient: tf.Tensor,
         variable: tf.Variable,
-        learning_rate: tf.Tensor,  # noqa: ARG002
+        learning_rate: tf.Tensor,  # noqa: ARG002  Keras gives it
     ) -> None:
-        self._step(gradient, variable, self._rate)
+        self._take_step(gradient, variable, self._rate)
 
-    def _step(self, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:
+    def _take_step(self, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:
+        weight = _keras.handle(variable)
         gradient = tf.cast(gradient, variable.dtype)
         if not self.momentum:
-            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+            tf.raw_ops.ResourceApplyGradientDescent(var=weight, alpha=rate, delta=gradient)
             return
         tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle,
-            accum=self.momentums[self._get_variable_index(variable)].value.handle,
+            var=weight,
+            accum=_keras.handle(_keras.sgd_momentum(self, variable)),
             lr=rate,
             grad=gradient,
             momentum=self.momentum,
@@ -81,48 +85,60 @@ class SGD(keras.optimizers.SGD):  # type: ignore[misc]
 
 
 class Muon(SGD):
-    """A convolution's kernel, as a matrix with a column for each filter, is kept at one size and
-    takes steps in which all directions are equally long (Jordan et al. 2024,
-    kellerjordan.github.io/posts/muon); all other weights take those of SGD, others times as
-    long."""
+    """Steps of a convolution's kernel that are equally long in all directions.
 
-    ROUNDS, POLYNOMIAL = 3, (3.4445, -4.7750, 2.0315)
+    The kernel is taken as a matrix with a column for each filter, and is kept at one size (Jordan
+    et al. 2024, kellerjordan.github.io/posts/muon). All other weights take SGD's steps.
 
-    def __init__(self, *, others: float, **options: Any) -> None:
+    other_weights_lr_scale: the step size of these, times that of kernels.
+    """
+
+    NEWTON_SCHULZ_STEPS = 3
+    NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+    def __init__(self, *, other_weights_lr_scale: float, **options: Any) -> None:
         super().__init__(**options)
-        self.others = others
+        self.other_weights_lr_scale = other_weights_lr_scale
 
     def update_step(
         self,
         gradient: tf.Tensor,
         variable: tf.Variable,
-        learning_rate: tf.Tensor,  # noqa: ARG002
+        learning_rate: tf.Tensor,  # noqa: ARG002  Keras gives it
     ) -> None:
-        if variable.shape.rank != 4:
-            self._step(gradient, variable, self._rate * self.others)
+        is_kernel = variable.shape.rank == 4
+        if not is_kernel:
+            self._take_step(gradient, variable, self._rate * self.other_weights_lr_scale)
             return
-        gradient = tf.cast(gradient, variable.dtype)
-        step = gradient
-        if self.momentum:
-            step = self.momentums[self._get_variable_index(variable)].value
-            step.assign(step * self.momentum + gradient)
-            step = gradient + self.momentum * step if self.nesterov else tf.convert_to_tensor(step)
-        step = tf.reshape(
-            self._orthogonal(tf.reshape(step, (-1, variable.shape[-1]))), variable.shape
-        )
-        size = variable.shape[-1] ** 0.5
-        variable.assign(variable * (size / tf.norm(variable)) - self._rate * step)
+        filters = variable.shape[-1]
+        step = self._with_momentum(tf.cast(gradient, variable.dtype), variable)
+        step = tf.reshape(step, (-1, filters))  # (h·w·channels, filters)
+        step = tf.reshape(self._orthogonal(step), variable.shape)  # (h, w, channels, filters)
+        scale = filters**0.5 / tf.norm(variable)
+        variable.assign(variable * scale - self._rate * step)
+
+    def _with_momentum(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
+        """The running sum of a kernel's gradients, which is updated; the gradient without one."""
+        if not self.momentum:
+            return gradient
+        total = _keras.sgd_momentum(self, variable).value
+        total.assign(total * self.momentum + gradient)
+        if self.nesterov:
+            return gradient + self.momentum * total
+        return tf.convert_to_tensor(total)
 
     def _orthogonal(self, matrix: tf.Tensor) -> tf.Tensor:
-        """One with about the same singular vectors whose singular values are all near 1, by Newton
-        and Schulz."""
-        wide = matrix.shape[0] < matrix.shape[1]
-        matrix = matrix if wide else tf.transpose(matrix)
+        """A matrix with about the same singular vectors and singular values all near 1.
+
+        By the iteration of Newton and Schulz, on the side that has fewer rows.
+        """
+        is_wide = matrix.shape[0] < matrix.shape[1]
+        if not is_wide:
+            matrix = tf.transpose(matrix)
+        first, third, fifth = self.NEWTON_SCHULZ_COEFFICIENTS
         matrix /= tf.norm(matrix) + 1e-7
-        for _ in range(self.ROUNDS):
+        for _ in range(self.NEWTON_SCHULZ_STEPS):
             square = tf.matmul(matrix, matrix, transpose_b=True)
-            first, third, fifth = self.POLYNOMIAL
-            matrix = first * matrix + tf.matmul(
-                third * square + fifth * tf.matmul(square, square), matrix
-            )
-        return matrix if wide else tf.transpose(matrix)
+            polynomial = third * square + fifth * tf.matmul(square, square)
+            matrix = first * matrix + tf.matmul(polynomial, matrix)
+        return matrix if is_wide else tf.transpose(matrix)

@@ -1,7 +1,7 @@
-"""One trial from its config to its metrics: `train` fits the network of each replica, keeps
-checkpoints, and evaluates.
+"""One trial from its config to its metrics.
 
-Keras' callbacks act at the ends of epochs, as in `fit`.
+`train` fits the network of each replica, or of all as one, keeps checkpoints, and returns a
+`Trained` for each replica. Keras' callbacks act at the ends of epochs, as in `fit`.
 """
 
 from __future__ import annotations
@@ -23,21 +23,29 @@ from numpy.typing import NDArray
 from cifar_hpo.config.app import Config, Data, Training
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import ConfigError, TrialError
+from cifar_hpo.paths import CHECKPOINT
 from cifar_hpo.training import checkpoint
-from cifar_hpo.training.compiled import Network, compiled, network
+from cifar_hpo.training.compiled import initial_network, keras_model
 from cifar_hpo.training.replicas import Weights
 
-Tensors = tuple[Any, Any]
+NEVER = 10**9
+"""The patience, in epochs, of early stopping that is off."""
+
+Tensors = tuple[tf.Tensor, tf.Tensor]
+"""Images (n, 32, 32, 3) and labels (n,), uint8."""
 
 
-class Epoch(Protocol):
-    """Called after each epoch, counted from 0, with loss, accuracy, val_loss and val_accuracy of
-    each replica that it trained."""
+class OnEpoch(Protocol):
+    """Called after each epoch of a group of replicas that trains as one network."""
 
     def __call__(
         self, epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool
     ) -> None:
-        """`restored` says that the epoch was trained by an earlier attempt."""
+        """Take in an epoch.
+
+        epoch: counted from 0. values: loss, accuracy, val_loss and val_accuracy of each replica
+        that it trained, by its number. restored: whether an earlier attempt trained it.
+        """
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,8 @@ class Trained:
     """A trained replica.
 
     metrics: the last epoch's (with early stopping the best epoch's), test_loss, test_accuracy,
-    parameters, train_seconds. predicted, confidence: the class of each test image (n,), int64, and
-    its probability (n,), float32.
+    parameters, train_seconds, epochs. predicted, confidence: the class of each test image (n,),
+    int64, and its probability (n,), float32.
     """
 
     weights: Weights
@@ -76,7 +84,7 @@ def set_up(config: Training) -> None:
 
 
 def train(
-    config: Config, dataset: Dataset, on_epoch: Epoch, folder: Path | None = None
+    config: Config, dataset: Dataset, on_epoch: OnEpoch, folder: Path | None = None
 ) -> list[Trained]:
     """Train all replicas, as one network where `Config.is_fused`, else one after the other.
 
@@ -87,117 +95,172 @@ def train(
     """
     numbers = list(range(config.training.replicas))
     groups = [numbers] if config.is_fused else [[number] for number in numbers]
-    return [
-        trained for group in groups for trained in _train(config, dataset, group, on_epoch, folder)
-    ]
+    trained = []
+    for group in groups:
+        trained += _train_group(config, dataset, group, on_epoch, folder)
+    return trained
 
 
-def _train(
-    config: Config, dataset: Dataset, group: Sequence[int], on_epoch: Epoch, folder: Path | None
+def _train_group(
+    config: Config, dataset: Dataset, group: Sequence[int], on_epoch: OnEpoch, folder: Path | None
 ) -> list[Trained]:
-    (images, labels), held_out = tensors(dataset, config.data)
-    if config.training.batch_size > len(images):
-        raise ConfigError(
-            "training.batch_size",
-            f"{config.training.batch_size} is more than the {len(images)} training images",
-        )
-    net = network(
-        config, len(dataset.classes), [config.training.seed + number for number in group], images
-    )
-    stopping = keras.callbacks.EarlyStopping(
-        "val_loss", patience=config.training.early_stopping or 10**9, restore_best_weights=True
-    )
-    callbacks = [stopping] if config.training.early_stopping else []
-    callback_list = keras.callbacks.CallbackList(callbacks, model=net.model)
-    callback_list.on_train_begin()
-    saved = folder and folder / f"replica_{group[0]}.checkpoint"
-    training = _identity(config, dataset, group)
-    state = checkpoint.load(saved, training, net.model, stopping) if saved else None
-    epochs, seconds = (state.epochs, state.seconds) if state else ([], 0.0)
-    for epoch, values in enumerate(epochs):
-        on_epoch(epoch, dict(zip(group, values, strict=True)), restored=True)
+    """Train the replicas of these numbers as one network."""
+    training = _GroupTraining(config, dataset, group, folder)
+    training.restore()
+    for epoch, metrics in enumerate(training.epochs):
+        on_epoch(epoch, dict(zip(group, metrics, strict=True)), restored=True)
+    while not training.has_ended:
+        metrics = training.train_epoch()
+        _refuse_divergence(metrics, epoch=len(training.epochs))
+        training.save()
+        epoch = len(training.epochs) - 1
+        on_epoch(epoch, dict(zip(group, metrics, strict=True)), restored=False)
+    training.end()
+    return _evaluate(training)
 
-    net.model.stop_training = bool(state and state.stopped)
-    while len(epochs) < config.training.epochs and not net.model.stop_training:
+
+class _GroupTraining:
+    """The training of a group of replicas as one network, and where it stands.
+
+    epochs: the metrics of each epoch so far, for each replica. seconds: what they took.
+    """
+
+    def __init__(
+        self, config: Config, dataset: Dataset, group: Sequence[int], folder: Path | None
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        (self.images, self.labels), self.validation = tensors(dataset, config.data)
+        _validate_batch_size(config.training, len(self.images))
+        seeds = [config.training.seed + number for number in group]
+        self.network = initial_network(config, len(dataset.classes), seeds, self.images)
+        self.stopping = keras.callbacks.EarlyStopping(
+            "val_loss",
+            patience=config.training.early_stopping or NEVER,
+            restore_best_weights=True,
+        )
+        self.callbacks = keras.callbacks.CallbackList(
+            [self.stopping] if config.training.early_stopping else [], model=self.network.model
+        )
+        self.identity = _identity(config, dataset, group)
+        self.checkpoint = folder and folder / CHECKPOINT.format(replica=group[0])
+        self.epochs: list[list[dict[str, float]]] = []
+        self.seconds = 0.0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all epochs are trained, or early stopping has ended them."""
+        is_complete = len(self.epochs) >= self.config.training.epochs
+        return is_complete or self.network.model.stop_training
+
+    def restore(self) -> None:
+        """Begin, or go on from the checkpoint where there is one."""
+        self.callbacks.on_train_begin()
+        self.network.model.stop_training = False
+        if self.checkpoint is None:
+            return
+        model = self.network.model
+        state = checkpoint.load(self.checkpoint, self.identity, model, self.stopping)
+        if state:
+            self.epochs = state.epochs
+            self.seconds = state.seconds
+            model.stop_training = state.stopped
+
+    def train_epoch(self) -> list[dict[str, float]]:
+        """Train an epoch and score it on the validation images; its metrics for each replica."""
         started = time.perf_counter()
-        callback_list.on_epoch_begin(len(epochs))
-        values = net.fit(images, labels, len(epochs), config.training.epochs)
-        net.swap()
-        for mine, scored in zip(values, net.score(*held_out), strict=True):
-            mine |= {f"val_{name}": value for name, value in scored.items()}
-        callback_list.on_epoch_end(len(epochs), values[0])
-        net.swap()
-        epochs.append(values)
-        seconds += time.perf_counter() - started
-        for mine in values:
-            if not all(map(math.isfinite, mine.values())):
-                raise TrialError(
-                    f"diverged: loss {mine['loss']}, val_loss {mine['val_loss']} in epoch "
-                    f"{len(epochs)}"
-                )
-        if saved:
-            checkpoint.save(
-                saved,
-                checkpoint.State(training, epochs, seconds, stopped=net.model.stop_training),
-                net.model,
-                stopping,
-            )
-        on_epoch(len(epochs) - 1, dict(zip(group, values, strict=True)), restored=False)
-    net.swap()
-    callback_list.on_train_end()  # early stopping puts the best epoch's weights back
-    return _evaluated(config, dataset, net, epochs, seconds)
+        epoch = len(self.epochs)
+        self.callbacks.on_epoch_begin(epoch)
+        metrics = self.network.fit(self.images, self.labels, epoch, self.config.training.epochs)
+        self.network.swap_averaged_weights()
+        scores = self.network.score(*self.validation)
+        for replica_metrics, replica_scores in zip(metrics, scores, strict=True):
+            for name, value in replica_scores.items():
+                replica_metrics[f"val_{name}"] = value
+        self.callbacks.on_epoch_end(epoch, metrics[0])
+        self.network.swap_averaged_weights()
+        self.epochs.append(metrics)
+        self.seconds += time.perf_counter() - started
+        return metrics
+
+    def save(self) -> None:
+        """Leave a checkpoint, where there is a folder for it."""
+        if self.checkpoint is None:
+            return
+        model = self.network.model
+        stopped = model.stop_training
+        state = checkpoint.State(self.identity, self.epochs, self.seconds, stopped)
+        checkpoint.save(self.checkpoint, state, model, self.stopping)
+
+    def end(self) -> None:
+        """Leave the network with the weights that count: averaged, and the best epoch's."""
+        self.network.swap_averaged_weights()
+        self.callbacks.on_train_end()  # early stopping puts the best epoch's weights back
+
+
+def _validate_batch_size(config: Training, images: int) -> None:
+    if config.batch_size > images:
+        problem = f"{config.batch_size} is more than the {images} training images"
+        raise ConfigError("training.batch_size", problem)
+
+
+def _refuse_divergence(metrics: Sequence[Mapping[str, float]], *, epoch: int) -> None:
+    """Raise TrialError where a loss is not finite. epoch: counted from 1."""
+    for replica_metrics in metrics:
+        if not all(map(math.isfinite, replica_metrics.values())):
+            loss, val_loss = replica_metrics["loss"], replica_metrics["val_loss"]
+            raise TrialError(f"diverged: loss {loss}, val_loss {val_loss} in epoch {epoch}")
 
 
 def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
-    """All that decides how a training goes; threads, which decide its rounding alone, may change on
-    the way."""
+    """All that decides how a training goes.
+
+    Threads, which decide its rounding alone, may change on the way.
+    """
     meaning = asdict(config)
-    del meaning["mlflow"], meaning["data"]["path"], meaning["training"]["threads"]
+    del meaning["mlflow"]
+    del meaning["data"]["path"]
+    del meaning["training"]["threads"]
     return json.dumps([meaning, dataset.digest, list(group)], sort_keys=True)
 
 
-def _evaluated(
-    config: Config,
-    dataset: Dataset,
-    net: Network,
-    epochs: list[list[dict[str, float]]],
-    seconds: float,
-) -> list[Trained]:
-    """Each replica with what it came to, on the test images too."""
-    images, labels = dataset.test[0], np.asarray(dataset.test[1], np.int64)
+def _evaluate(training: _GroupTraining) -> list[Trained]:
+    """Each replica with its metrics, on the test images too."""
+    network = training.network
+    images, labels = training.dataset.test[0], np.asarray(training.dataset.test[1], np.int64)
     sizes = {
-        "parameters": float(net.model.count_params() // net.replicas),
-        "train_seconds": seconds / net.replicas,
-        "epochs": float(len(epochs)),
+        "parameters": float(network.model.count_params() // network.replica_count),
+        "train_seconds": training.seconds / network.replica_count,
+        "epochs": float(len(training.epochs)),
     }
     trained = []
-    for replica, (weights, probabilities) in enumerate(
-        zip(net.weights(), net.predict(images), strict=True)
-    ):
-        own = [epoch[replica] for epoch in epochs]
-        last = (
-            min(own, key=lambda epoch: epoch["val_loss"])
-            if config.training.early_stopping
-            else own[-1]
-        )
-        predicted = probabilities.argmax(axis=1)
-        test_loss = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)).mean()
-        scores = {
-            "test_loss": float(test_loss),
-            "test_accuracy": float((predicted == labels).mean()),
-        }
-        trained.append(
-            Trained(weights, {**last, **scores, **sizes}, predicted, probabilities.max(axis=1))
-        )
+    weights, probabilities = network.weights(), network.predict(images)
+    for replica in range(network.replica_count):
+        history = [epoch[replica] for epoch in training.epochs]
+        counted = history[-1]
+        if training.config.training.early_stopping:
+            counted = min(history, key=lambda metrics: metrics["val_loss"])
+        predicted = probabilities[replica].argmax(axis=1)
+        metrics = {**counted, **_test_scores(probabilities[replica], labels), **sizes}
+        confidence = probabilities[replica].max(axis=1)
+        trained.append(Trained(weights[replica], metrics, predicted, confidence))
     return trained
+
+
+def _test_scores(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Cross-entropy and accuracy of probabilities (n, classes) and labels (n,)."""
+    of_label = probabilities[np.arange(len(labels)), labels]  # (n,)
+    is_correct = probabilities.argmax(axis=1) == labels  # (n,)
+    return {
+        "test_loss": float(-np.log(np.clip(of_label, 1e-7, 1)).mean()),
+        "test_accuracy": float(is_correct.mean()),
+    }
 
 
 def to_keras_model(config: Config, classes: int, weights: Weights) -> keras.Model:
     """A trained replica as a compiled Keras model like any other; its optimizer is at rest."""
-    model = compiled(config, classes)
-    model.optimizer.build(
-        model.trainable_variables
-    )  # as Keras wants it to be when the model is loaded
+    model = keras_model(config, classes)
+    model.optimizer.build(model.trainable_variables)  # as Keras wants it to load the model
     model.set_weights(weights)
     return model
 
@@ -210,9 +273,11 @@ def tensors(dataset: Dataset, config: Data) -> tuple[Tensors, Tensors]:
     key = (dataset.digest, config.train_size, config.validation)
     if key not in _tensor_cache:
         _tensor_cache.clear()
-        train_split, validation = dataset.splits(config)
-        _tensor_cache[key] = tuple(
-            (tf.constant(images), tf.constant(labels))
-            for images, labels in (train_split, validation)
-        )  # type: ignore[assignment]
+        training, validation = dataset.splits(config)
+        _tensor_cache[key] = (_to_tensors(training), _to_tensors(validation))
     return _tensor_cache[key]
+
+
+def _to_tensors(split: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> Tensors:
+    images, labels = split
+    return tf.constant(images), tf.constant(labels)

@@ -70,7 +70,7 @@ def main() -> None:
         import keras
         import tensorflow as tf
 
-        from cifar_hpo.training import replicas
+        from cifar_hpo.training.layers import Conv2D
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.get_logger().setLevel("ERROR")
@@ -87,9 +87,7 @@ def main() -> None:
         for block in BLOCKS:
             if block != (1, 1) and filters * block[0] * block[1] > MOST_FILTERS:
                 continue
-            convolution = replicas.Conv2D(
-                filters, kernel, "same", groups, use_bias=True, block=block
-            )
+            convolution = Conv2D(filters, kernel, "same", groups, use_bias=True, block=block)
             image = tf.random.normal((BATCH, side, side, channels * groups))
             steps[block] = _step(tf, convolution, image)
         best = _best(steps)
@@ -124,15 +122,18 @@ def _step(tf: Any, convolution: Any, image: Any) -> Callable[[], object]:
     if image.shape[-1] != 3:
         sources.append(image)
 
-    @tf.function
     def step() -> Any:
         with tf.GradientTape() as tape:
             tape.watch(image)
             result = convolution(image)
             loss = tf.reduce_sum(result * result)
-        return [tf.reduce_sum(gradient) for gradient in tape.gradient(loss, sources)]
+        gradients = []
+        for gradient in tape.gradient(loss, sources):
+            gradients.append(tf.reduce_sum(gradient))
+        return gradients
 
-    return step
+    graph: Callable[[], object] = tf.function(step)
+    return graph
 
 
 if __name__ == "__main__":

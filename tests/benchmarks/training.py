@@ -72,7 +72,7 @@ class Bench:
     def fit(self, *overrides: str) -> Step:
         from cifar_hpo.training import compiled
 
-        model = compiled.compiled(composed(*self.base, *overrides), len(self.dataset.classes))
+        model = compiled.keras_model(composed(*self.base, *overrides), len(self.dataset.classes))
         x, y = self.images.numpy(), self.labels.numpy()
         return lambda: model.fit(x, y, batch_size=32, verbose=0)
 
@@ -84,7 +84,7 @@ class Bench:
         from cifar_hpo.training import compiled
 
         config = composed(*self.base, *overrides)
-        return compiled.network(config, len(self.dataset.classes), list(range(replicas)))
+        return compiled.initial_network(config, len(self.dataset.classes), list(range(replicas)))
 
     def seconds_to_first_step(self, *overrides: str) -> float:
         """From the start of a trial; its first step is its only one."""
