@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,15 @@ FLAGS = {
     processor.AVX512_BF16: "vendor_id : AuthenticAMD\nflags : avx2 avx512f avx512bw avx512_bf16",
     processor.AMX: "vendor_id : GenuineIntel\nflags : avx2 avx512f avx512bw avx512_bf16 amx_bf16",
 }
+Machine = Callable[..., None]
+Layer = tuple[int, int, int, int, tuple[int, int]]
+"""Side of the kernel, channels and filters of a group, groups, and the size of the result."""
+
 INTEL_BF16 = "vendor_id : GenuineIntel\nflags : avx2 avx512f avx512bw avx512_bf16"
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     """`machine(cpuinfo, NAME=value…)` pretends to be on it."""
     for name in ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
@@ -41,13 +46,13 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
 
 
 @pytest.mark.parametrize("kind", FLAGS)
-def test_the_instruction_set_is_that_of_the_flags(machine: object, kind: str) -> None:
+def test_the_instruction_set_is_that_of_the_flags(machine: Machine, kind: str) -> None:
     machine(FLAGS[kind])
     assert processor.instruction_set() == kind
 
 
 @pytest.mark.parametrize(
-    ("most", "kind"),
+    ("limit", "kind"),
     [
         ("SSE41", processor.OLDER),
         ("AVX", processor.OLDER),
@@ -64,24 +69,24 @@ def test_the_instruction_set_is_that_of_the_flags(machine: object, kind: str) ->
         ("", processor.AMX),
     ],
 )
-def test_onednn_may_be_told_to_use_less(machine: object, most: str, kind: str) -> None:
-    machine(FLAGS[processor.AMX], ONEDNN_MAX_CPU_ISA=most)
+def test_onednn_may_be_told_to_use_less(machine: Machine, limit: str, kind: str) -> None:
+    machine(FLAGS[processor.AMX], ONEDNN_MAX_CPU_ISA=limit)
     assert processor.instruction_set() == kind
-    machine(FLAGS[processor.AVX2], ONEDNN_MAX_CPU_ISA=most)
+    machine(FLAGS[processor.AVX2], ONEDNN_MAX_CPU_ISA=limit)
     assert processor.instruction_set() in (processor.AVX2, processor.OLDER), (
         "never more than it has"
     )
 
 
 @pytest.mark.parametrize("off", ["0", "false", "False"])
-def test_without_onednn_tensorflow_uses_its_own_kernels(machine: object, off: str) -> None:
+def test_without_onednn_tensorflow_uses_its_own_kernels(machine: Machine, off: str) -> None:
     machine(FLAGS[processor.AMX], TF_ENABLE_ONEDNN_OPTS=off)
     assert processor.instruction_set() == processor.OWN_KERNELS
     assert not processor.is_fast_in_bfloat16()
 
 
 @pytest.mark.parametrize("onednn", ["0", "1"])
-def test_arm_is_not_taken_for_x86(machine: object, onednn: str) -> None:
+def test_arm_is_not_taken_for_x86(machine: Machine, onednn: str) -> None:
     machine("Features : asimd bf16", "aarch64", TF_ENABLE_ONEDNN_OPTS=onednn)
     assert processor.instruction_set() == processor.ARM
 
@@ -99,21 +104,21 @@ def test_arm_is_not_taken_for_x86(machine: object, onednn: str) -> None:
     ],
 )
 def test_bfloat16_pays_where_the_processor_multiplies_it_faster(
-    machine: object, cpuinfo: str, architecture: str, is_fast: bool
+    machine: Machine, cpuinfo: str, architecture: str, is_fast: bool
 ) -> None:
     machine(cpuinfo, architecture)
     assert processor.is_fast_in_bfloat16() is is_fast
 
 
 def test_bfloat16_does_not_pay_on_a_newer_processor_that_stands_for_an_older_one(
-    machine: object,
+    machine: Machine,
 ) -> None:
     machine(FLAGS[processor.AVX512_BF16], ONEDNN_MAX_CPU_ISA="AVX2")
     assert not processor.is_fast_in_bfloat16()
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "most", "can"),
+    ("cpuinfo", "limit", "can"),
     [
         (FLAGS[processor.AVX2], "", True),
         (FLAGS[processor.AVX2] + " avx_ne_convert", "", False),
@@ -124,10 +129,10 @@ def test_bfloat16_does_not_pay_on_a_newer_processor_that_stands_for_an_older_one
     ],
 )
 def test_bfloat16_can_be_computed_unless_onednn_is_kept_from_it(
-    machine: object, cpuinfo: str, most: str, can: bool
+    machine: Machine, cpuinfo: str, limit: str, can: bool
 ) -> None:
     """TensorFlow computes by itself what a processor has not, but not what oneDNN then refuses."""
-    machine(cpuinfo, ONEDNN_MAX_CPU_ISA=most)
+    machine(cpuinfo, ONEDNN_MAX_CPU_ISA=limit)
     assert processor.can_compute_in_bfloat16() is can
 
 
@@ -136,7 +141,7 @@ def test_bfloat16_can_be_computed_unless_onednn_is_kept_from_it(
     ("given", "wanted"),
     [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": ""}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")],
 )
-@pytest.mark.parametrize("module", ["training.trainer", "training.model", "training.replicas"])
+@pytest.mark.parametrize("module", ["training.trainer", "training.model", "training.layers"])
 def test_onednn_is_on_before_tensorflow_loads_unless_the_user_has_it_off(
     monkeypatch: pytest.MonkeyPatch, module: str, given: dict[str, str], wanted: str
 ) -> None:
@@ -170,7 +175,7 @@ RULED = [kind for kind in (*processor.X86, processor.OWN_KERNELS) if kind != pro
     ],
 )
 def test_blocks_are_what_was_fastest_on_such_a_processor(
-    monkeypatch: pytest.MonkeyPatch, kind: str, layer: tuple[object, ...], wanted: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, kind: str, layer: Layer, wanted: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(processor, "instruction_set", lambda: kind)
     assert processor.block(*layer) == wanted
@@ -186,7 +191,7 @@ def test_blocks_are_what_was_fastest_on_such_a_processor(
 )
 def test_what_pays_in_float32_need_not_in_bfloat16(
     monkeypatch: pytest.MonkeyPatch,
-    layer: tuple[object, ...],
+    layer: Layer,
     in_float32: tuple[int, int],
     in_bfloat16: tuple[int, int],
 ) -> None:

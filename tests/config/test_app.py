@@ -14,6 +14,7 @@ from hydra.core.plugins import Plugins
 
 from cifar_hpo.config import app as config
 from cifar_hpo.config import sweep as options
+from cifar_hpo.config.secrets import refuse_secrets_and_calls
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.paths import CONF, SWEEPS
 
@@ -88,9 +89,100 @@ def test_optimizers_have_keras_own_defaults() -> None:
 @pytest.mark.parametrize("uri", ["postgresql://me:secret@host/db", "https://me:secret@host"])
 def test_a_password_is_refused_wherever_it_stands(uri: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        config.refuse_secrets_and_calls({"hydra": {"sweeper": {"storage": uri}}})
+        refuse_secrets_and_calls({"hydra": {"sweeper": {"storage": uri}}})
     assert "hydra.sweeper.storage" in str(refused.value)
     assert "secret" not in str(refused.value)
-    config.refuse_secrets_and_calls(
-        {"storage": "${oc.env:STORE}", "uri": "postgresql://me@host/db"}
-    )
+    refuse_secrets_and_calls({"storage": "${oc.env:STORE}", "uri": "postgresql://me@host/db"})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sizes"),
+    [
+        ([], [(32, 16), (16, 8), (8, 8)]),
+        (["model.depth=1"], [(32, 32)]),
+        (["model.depth=2", "model.pooling=every"], [(32, 16), (16, 8)]),
+        (["model.depth=2", "model.padding=valid", "model.kernel_size=3"], [(30, 15), (13, 13)]),
+        (["model.depth=1", "model.whitening=true", "model.pooling=every"], [(31, 15)]),
+        (
+            ["model.depth=2", "model.convolutions=2", "model.pooling=first"],
+            [(32, 16), (16, 16), (16, 16), (16, 16)],
+        ),
+        (
+            ["model.depth=2", "model.convolutions=2", "model.pooling=last"],
+            [(32, 32), (32, 16), (16, 16), (16, 16)],
+        ),
+    ],
+)
+def test_an_image_shrinks_from_layer_to_layer(
+    overrides: list[str], sizes: list[tuple[int, int]]
+) -> None:
+    model = config.validate_config(compose("config", overrides)).model
+    assert [(layer.size, layer.pooled_size) for layer in model.layers()] == sizes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "multiply_adds"),
+    [
+        (["model.depth=1", "model.dense_units=0"], 32**2 * 7**2 * 3 * 4),
+        (["model.depth=1", "model.dense_units=5"], 32**2 * 7**2 * 3 * 4 + 32**2 * 4 * 5),
+        (
+            ["model.depth=1", "model.dense_units=0", "model.whitening=true"],
+            31**2 * 2**2 * 3 * 24 + 31**2 * 7**2 * 24 * 4,
+        ),
+    ],
+)
+def test_multiplications_are_those_of_each_pixel_and_kernel(
+    overrides: list[str], multiply_adds: int
+) -> None:
+    model = config.validate_config(compose("config", overrides)).model
+    assert model.multiply_adds() == multiply_adds
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.name=adagrad"], "optimizer.name: 'adagrad' is none of adam, adamw"),
+        (["+model.colour=red"], "model.colour: Key 'colour' not in 'Model'"),
+        (["model.depth=deep"], "model.depth: Value 'deep' of type 'str'"),
+        (["model.depth=0"], "model.depth: 0 is out of range"),
+        (["model.batch_norm=1"], "model.batch_norm: 1 is neither true nor false"),
+        (["model.depth=7"], "model: layer 6 has no pixels left"),
+        (["model.depth=2", "model.padding=valid", "model.kernel_size=20"], "model: layer 2 has no"),
+        (["model.residual=true"], "model.residual: with one convolution of each width"),
+        (
+            [
+                "model.residual=true",
+                "model.convolutions=2",
+                "model.padding=valid",
+                "model.kernel_size=3",
+            ],
+            "model.residual: what is added must be of one size",
+        ),
+    ],
+)
+def test_the_first_wrong_value_is_refused_with_its_path(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config.validate_config(compose("config", overrides))
+    assert message in str(refused.value)
+
+
+def test_a_section_that_is_null_is_refused() -> None:
+    composed = compose("config")
+    composed.model = None
+    with pytest.raises(ConfigError, match="model: field 'model' is not Optional"):
+        config.validate_config(composed)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ([], ""),
+        (["training.early_stopping=2"], "training.early_stopping"),
+        (["optimizer=muon"], "optimizer=muon"),
+        (["model.filters=16"], "neurons or more in the first layer"),
+    ],
+)
+def test_replicas_that_are_not_fused_have_a_reason(overrides: list[str], reason: str) -> None:
+    checked = config.validate_config(compose("config", ["training.replicas=2", *overrides]))
+    assert checked.is_fused is not bool(reason)
+    assert checked.reason_not_fused.endswith(reason)

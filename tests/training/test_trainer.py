@@ -1,0 +1,251 @@
+"""Training: deterministic, honest about divergence, and every option trains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from support_training import (
+    ComposeConfig,
+    all_weights,
+    marked_for_processors,
+    train,
+    train_first,
+)
+
+from cifar_hpo.data import dataset as data
+from cifar_hpo.errors import ConfigError, TrialError
+from cifar_hpo.training import compiled, replicas, trainer
+
+ONE_STEP = [
+    "training.epochs=1",
+    "training.batch_size=540",
+    "optimizer=sgd",
+    "optimizer.learning_rate=0.05",
+]
+"""An epoch of a single step, which is of all images."""
+
+
+@pytest.mark.processors
+@pytest.mark.parametrize(
+    "options",
+    [[], ["model.dropout=0.3", "data.augment=[flip,shift,cutout]", "model.batch_norm=true"]],
+)
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(
+    config: ComposeConfig, options: list[str]
+) -> None:
+    first = train_first(config(*options))
+    second = train_first(config(*options))
+    different = train_first(config(*options, "training.seed=1"))
+    assert np.array_equal(all_weights(first), all_weights(second))
+    assert first.metrics["val_loss"] == second.metrics["val_loss"]
+    assert not np.array_equal(all_weights(first), all_weights(different))
+
+
+@pytest.mark.processors
+@pytest.mark.parametrize(
+    ("optimizer", "precision"),
+    [
+        ("adam", "float32"),
+        ("adamw", "float32"),
+        ("muon", "float32"),
+        ("sgd", "float32"),
+        ("rmsprop", "float32"),
+        ("adam", "mixed_bfloat16"),
+    ],
+)
+def test_every_optimizer_learns_and_either_precision(
+    config: ComposeConfig, optimizer: str, precision: str
+) -> None:
+    options = {
+        "sgd": ["optimizer.learning_rate=0.01", "optimizer.momentum=0.9"],
+        "muon": ["optimizer.learning_rate=0.005"],
+    }
+    checked = config(
+        f"optimizer={optimizer}",
+        *options.get(optimizer, ["optimizer.learning_rate=0.003"]),
+        f"training.precision={precision}",
+        "training.epochs=6",
+    )
+    (trained,), epochs = train(checked)
+    assert len(epochs) == 6
+    first, last = epochs[0][0], epochs[-1][0]
+    assert last["loss"] < first["loss"] < 3
+    assert trained.metrics["val_accuracy"] == pytest.approx(last["val_accuracy"])
+    assert trained.metrics["test_accuracy"] > 0.2
+    labels = data.load(checked.data).test[1]
+    accuracy = (trained.predicted == labels).mean()
+    assert accuracy == pytest.approx(trained.metrics["test_accuracy"])
+    assert (trained.confidence >= 0.25).all()
+    assert (trained.confidence <= 1).all()
+    model = trainer.to_keras_model(checked, 10, trained.weights)
+    wanted = "sgd" if optimizer == "muon" else optimizer
+    assert type(model.optimizer).__name__.lower() == wanted
+
+
+def test_a_diverging_loss_ends_the_trial(config: ComposeConfig) -> None:
+    with pytest.raises(TrialError, match="diverged: loss"):
+        train(config("optimizer=sgd", "optimizer.learning_rate=1e38"))
+
+
+def test_early_stopping_keeps_the_best_epoch(config: ComposeConfig) -> None:
+    (trained,), epochs = train(
+        config(
+            "training.early_stopping=1",
+            "training.epochs=30",
+            "optimizer=sgd",
+            "optimizer.learning_rate=1.5",
+        )
+    )
+    assert len(epochs) < 30
+    assert trained.metrics["val_loss"] == min(metrics[0]["val_loss"] for metrics in epochs)
+
+
+def test_a_batch_larger_than_the_data_is_refused(config: ComposeConfig) -> None:
+    with pytest.raises(ConfigError, match=r"training\.batch_size: 600 is more than the 540"):
+        train(config("training.batch_size=600"))
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated(config: ComposeConfig) -> None:
+    start = compiled.initial_network(config(*ONE_STEP), 10, [0]).weights()[0]
+    after_one = train_first(config(*ONE_STEP)).weights
+    after_two = train_first(config(*ONE_STEP, "training.epochs=2")).weights
+    averaged = train_first(
+        config(*ONE_STEP, "training.epochs=2", "training.weight_averaging=0.75")
+    ).weights
+    for initial, first, second, mean in zip(start, after_one, after_two, averaged, strict=True):
+        assert not np.array_equal(initial, second)
+        assert mean == pytest.approx(0.75 * first + 0.25 * second, abs=1e-6), (
+            "it begins with the weights after the first step"
+        )
+
+
+def test_smoothing_is_for_learning_and_not_for_the_losses_that_are_compared(
+    config: ComposeConfig,
+) -> None:
+    at_rest = [*ONE_STEP, "optimizer.learning_rate=1e-9"]
+    plain = train_first(config(*at_rest))
+    smoothed = train_first(config(*at_rest, "training.label_smoothing=0.3"))
+    assert smoothed.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
+    assert smoothed.metrics["val_loss"] == pytest.approx(plain.metrics["val_loss"], rel=1e-5)
+
+    moved = train_first(config(*ONE_STEP))
+    moved_smoothed = train_first(config(*ONE_STEP, "training.label_smoothing=0.3"))
+    assert not np.allclose(all_weights(moved), all_weights(moved_smoothed), atol=1e-5)
+
+    model = trainer.to_keras_model(config(*at_rest), 10, plain.weights)
+    images, labels = data.load(config().data).test
+    probabilities = tf.constant(model.predict(images, verbose=0))
+    shares = tf.one_hot(labels, 10) * 0.7 + 0.03
+    wanted = -tf.reduce_sum(shares * tf.math.log(probabilities), axis=1)
+    losses = replicas.loss(0.3)(tf.constant(labels), probabilities)
+    assert losses.numpy() == pytest.approx(wanted.numpy(), rel=1e-4)
+
+
+LAYERS: dict[str, list[str]] = {
+    "base": [],
+    "dropout": ["model.dropout=0.3"],
+    "batch norm": [
+        "model.batch_norm=true",
+        "model.norm_momentum=0.8",
+        "model.dropout=0.3",
+        "training.epochs=1",
+        "data.train_size=50",
+    ],
+    "no dense layer, valid": ["model.dense_units=0", "model.padding=valid", "model.depth=2"],
+    "residual, pooled late, averaged": [
+        "model.convolutions=3",
+        "model.residual=true",
+        "model.filters=[3,5]",
+        "training.weight_averaging=0.9",
+    ],
+    "whitened, pooled first and globally": [
+        "model.whitening=true",
+        "model.convolutions=2",
+        "model.pooling=first",
+        "model.global_pooling=max",
+        "model.filters=[3,5]",
+        "training.label_smoothing=0.2",
+        "model.dense_units=0",
+    ],
+    "mirrored, pooled in every width": [
+        "model.mirror=true",
+        "model.convolutions=2",
+        "model.pooling=every",
+        "model.filters=[3,5]",
+    ],
+    "a list, another activation": [
+        "model.filters=[3,5]",
+        "model.activation=gelu",
+        "data.augment=[flip,shift]",
+    ],
+}
+
+FUSED_CASES = [
+    *((layers, "adam") for layers in LAYERS),
+    ("base", "adamw"),
+    ("base", "sgd"),
+    ("base", "rmsprop"),
+]
+
+
+@pytest.mark.parametrize(
+    ("layers", "optimizer"),
+    marked_for_processors(
+        FUSED_CASES,
+        ("base", "sgd"),
+        ("batch norm", "adam"),
+        ("residual, pooled late, averaged", "adam"),
+    ),
+)
+def test_a_fused_replica_ends_like_the_same_seed_alone(
+    config: ComposeConfig, layers: str, optimizer: str
+) -> None:
+    """But for rounding, which each further step makes larger: so there are four steps, and with
+    batch norm, where the gradient of a weight goes with the inverse of a small variance, one."""
+    options = [
+        f"optimizer={optimizer}",
+        "data.train_size=100",
+        "training.epochs=2",
+        *LAYERS[layers],
+    ]
+    # Where a gradient is about 0, Adam divides its rounding error by its own size; SGD takes large
+    # steps to move as far, but not so large that one pixel counts, whose maximum or ReLU rounding
+    # decides: with 0.05 such a one moves a weight by 4e-5, in one replica of eight.
+    if optimizer == "sgd":
+        options.append("optimizer.learning_rate=0.02")
+    else:
+        options.append("optimizer.epsilon=0.001")
+    fused, _ = train(config(*options, "training.replicas=2", "training.seed=5"))
+    for number, replica in enumerate(fused):
+        single = train_first(config(*options, f"training.seed={5 + number}"))
+        start = compiled.initial_network(config(*options), 10, [5 + number]).weights()[0]
+        moved = 0.0
+        for weight, alone, initial in zip(replica.weights, single.weights, start, strict=True):
+            assert weight == pytest.approx(alone, abs=2e-5)
+            moved = max(moved, abs(weight - initial).max())
+        assert moved > 5e-4
+        assert replica.metrics["val_loss"] == pytest.approx(single.metrics["val_loss"], abs=1e-4)
+        assert replica.metrics["parameters"] == single.metrics["parameters"]
+
+        model = trainer.to_keras_model(config(*options), 10, replica.weights)
+        assert model.count_params() == replica.metrics["parameters"]
+        images, labels = data.load(config(*options).data).test
+        scores = model.evaluate(images, labels, verbose=0, return_dict=True)
+        assert scores["loss"] == pytest.approx(replica.metrics["test_loss"], rel=1e-4)
+        assert scores["accuracy"] == pytest.approx(replica.metrics["test_accuracy"], rel=1e-4)
+    assert not np.allclose(fused[0].weights[-2], fused[1].weights[-2])
+
+
+@pytest.mark.parametrize(
+    "reason", [["training.early_stopping=1"], ["model.filters=16"], ["optimizer=muon"]]
+)
+def test_replicas_that_stop_early_or_are_wide_or_muons_train_apart_and_equal_themselves_alone(
+    config: ComposeConfig, reason: list[str]
+) -> None:
+    options = ["optimizer=sgd", *reason, "optimizer.learning_rate=1.5", "training.epochs=4"]
+    both = config(*options, "training.replicas=2")
+    assert not both.is_fused
+    trained, _ = train(both)
+    alone = train_first(config(*options, "training.seed=1"))
+    assert np.array_equal(all_weights(trained[1]), all_weights(alone))
