@@ -46,6 +46,7 @@ HYDRA_SETTINGS = "hydra.yaml"
 CHECKPOINT = "replica_{replica}.checkpoint"
 CHECKPOINTS = "replica_*.checkpoint*"
 CHECKPOINT_BEFORE = "{checkpoint}.before"
+CHECKPOINT_DRAFT = "{checkpoint}.draft"
 
 # In a report's folder.
 REPORT_PAGE = "report.html"

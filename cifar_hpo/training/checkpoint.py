@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpo.paths import CHECKPOINT_BEFORE, CHECKPOINTS
+from cifar_hpo.paths import CHECKPOINT_BEFORE, CHECKPOINT_DRAFT, CHECKPOINTS
 from cifar_hpo.training import _keras
 
 # The keys of the npz file.
@@ -82,7 +82,7 @@ def save(
 
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    draft = path.with_suffix(".draft")
+    draft = path.with_name(CHECKPOINT_DRAFT.format(checkpoint=path.name))
     with draft.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()

@@ -15,7 +15,7 @@ from support_training import (
     train_and_die,
 )
 
-from cifar_hpo.paths import CHECKPOINT
+from cifar_hpo.paths import CHECKPOINT, CHECKPOINT_DRAFT
 from cifar_hpo.training import checkpoint
 
 OPTIONS: dict[str, list[str]] = {
@@ -125,6 +125,7 @@ def test_a_trial_that_has_ended_leaves_no_checkpoint(
 ) -> None:
     train_and_die(config("training.early_stopping=1", "training.replicas=2"), tmp_path, epoch=1)
     assert path.exists()
+    path.with_name(CHECKPOINT_DRAFT.format(checkpoint=path.name)).touch()  # killed while it wrote
     (tmp_path / "kept.txt").touch()
     checkpoint.clear(tmp_path)
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["kept.txt"]
