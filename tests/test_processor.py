@@ -230,12 +230,14 @@ from cifar_hpo.training import trainer
 with initialize_config_dir(str(CONF), version_base="1.3"):
     config = validate_config(compose("config", sys.argv[2:]))
 trainer.set_up(config.training)
-ends = trainer.train(config, data.load(config.data), lambda *_, restored: None)
-weights = [weight.ravel() for trained in ends for weight in trained.weights]
+weights = []
+for trained in trainer.train(config, data.load(config.data), lambda *_, restored: None):
+    for weight in trained.weights:
+        weights.append(weight.ravel())
 np.save(sys.argv[1], np.concatenate(weights).astype(np.float64))
 """
 
-OTHERS = {
+OTHER_PROCESSORS = {
     "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
     "AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
     "own kernels": {"TF_ENABLE_ONEDNN_OPTS": "0"},
@@ -254,17 +256,18 @@ def test_a_training_is_the_same_on_every_processor_but_for_rounding(
     tmp_path: Path, npz: Path, options: str, close: float
 ) -> None:
     """Of two steps; where Adam finds no gradient but rounding, a weight goes either way."""
-    given = ["data=npz", f"data.path={npz}", "training.batch_size=100", "data.train_size=200"]
-    given += ["training.epochs=1", "model.dense_units=8", "optimizer.learning_rate=0.002"]
-    given += ["model.filters=4", *options.split()]
-    ends = {}
-    for name, switches in {"this one": {}, **OTHERS}.items():
-        command = [sys.executable, "-c", TRAIN, str(tmp_path / f"{name}.npy"), *given]
+    overrides = ["data=npz", f"data.path={npz}", "training.batch_size=100", "data.train_size=200"]
+    overrides += ["training.epochs=1", "model.dense_units=8", "optimizer.learning_rate=0.002"]
+    overrides += ["model.filters=4", *options.split()]
+    weights = {}
+    for name, switches in {"this one": {}, **OTHER_PROCESSORS}.items():
+        command = [sys.executable, "-c", TRAIN, str(tmp_path / f"{name}.npy"), *overrides]
         environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1"} | switches
-        done = subprocess.run(
+        ended = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
-        ends[name] = np.load(tmp_path / f"{name}.npy")
-    for name in OTHERS:
-        assert np.quantile(abs(ends[name] - ends["this one"]), 0.999) < close, name
+        assert ended.returncode == 0, f"{name}: {ended.stderr[-2000:]}"
+        weights[name] = np.load(tmp_path / f"{name}.npy")
+    for name in OTHER_PROCESSORS:
+        difference = abs(weights[name] - weights["this one"])
+        assert np.quantile(difference, 0.999) < close, name

@@ -24,7 +24,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from cifar_hpo import processor
-from cifar_hpo.config.app import COLOURS, IMAGE_SIZE, SGD, Config, Muon
+from cifar_hpo.config.app import COLOURS, IMAGE_SIZE, Config
 from cifar_hpo.training import _keras, layers, optimizers, replicas
 from cifar_hpo.training.augmentation import augment
 from cifar_hpo.training.model import WHITENING_IMAGES, build, whitening_weights, with_flip_tta
@@ -40,9 +40,9 @@ MAX_CACHED = 8
 Each has its graphs and three times its weights in memory.
 """
 
+# In any number, so that one graph serves all.
 IMAGES = tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, COLOURS), tf.uint8)
 LABELS = tf.TensorSpec((None,), tf.uint8)
-"""Of images and labels in any number, so that one graph serves all."""
 
 # It warns of the graphs of different networks as of one that is traced again and again.
 tf.get_logger().setLevel("ERROR")
@@ -53,11 +53,10 @@ class NetworkCache:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.networks: dict[str, Network] = {}
-        """The one that was used last is the last."""
+        self.networks: dict[str, Network] = {}  # the one that was used last is the last
 
     def get(self, config: Config, classes: int, replica_count: int) -> Network:
-        """The network of this shape, built where there is none; its weights are anyone's."""
+        """The network of this shape, built where there is none; it is as its last use left it."""
         shape = network_shape(config, classes, replica_count)
         network = self.networks.pop(shape, None)
         if network is None:
@@ -93,7 +92,7 @@ def network_shape(config: Config, classes: int, replica_count: int) -> str:
 
 
 cache = NetworkCache(MAX_CACHED)
-"""This process's."""
+"""The networks of this process."""
 
 
 def initial_network(
@@ -101,8 +100,9 @@ def initial_network(
 ) -> Network:
     """A network as it is before its first step, with a replica for each seed.
 
-    It is the process's only one of its shape, so what was initial before it is so no more. images:
-    those it will train on, which model.whitening looks at; None leaves whitening as it was drawn.
+    The process has one network of a shape, so the next call for this shape resets the one returned.
+    images: those it will train on, which model.whitening looks at; None leaves whitening as it was
+    drawn.
     """
     network = cache.get(config, classes, len(seeds))
     network.reset(config.optimizer.learning_rate, seeds, images)
@@ -120,7 +120,7 @@ def keras_model(config: Config, classes: int) -> keras.Model:
     if config.model.mirror:
         model = with_flip_tta(model)
     model.compile(
-        _keras_optimizer(config),
+        optimizers.keras_optimizer(config),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=False,
@@ -134,37 +134,6 @@ def _set_precision(config: Config) -> None:
     if precision == "mixed_bfloat16" and not processor.can_compute_in_bfloat16():
         precision = "float32"
     keras.mixed_precision.set_dtype_policy(precision)
-
-
-def _keras_optimizer(config: Config) -> keras.optimizers.Optimizer:
-    """Keras' own; for Muon SGD, which takes the steps of its other weights."""
-    kind = getattr(keras.optimizers, config.optimizer.KERAS)
-    options = _optimizer_options(config)
-    options.pop("others", None)
-    return kind(**options)
-
-
-def _fast_optimizer(config: Config) -> keras.optimizers.Optimizer:
-    """The one in `optimizers` that does the same faster, Keras' own where there is none."""
-    kind = getattr(optimizers, type(config.optimizer).__name__, None)
-    if kind is None:
-        return _keras_optimizer(config)
-    options = _optimizer_options(config)
-    if isinstance(config.optimizer, Muon):
-        options["other_weights_lr_scale"] = options.pop("others")
-    return kind(**options)
-
-
-def _optimizer_options(config: Config) -> dict[str, Any]:
-    """The config's keys as arguments of an optimizer, with the averaging of weights."""
-    options = dict(vars(config.optimizer))
-    del options["name"]
-    if isinstance(config.optimizer, SGD) and not options["weight_decay"]:
-        del options["weight_decay"]  # Keras would take nothing off each weight in each step
-    if config.training.weight_averaging:
-        options["use_ema"] = True
-        options["ema_momentum"] = config.training.weight_averaging
-    return options
 
 
 class Network:
@@ -189,7 +158,7 @@ class Network:
         _set_precision(self.config)
         model = build(self.config.model, self.classes, self.replica_count)
         model.compile(
-            _fast_optimizer(self.config),
+            optimizers.fast_optimizer(self.config),
             replicas.loss(smoothing),
             metrics=replicas.metrics(self.replica_count, smoothing),
             jit_compile=False,

@@ -1,6 +1,7 @@
 """Optimizers in fewer and faster operations than Keras' own, and Muon.
 
 `Adam`, `AdamW` and `SGD` do what Keras' do; `Muon` is one that Keras has not for convolutions.
+`fast_optimizer` and `keras_optimizer` make one from a config.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from cifar_hpo.config import app
 from cifar_hpo.training import _keras
 
 
@@ -142,3 +144,38 @@ class Muon(SGD):
             polynomial = third * square + fifth * tf.matmul(square, square)
             matrix = first * matrix + tf.matmul(polynomial, matrix)
         return matrix if is_wide else tf.transpose(matrix)
+
+
+FAST: dict[type, Any] = {app.Adam: Adam, app.AdamW: AdamW, app.SGD: SGD, app.Muon: Muon}
+"""The optimizers here, by the class of their keys."""
+
+
+def keras_optimizer(config: app.Config) -> keras.optimizers.Optimizer:
+    """Keras' own; for Muon SGD, which takes the steps of its other weights."""
+    kind = getattr(keras.optimizers, config.optimizer.KERAS)
+    options = _options(config)
+    options.pop("others", None)  # Muon's
+    return kind(**options)
+
+
+def fast_optimizer(config: app.Config) -> keras.optimizers.Optimizer:
+    """The one of this module that does the same faster, Keras' own where there is none."""
+    kind = FAST.get(type(config.optimizer))
+    if kind is None:
+        return keras_optimizer(config)
+    options = _options(config)
+    if isinstance(config.optimizer, app.Muon):
+        options["other_weights_lr_scale"] = options.pop("others")
+    return kind(**options)
+
+
+def _options(config: app.Config) -> dict[str, Any]:
+    """The config's keys as arguments of an optimizer, with the averaging of weights."""
+    options = dict(vars(config.optimizer))
+    del options["name"]
+    if isinstance(config.optimizer, app.SGD) and not options["weight_decay"]:
+        del options["weight_decay"]  # Keras would take nothing off each weight in each step
+    if config.training.weight_averaging:
+        options["use_ema"] = True
+        options["ema_momentum"] = config.training.weight_averaging
+    return options

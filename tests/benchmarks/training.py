@@ -77,8 +77,8 @@ class Bench:
         return lambda: model.fit(x, y, batch_size=32, verbose=0)
 
     def ours(self, *overrides: str, replicas: int = 1) -> Step:
-        net = self.network(*overrides, replicas=replicas)
-        return lambda: net.fit(self.images, self.labels, 0, 1)
+        network = self.network(*overrides, replicas=replicas)
+        return lambda: network.fit(self.images, self.labels, 0, 1)
 
     def network(self, *overrides: str, replicas: int = 1) -> Any:
         from cifar_hpo.training import compiled
@@ -89,8 +89,8 @@ class Bench:
     def seconds_to_first_step(self, *overrides: str) -> float:
         """From the start of a trial; its first step is its only one."""
         started = time.perf_counter()
-        net = self.network("training.epochs=1", *overrides)
-        net.fit(self.images[:32], self.labels[:32], 0, 1)
+        network = self.network("training.epochs=1", *overrides)
+        network.fit(self.images[:32], self.labels[:32], 0, 1)
         return time.perf_counter() - started
 
 
@@ -98,17 +98,16 @@ def beside_fit(bench: Bench) -> Table:
     table = Table("images a second", "model.fit", "ours", "×", box=None)
     for filters, kernel in itertools.product((4, 8, 16), (3, 7)):
         chosen = [f"model.filters={filters}", f"model.kernel_size={kernel}"]
-        found = rates({"fit": bench.fit(*chosen), "ours": bench.ours(*chosen)})
-        row = (f"{found['fit']:,.0f}", f"{found['ours']:,.0f}")
-        table.add_row(
-            f"{filters} neurons, kernel {kernel}", *row, f"{found['ours'] / found['fit']:.2f}"
-        )
+        speeds = rates({"fit": bench.fit(*chosen), "ours": bench.ours(*chosen)})
+        fit, ours = speeds["fit"], speeds["ours"]
+        name = f"{filters} neurons, kernel {kernel}"
+        table.add_row(name, f"{fit:,.0f}", f"{ours:,.0f}", f"{ours / fit:.2f}")
     return table
 
 
 def options(bench: Bench) -> Table:
     table = Table("4 neurons, kernel 7", "images a second", "beside", box=None)
-    found = rates(
+    speeds = rates(
         {
             "alone": bench.ours(),
             "with flip, shift and cutout": bench.ours("data.augment=[flip,shift,cutout]"),
@@ -120,12 +119,12 @@ def options(bench: Bench) -> Table:
             "mixed_bfloat16, 8 replicas": bench.ours(BF16, replicas=8),
         }
     )
-    for name, speed in found.items():
+    for name, speed in speeds.items():
         precision = "mixed_bfloat16" if "bfloat16" in name else "alone"
         count = int(name.split()[-2]) if "replicas" in name else 1
-        beside = f"{speed / found['alone']:.2f} ×"
+        beside = f"{speed / speeds['alone']:.2f} ×"
         if count > 1:
-            beside = f"cost {found[precision] / speed:.2f} × one"
+            beside = f"cost {speeds[precision] / speed:.2f} × one"
         table.add_row(name, f"{speed * count:,.0f}", beside)
     return table
 
