@@ -8,12 +8,15 @@ With a single replica there is the plain name alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 SPREAD = "_std"
 OF_A_REPLICA = re.compile(r"replica_(\d+)/(.+)")
+
+SECONDS = "train_seconds"
+"""Adds up over replicas where other metrics have a mean: it is what the trial took."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +25,66 @@ class ReplicaMetrics:
 
     by_replica: Mapping[int, Mapping[str, float]]
 
+    @classmethod
+    def from_list(cls, metrics: Sequence[Mapping[str, float]]) -> ReplicaMetrics:
+        """Those of all replicas of a trial, in their order."""
+        return cls(dict(enumerate(metrics)))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the metrics, in the order of the first replica."""
+        return list(next(iter(self.by_replica.values())))
+
+    @property
+    def scores(self) -> list[str]:
+        """The metrics that differ by seed and tell how good a model is: losses and accuracies."""
+        return [name for name in self.names if "loss" in name or "accuracy" in name]
+
     def mean(self) -> dict[str, float]:
         """Each metric's mean over the replicas that are here."""
-        names = next(iter(self.by_replica.values()))
-        return {name: fmean(one[name] for one in self.by_replica.values()) for name in names}
+        return {name: fmean(self._values(name)) for name in self.names}
 
     def spread(self, names: Iterable[str]) -> dict[str, float]:
         """The sample standard deviation of some metrics; needs two replicas."""
-        replicas = self.by_replica.values()
-        return {spread_name(name): stdev(one[name] for one in replicas) for name in names}
+        return {spread_name(name): stdev(self._values(name)) for name in names}
 
-    def each(self, names: Iterable[str] | None = None) -> dict[str, float]:
+    def per_replica(self, names: Iterable[str] | None = None) -> dict[str, float]:
         """Each replica's own metrics, all of them unless some are named."""
+        selected = self.names if names is None else list(names)
         own = {}
         for replica, metrics in self.by_replica.items():
-            for name in metrics if names is None else names:
+            for name in selected:
                 own[replica_name(replica, name)] = metrics[name]
         return own
+
+    def epoch(self, replicas: int) -> dict[str, float]:
+        """What is logged of an epoch, flat: means, and with several replicas each one's own.
+
+        replicas: how many the trial has. Where they train one after the other an epoch is one
+        replica's alone, which has no mean.
+        """
+        flat = {}
+        if len(self.by_replica) == replicas:
+            flat.update(self.mean())
+        if replicas > 1:
+            flat.update(self.per_replica())
+        return flat
+
+    def summary(self) -> dict[str, float]:
+        """What a trial came to, flat: the means, and seconds added up.
+
+        With several replicas also the spread of each score, and each replica's own scores.
+        """
+        flat = self.mean()
+        if SECONDS in flat:
+            flat[SECONDS] = sum(self._values(SECONDS))
+        if len(self.by_replica) > 1:
+            flat.update(self.spread(self.scores))
+            flat.update(self.per_replica(self.scores))
+        return flat
+
+    def _values(self, name: str) -> list[float]:
+        return [metrics[name] for metrics in self.by_replica.values()]
 
 
 def replica_name(replica: int, name: str) -> str:
@@ -63,9 +109,9 @@ def values_by_replica(flat: Mapping[str, float], name: str) -> dict[int, float]:
 
 def stored_names(flat: Iterable[str], name: str) -> dict[int, str]:
     """The names under which a metric of each replica is stored, by the replica's number."""
-    found = {}
+    names = {}
     for stored in flat:
         match = OF_A_REPLICA.fullmatch(stored)
         if match and match[2] == name:
-            found[int(match[1])] = stored
-    return dict(sorted(found.items()))
+            names[int(match[1])] = stored
+    return dict(sorted(names.items()))

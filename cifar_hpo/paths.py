@@ -53,6 +53,10 @@ REPORT_PAGE = "report.html"
 REPORT_CHART = "{chart}.png"
 REPORT_CHARTS = "*.png"
 
+# In the folder of a decoded dataset.
+DATASET_ABOUT = "about.json"
+DATASET_ARRAY = "{array}.npy"
+
 # Among the artifacts of an MLflow run.
 ARTIFACT_CONFIG = "config.yaml"
 ARTIFACT_OVERRIDES = "overrides.json"

@@ -1,12 +1,13 @@
-"""`python -m cifar_hpo.predict IMAGE…`: names what is on images, with probabilities, by the
-champion or by the model of a run."""
+"""`python -m cifar_hpo.predict IMAGE…`: names what is on images, with probabilities.
+
+The champion is asked, or the model of a run.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,31 @@ from cifar_hpo import processor
 from cifar_hpo.config.app import IMAGE_SIZE
 from cifar_hpo.console import terminal
 from cifar_hpo.errors import DataError, UserError, exit_with
+from cifar_hpo.paths import MLFLOW_DB
 
-SHOWN = 3
+MAX_SHOWN_CLASSES = 3
 """Classes named for each image, the likeliest first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 for an image or a model that is not there."""
+    options = _parser().parse_args(arguments)
+    try:
+        images = np.stack([read_image(path) for path in options.images])
+        processor.set_tensorflow_switches()
+        with processor.quiet_tensorflow():
+            import tensorflow as tf  # noqa: F401
+        from cifar_hpo.tracking.reader import RunReader
+
+        loaded = RunReader(options.tracking_uri).model(options.run, options.model)
+        probabilities = loaded.model.predict(images, verbose=0)
+        table = prediction_table(options.images, probabilities, loaded.classes, loaded.title)
+        terminal().print(table)
+    except UserError as error:
+        exit_with(error)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cifar_hpo.predict", description="What is on these images?"
     )
@@ -42,54 +61,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--model", help="the registered model whose champion is asked, where there are several"
     )
     parser.add_argument(
-        "--tracking-uri", help="MLflow's store; MLFLOW_TRACKING_URI, else mlflow.db unless said"
+        "--tracking-uri", help=f"MLflow's store; MLFLOW_TRACKING_URI, else {MLFLOW_DB} unless said"
     )
-    given = parser.parse_args(arguments)
-    try:
-        pictures = np.stack([picture(path) for path in given.images])
-        processor.set_tensorflow_switches()
-        with processor.quiet_tensorflow():
-            import tensorflow as tf  # noqa: F401
-        from cifar_hpo.tracking.reader import Records
-
-        name, model, classes = Records(given.tracking_uri).model(given.run, given.model)
-        terminal().print(_table(given.images, model.predict(pictures, verbose=0), classes, name))
-    except UserError as error:
-        exit_with(error)
+    return parser
 
 
-def picture(path: Path) -> NDArray[np.uint8]:
-    """An image file as the models take it: RGB, scaled, uint8 (32, 32, 3). Raises DataError when it
-    is none."""
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """An image file as the models take it: RGB, scaled, uint8 (32, 32, 3).
+
+    Raises DataError when it is none.
+    """
+    size = (IMAGE_SIZE, IMAGE_SIZE)
     try:
         with Image.open(path) as image:
-            return np.asarray(
-                image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC),
-                np.uint8,
-            )
+            scaled = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            return np.asarray(scaled, np.uint8)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} can't be read as an image ({type(error).__name__})") from None
 
 
-def _table(
-    paths: Sequence[Path], probabilities: NDArray[np.float32], classes: Sequence[str], name: str
-) -> Any:
+def prediction_table(
+    paths: Sequence[Path],
+    probabilities: NDArray[np.float32],
+    classes: Sequence[str],
+    title: str,
+) -> Table:
+    """A row for each image with its likeliest classes.
+
+    probabilities: (images, classes). title: of the model.
+    """
     table = Table(
         "image",
-        *("" for _ in range(SHOWN)),
+        *[""] * MAX_SHOWN_CLASSES,
         box=None,
         pad_edge=False,
         header_style="bold",
-        title=f"by {name}",
+        title=f"by {title}",
         title_justify="left",
     )
-    for path, chances in zip(paths, probabilities, strict=True):
-        cells = (
-            str(path),
-            *(f"{classes[place]} {chances[place]:.3f}" for place in np.argsort(-chances)[:SHOWN]),
-        )
+    for path, row in zip(paths, probabilities, strict=True):
+        cells = [str(path)]
+        for label in np.argsort(-row)[:MAX_SHOWN_CLASSES]:
+            cells.append(f"{classes[label]} {row[label]:.3f}")
         table.add_row(*map(Text, cells))
     return table
 

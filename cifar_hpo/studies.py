@@ -243,10 +243,10 @@ def composed_trial(stored: StoredStudy, trial: FinishedTrial) -> ComposedTrial:
     problem = f"{expected} is not there; it holds the configuration of the best trial"
     if not trial.run_id:
         raise StudyError(problem)
-    from cifar_hpo.tracking.reader import Records
+    from cifar_hpo.tracking.reader import RunReader
 
     try:
-        overrides, config = Records(tracking_uri).configuration(trial.run_id)
+        overrides, config = RunReader(tracking_uri).configuration(trial.run_id)
     except StudyError as error:
         raise StudyError(f"{problem}, and MLflow does not: {error}") from None
     sys.stderr.write(

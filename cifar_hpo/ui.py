@@ -1,5 +1,7 @@
-"""`python -m cifar_hpo.ui`: MLflow's UI and optuna-dashboard on this folder's stores, for this
-machine only; Ctrl-C ends both."""
+"""`python -m cifar_hpo.ui`: MLflow's UI and optuna-dashboard on this folder's stores.
+
+Each is a `Server`, for this machine only; Ctrl-C ends both.
+"""
 
 from __future__ import annotations
 
@@ -14,88 +16,130 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_hpo import paths
 from cifar_hpo.errors import StudyError, UserError, exit_with
-from cifar_hpo.paths import GENERATED
 
 HOST = "127.0.0.1"
-LOG = Path(GENERATED, "ui.log")
-STUDIES = 5
-"""Studies whose runs are pointed to, the latest first."""
 
-PATIENCE = 60
+MAX_STUDIES = 5
+"""Studies to whose runs an address is printed, the latest first."""
+
+MLFLOW_PORT = 5000
+OPTUNA_PORT = 8080
+"""The ports that people know these servers by."""
+
+START_TIMEOUT = 60
 """Seconds until a server that does not answer is given up."""
+
+STOP_TIMEOUT = 5
+"""Seconds until a server that was asked to end is killed."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A web server of this machine: its name, its port, and the command that runs it."""
+
+    name: str
+    port: int
+    command: Sequence[str]
+
+    @property
+    def address(self) -> str:
+        return f"http://{HOST}:{self.port}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 where there is nothing to show or a port is taken."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cifar_hpo.ui",
-        description="MLflow's UI and optuna-dashboard on this folder's stores.",
-    )
-    parser.add_argument("--storage", help=f"Optuna's storage; {GENERATED}/studies.db unless said")
-    parser.add_argument(
-        "--tracking-uri", help="MLflow's store; MLFLOW_TRACKING_URI, else mlflow.db unless said"
-    )
-    parser.add_argument("--mlflow-port", type=int, help="5000, or a free one, unless said")
-    parser.add_argument("--optuna-port", type=int, help="8080, or a free one, unless said")
-    given = parser.parse_args(arguments)
-    for ending in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a KeyboardInterrupt that meets an import may end Python with another code
-        signal.signal(ending, lambda *_: sys.exit(0))
+    options = _parser().parse_args(arguments)
+    # A KeyboardInterrupt that meets an import may end Python with another code.
+    signal.signal(signal.SIGINT, _exit)
+    signal.signal(signal.SIGTERM, _exit)
     try:
-        servers = _servers(given)
-        with _served(servers) as processes:
-            _tell(servers, given.tracking_uri)
+        servers = configure_servers(options)
+        with running(servers) as processes:
+            print_addresses(servers, options.tracking_uri)
             while all(process.poll() is None for process in processes):
                 time.sleep(0.2)
-            raise StudyError(f"a server has ended by itself; its last words are in {LOG}")
+            raise StudyError(f"a server has ended by itself; its last words are in {paths.UI_LOG}")
     except UserError as error:
         exit_with(error)
 
 
-def _servers(given: argparse.Namespace) -> dict[str, tuple[int, list[str]]]:
-    """Port and command of each server by name. Raises StudyError where there is nothing to show."""
-    storage = given.storage or f"sqlite:///{GENERATED}/studies.db"
-    uri = given.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    for url in (storage, uri):
-        if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-            raise StudyError(
-                f"{url.removeprefix('sqlite:///')} is not here; go to the folder where the sweep "
-                "was started, or say where it is"
-            )
-    port = _port(given.mlflow_port, 5000, "--mlflow-port")
-    mlflow = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    servers = {"MLflow": (port, mlflow)}
-    if command := shutil.which(
-        "optuna-dashboard",
-        path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    ):
-        port = _port(given.optuna_port, 8080, "--optuna-port")
-        servers["Optuna"] = (port, [command, storage, "--host", HOST, "--port", str(port)])
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cifar_hpo.ui",
+        description="MLflow's UI and optuna-dashboard on this folder's stores.",
+    )
+    parser.add_argument("--storage", help=f"Optuna's storage; {paths.STUDIES_DB} unless said")
+    parser.add_argument(
+        "--tracking-uri",
+        help=f"MLflow's store; MLFLOW_TRACKING_URI, else {paths.MLFLOW_DB} unless said",
+    )
+    parser.add_argument(
+        "--mlflow-port", type=int, help=f"{MLFLOW_PORT}, or a free one, unless said"
+    )
+    parser.add_argument(
+        "--optuna-port", type=int, help=f"{OPTUNA_PORT}, or a free one, unless said"
+    )
+    return parser
+
+
+def _exit(*_: object) -> None:
+    sys.exit(0)
+
+
+def configure_servers(options: argparse.Namespace) -> list[Server]:
+    """The servers to run, MLflow's first; optuna-dashboard where it is installed.
+
+    Raises StudyError where there is nothing to show or a port is taken.
+    """
+    storage = paths.storage_url(options.storage)
+    tracking_uri = paths.tracking_uri(options.tracking_uri)
+    _check_exists(storage)
+    _check_exists(tracking_uri)
+    servers = [_mlflow_server(tracking_uri, options.mlflow_port)]
+    dashboard = _find_command("optuna-dashboard")
+    if dashboard:
+        port = free_port(options.optuna_port, OPTUNA_PORT, "--optuna-port")
+        command = [dashboard, storage, "--host", HOST, "--port", str(port)]
+        servers.append(Server("Optuna", port, command))
     else:
         sys.stdout.write("Optuna  not installed; pip install 'cifar_hpo[ui]'\n")
     return servers
 
 
-def _port(chosen: int | None, usual: int, option: str) -> int:
-    """The one chosen, which must be free; else the usual one, or any that is free."""
+def _mlflow_server(tracking_uri: str, chosen_port: int | None) -> Server:
+    port = free_port(chosen_port, MLFLOW_PORT, "--mlflow-port")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri]
+    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    return Server("MLflow", port, command)
+
+
+def _check_exists(url: str) -> None:
+    """Raise StudyError for an SQLite file that is not there; it would be made, empty."""
+    file = paths.sqlite_file(url)
+    if file is None or file.exists():
+        return
+    shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    raise StudyError(
+        f"{shown} is not here; go to the folder where the sweep was started, or say where it is"
+    )
+
+
+def _find_command(name: str) -> str | None:
+    """A command of this Python's environment, else of the PATH."""
+    own_folder = str(Path(sys.executable).parent)
+    return shutil.which(name, path=os.pathsep.join([own_folder, os.environ.get("PATH", "")]))
+
+
+def free_port(chosen: int | None, usual: int, option: str) -> int:
+    """The chosen port, which must be free; else the usual one, or any that is free.
+
+    Raises StudyError, with the option's name, for one that can't be had.
+    """
     for port in (chosen,) if chosen else (usual, 0):
         with socket.socket() as probe, contextlib.suppress(OSError, OverflowError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,50 +149,60 @@ def _port(chosen: int | None, usual: int, option: str) -> int:
 
 
 @contextlib.contextmanager
-def _served(servers: dict[str, tuple[int, list[str]]]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """All servers, each in a group of its own and answering; at the end none of them and none of
-    their children is left."""
-    processes = []
-    LOG.parent.mkdir(exist_ok=True)
+def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """All servers, each in a process group of its own and answering.
+
+    At the end none of them and none of their children is left.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+    paths.UI_LOG.parent.mkdir(exist_ok=True)
     try:
-        with LOG.open("w") as log:
-            for _, command in servers.values():
+        with paths.UI_LOG.open("w") as log:
+            for server in servers:
                 processes.append(
-                    subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)  # noqa: S603
+                    subprocess.Popen(  # noqa: S603
+                        server.command, start_new_session=True, stdout=log, stderr=log
+                    )
                 )
-        for (port, _), process in zip(servers.values(), processes, strict=True):
-            _await(port, process)
+        for server, process in zip(servers, processes, strict=True):
+            _wait_for_answer(server, process)
         yield processes
     finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in processes:
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+        _stop(processes)
 
 
-def _tell(servers: dict[str, tuple[int, list[str]]], tracking_uri: str | None) -> None:
-    """Where to look."""
-    from cifar_hpo.tracking.reader import Records
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End the process group of each, by force after STOP_TIMEOUT."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    for process in processes:
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
 
-    for name, (port, _) in servers.items():
-        sys.stdout.write(f"{name:<7} http://{HOST}:{port}\n")
-    for study, place in list(Records(tracking_uri).views().items())[:STUDIES]:
-        sys.stdout.write(f"  study {study}: http://{HOST}:{servers['MLflow'][0]}/{place}\n")
+
+def print_addresses(servers: Sequence[Server], tracking_uri: str | None) -> None:
+    """Where to look: each server, and in MLflow the runs of the latest studies."""
+    from cifar_hpo.tracking.reader import RunReader
+
+    for server in servers:
+        sys.stdout.write(f"{server.name:<7} {server.address}\n")
+    views = RunReader(tracking_uri).views()
+    for study in list(views)[:MAX_STUDIES]:
+        sys.stdout.write(f"  study {study}: {servers[0].address}/{views[study]}\n")
     sys.stdout.write("Ctrl-C ends both\n" if len(servers) > 1 else "Ctrl-C ends it\n")
     sys.stdout.flush()
 
 
-def _await(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for_answer(server: Server, process: subprocess.Popen[bytes]) -> None:
     """Return when the server answers; one that ended is noticed by the caller."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + START_TIMEOUT
     while process.poll() is None and time.monotonic() < until:
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://{HOST}:{port}/", timeout=2),
+            urllib.request.urlopen(f"http://{HOST}:{server.port}/", timeout=2),
         ):
             return
         time.sleep(0.2)

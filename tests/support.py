@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -14,8 +15,10 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState
+from PIL import Image
 
 from cifar_hpo.data.dataset import PREPARED
+from cifar_hpo.data.sources import BATCHES
 from cifar_hpo.metrics import replica_name
 from cifar_hpo.study.ranking import OUTCOME
 from cifar_hpo.study.storage import open_storage
@@ -25,6 +28,8 @@ from cifar_hpo.trial import FAILED, FINISHED
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Clock = Callable[[float], None]
 
+IMAGE_FOLDER_CLASSES = ("cat", "dog", "owl")
+
 
 def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Ten classes told apart by their brightness and colour, which a CNN learns in a few steps."""
@@ -33,6 +38,29 @@ def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     level = np.stack([labels * 25, 255 - labels * 25, (labels % 3) * 100], axis=-1)
     noise = rng.integers(-20, 20, size=(n, 32, 32, 3))
     return np.clip(level[:, None, None, :] + noise, 0, 255).astype(np.uint8), labels
+
+
+def write_image_folder(root: Path, images_per_class: int = 4) -> Path:
+    """Images as `data=folder` takes them; the red of each tells its class."""
+    for split in ("train", "test"):
+        for label, name in enumerate(IMAGE_FOLDER_CLASSES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(images_per_class):
+                image = Image.new("RGB", (32, 32), (label * 100, number, 7))
+                image.save(folder / f"{number}.png")
+    return root
+
+
+def write_cifar10_batches(root: Path, images_per_batch: int = 10) -> Path:
+    """The six files of CIFAR-10's unpacked archive, with few images; the seed is the place."""
+    root.mkdir(parents=True)
+    for seed, name in enumerate(BATCHES):
+        pixels, labels = images(images_per_batch, seed)
+        planes = pixels.transpose(0, 3, 1, 2).reshape(images_per_batch, -1)
+        batch = {b"labels": labels.tolist(), b"data": planes}
+        (root / name).write_bytes(pickle.dumps(batch, protocol=2))
+    return root
 
 
 def clean() -> dict[str, str]:

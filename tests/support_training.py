@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cifar_hpo.config.app import Config
-from cifar_hpo.data import dataset as data
+from cifar_hpo.data.dataset import load_dataset
 from cifar_hpo.training import trainer
 
 ComposeConfig = Callable[..., Config]
@@ -35,7 +35,7 @@ def train(
         epochs.append({replica: dict(metrics) for replica, metrics in values.items()})
 
     trainer.set_up(config.training)
-    dataset = data.load(config.data)
+    dataset = load_dataset(config.data)
     return trainer.train(config, dataset, on_epoch, folder), epochs
 
 
@@ -55,7 +55,7 @@ def train_and_die(config: Config, folder: Path, epoch: int) -> None:
             raise Died
 
     with pytest.raises(Died):
-        trainer.train(config, data.load(config.data), on_epoch, folder)
+        trainer.train(config, load_dataset(config.data), on_epoch, folder)
 
 
 def train_again(config: Config, folder: Path) -> tuple[trainer.Trained, list[bool]]:
@@ -65,7 +65,7 @@ def train_again(config: Config, folder: Path) -> tuple[trainer.Trained, list[boo
     def on_epoch(epoch: int, values: Any, *, restored: bool) -> None:
         restored_epochs.append(restored)
 
-    replicas = trainer.train(config, data.load(config.data), on_epoch, folder)
+    replicas = trainer.train(config, load_dataset(config.data), on_epoch, folder)
     return replicas[0], restored_epochs
 
 

@@ -223,7 +223,7 @@ import sys
 import numpy as np
 from hydra import compose, initialize_config_dir
 from cifar_hpo.config.app import validate_config
-from cifar_hpo.data import dataset as data
+from cifar_hpo.data.dataset import load_dataset
 from cifar_hpo.paths import CONF
 from cifar_hpo.training import trainer
 
@@ -231,7 +231,7 @@ with initialize_config_dir(str(CONF), version_base="1.3"):
     config = validate_config(compose("config", sys.argv[2:]))
 trainer.set_up(config.training)
 weights = []
-for trained in trainer.train(config, data.load(config.data), lambda *_, restored: None):
+for trained in trainer.train(config, load_dataset(config.data), lambda *_, restored: None):
     for weight in trained.weights:
         weights.append(weight.ravel())
 np.save(sys.argv[1], np.concatenate(weights).astype(np.float64))

@@ -3,6 +3,7 @@ Chromium."""
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import signal
@@ -13,9 +14,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from support import clean, run_in
+
+from cifar_hpo import ui
+from cifar_hpo.errors import StudyError
 
 CHROMIUM = shutil.which("chromium")
 COMMAND = [sys.executable, "-m", "cifar_hpo.ui"]
@@ -99,8 +104,10 @@ def look(url: str, picture: Path, *, dark: bool = False) -> str:
 
 def settled(url: str, picture: Path, wanted: str) -> str:
     """The page once it shows what is wanted; a server that was just started may take a while."""
+    content = ""
     for _ in range(3):
-        if wanted in (content := look(url, picture)):
+        content = look(url, picture)
+        if wanted in content:
             break
     return content
 
@@ -123,12 +130,10 @@ def test_the_report(folder: Path, tmp_path: Path) -> None:
     ):
         assert f"<h2>{heading}</h2>" in content
     look(page, tmp_path / "dark.png", dark=True)
-    light, dark = (
-        Image.open(tmp_path / name).convert("L").getpixel((5, 5))
-        for name in ("report.png", "dark.png")
-    )
-    assert light > 240
-    assert dark < 50
+    light = Image.open(tmp_path / "report.png").convert("L")
+    dark = Image.open(tmp_path / "dark.png").convert("L")
+    assert np.asarray(light)[5, 5] > 240
+    assert np.asarray(dark)[5, 5] < 50
 
 
 @browser
@@ -177,6 +182,66 @@ def test_optuna_dashboard(served: dict[str, str], tmp_path: Path) -> None:
     assert "model.filters" in settled(
         f"{served['Optuna']}/dashboard/studies/1", tmp_path / "study.png", "model.filters"
     )
+
+
+@pytest.fixture
+def free_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui, "free_port", lambda chosen, usual, option: chosen or usual)
+
+
+def options(*, storage: str | None = None, tracking_uri: str | None = None) -> argparse.Namespace:
+    return argparse.Namespace(
+        storage=storage, tracking_uri=tracking_uri, mlflow_port=None, optuna_port=4321
+    )
+
+
+def test_each_server_has_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_ports: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "studies.db").touch()
+    (tmp_path / "mlflow.db").touch()
+    mlflow, dashboard = ui.configure_servers(options())
+    assert (mlflow.name, mlflow.address) == ("MLflow", "http://127.0.0.1:5000")
+    assert f"sqlite:///{tmp_path}/mlflow.db" in mlflow.command
+    assert dashboard.address == "http://127.0.0.1:4321"
+    assert "sqlite:///mlruns/studies.db" in dashboard.command
+
+
+def test_without_optuna_dashboard_there_is_mlflow_and_a_hint(
+    monkeypatch: pytest.MonkeyPatch, free_ports: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    servers = ui.configure_servers(options(storage="postgresql://a", tracking_uri="http://b"))
+    assert [server.name for server in servers] == ["MLflow"]
+    assert capsys.readouterr().out == "Optuna  not installed; pip install 'cifar_hpo[ui]'\n"
+
+
+def test_a_store_that_is_not_here_is_told_by_its_short_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(StudyError, match=r"^mlruns/studies\.db is not here; go to the folder"):
+        ui.configure_servers(options())
+    with pytest.raises(StudyError, match=r"^mlflow\.db is not here; go to the folder"):
+        ui.configure_servers(options(storage="postgresql://a"))
+    with pytest.raises(StudyError, match=r"^/elsewhere/x\.db is not here"):
+        ui.configure_servers(options(storage="sqlite:////elsewhere/x.db"))
+
+
+def test_a_usual_port_that_is_taken_gives_way_to_a_free_one() -> None:
+    with socket.socket() as taken:
+        taken.bind((ui.HOST, 0))
+        taken.listen()
+        usual = taken.getsockname()[1]
+        port = ui.free_port(None, usual, "--mlflow-port")
+        assert port not in (0, usual)
+    assert ui.free_port(port, usual, "--mlflow-port") == port
+    with pytest.raises(StudyError, match="--mlflow-port: 70000 is taken or no port"):
+        ui.free_port(70_000, usual, "--mlflow-port")
 
 
 def test_a_taken_port_and_an_empty_folder_are_said_on_one_line(

@@ -205,17 +205,17 @@ class Launcher:
     )
 
 
+KEY_WIDTH = 26
+"""Characters of the column of keys in `--help`."""
+
+
 def schemas() -> dict[str, type]:
     """The schema of each part of the config, by how it is written on the command line."""
     found: dict[str, type] = {"model": Model, "data": Data, "training": Training, "mlflow": Mlflow}
-    for name, schema in OPTIMIZERS.items():
-        found[f"optimizer={name}"] = schema
-    found["hydra.sweeper"] = Sweeper
-    found["hydra/sweeper/sampler"] = Sampler
-    for name, schema in SAMPLER_SCHEMAS.items():
-        found[f"hydra/sweeper/sampler={name}"] = schema
-    for name, schema in PRUNER_SCHEMAS.items():
-        found[f"hydra/sweeper/pruner={name}"] = schema
+    found |= {f"optimizer={name}": schema for name, schema in OPTIMIZERS.items()}
+    found |= {"hydra.sweeper": Sweeper, "hydra/sweeper/sampler": Sampler}
+    found |= {f"hydra/sweeper/sampler={name}": schema for name, schema in SAMPLER_SCHEMAS.items()}
+    found |= {f"hydra/sweeper/pruner={name}": schema for name, schema in PRUNER_SCHEMAS.items()}
     found["hydra.launcher"] = Launcher
     return found
 
@@ -237,7 +237,7 @@ def keys_help() -> str:
     for part, schema in schemas().items():
         lines.append(f"\n  {part}")
         for field in documented_keys(schema):
-            line = f"    {field.name:<20}{field.metadata['meaning']}"
+            line = f"    {field.name:<{KEY_WIDTH}}{field.metadata['meaning']}"
             choices = field.metadata.get("choices", ())
             if len(choices) > 1:
                 line += f" ({', '.join(choices)})"

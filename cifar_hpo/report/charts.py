@@ -10,7 +10,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from cifar_hpo.analysis.comparison import Comparison
-from cifar_hpo.data.dataset import Dataset, decoded
+from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import StudyError
 from cifar_hpo.report import figures, image_figures, optuna_figures
 from cifar_hpo.report.runs import Curves, StoredRuns
@@ -197,7 +197,7 @@ def _dataset(identities: Sequence[str]) -> Dataset:
     Raises StudyError where there are several, or it was not decoded in this folder.
     """
     digests = {str(identity).rpartition(":")[2] for identity in identities}
-    datasets = [dataset for dataset in map(decoded, digests) if dataset is not None]
+    datasets = [dataset for dataset in map(find_decoded, digests) if dataset is not None]
     if not datasets:
         raise StudyError("the images are not in this folder")
     if len(digests) > 1:

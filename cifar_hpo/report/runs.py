@@ -47,10 +47,10 @@ def open_runs(
     """
     if not comparison.run_id and not tracking_uri:
         return None
-    from cifar_hpo.tracking.reader import Records
+    from cifar_hpo.tracking.reader import RunReader
 
     try:
-        return Records(tracking_uri or comparison.tracking_uri)
+        return RunReader(tracking_uri or comparison.tracking_uri)
     except StudyError as error:
         console.print(f"without curves and images: {error}", style="yellow", **PLAIN)
         return None

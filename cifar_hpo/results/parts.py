@@ -166,9 +166,9 @@ def class_accuracies(trial: FinishedTrial, tracking_uri: str | None) -> dict[str
     """The share of each class's test images that was recognised; empty where MLflow has no run."""
     if not trial.run_id:
         return {}
-    from cifar_hpo.tracking.reader import Records
+    from cifar_hpo.tracking.reader import RunReader
 
-    matrix, classes = Records(tracking_uri).confusion(trial.run_id)  # (c, c), rows are true
+    matrix, classes = RunReader(tracking_uri).confusion(trial.run_id)  # (c, c), rows are true
     shares = {}
     for place, name in enumerate(classes):
         shares[name] = float(matrix[place, place] / max(matrix[place].sum(), 1))

@@ -68,7 +68,7 @@ def unvaried_config(
 
 
 def _remove(container: Mapping[Any, Any], key: str) -> None:
-    """Take out a key of an override, such as `+model.extra` or `optimizer@other`, if it is there."""
+    """Take out the key of an override, such as `+model.extra`, if it is there."""
     *parents, last = key.lstrip("+~").split("@")[0].replace("/", ".").split(".")
     node: Any = container
     for parent in parents:

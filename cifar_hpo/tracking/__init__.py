@@ -1,1 +1,18 @@
-"""MLflow: what is written of studies and attempts, and how it is read again."""
+"""MLflow: what is written of studies and attempts (`runs`), and how it is read again (`reader`).
+
+Every module here loads MLflow, whose switches are set before, in this file.
+"""
+
+from __future__ import annotations
+
+import os
+
+SWITCHES = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""What MLflow reads, some of it when it loads; what the user has set stays."""
+
+for _name, _value in SWITCHES.items():
+    os.environ.setdefault(_name, _value)

@@ -1,25 +1,42 @@
-"""What MLflow's runs hold, read again: `Records` gives curves, predictions and models to reports,
-pages and predictions."""
+"""`RunReader` reads what MLflow's runs hold: curves, predictions, models.
+
+Reports, pages and predictions are made of it.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+import mlflow
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cifar_hpo import paths
 from cifar_hpo.errors import StudyError
-from cifar_hpo.paths import ARTIFACT_CONFIG, ARTIFACT_OVERRIDES
-from cifar_hpo.tracking.runs import CHAMPION, PREDICTIONS, VIEW, connect
-
-import mlflow  # isort: skip  after tracking, which sets what MLflow reads on import
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # isort: skip
+from cifar_hpo.metrics import replica_name, stored_names
+from cifar_hpo.tracking import _mlflow
+from cifar_hpo.tracking.runs import CHAMPION, connect
 
 
-class Records:
+class ImageModel(Protocol):
+    """What is asked of a Keras model."""
+
+    def predict(self, x: NDArray[np.uint8], *, verbose: int) -> NDArray[np.float32]:
+        """The probabilities (n, classes) of images (n, height, width, channels)."""
+
+
+class LoadedModel(NamedTuple):
+    """A model, what it is called to a user, and the names of its classes."""
+
+    title: str
+    model: ImageModel
+    classes: list[str]
+
+
+class RunReader:
     """Reads what the runs of a store hold, and gives a study's run its report.
 
     Raises StudyError when the store is not there.
@@ -27,120 +44,111 @@ class Records:
 
     def __init__(self, tracking_uri: str | None) -> None:
         self.uri = connect(tracking_uri)
-        if (
-            self.uri.startswith("sqlite:///")
-            and not Path(self.uri.removeprefix("sqlite:///")).exists()
-        ):
-            raise StudyError(
-                f"MLflow's store {self.uri.removeprefix('sqlite:///')} is not here; give "
-                "--tracking-uri"
-            )
+        file = paths.sqlite_file(self.uri)
+        if file is not None and not file.exists():
+            raise StudyError(f"MLflow's store {file} is not here; give --tracking-uri")
         self.client = mlflow.MlflowClient()
 
     def views(self) -> dict[str, str]:
         """Where MLflow's UI shows each study, as the last part of an address, the latest first."""
-        found = [
-            one
-            for one in self.client.search_experiments(order_by=["last_update_time DESC"])
-            if VIEW in one.tags
-        ]
-        view = VIEW.rpartition(".")[2]
-        return {
-            one.name: f"#/experiments/{one.experiment_id}/runs?viewStateShareKey={view}"
-            for one in found
-        }
+        addresses = {}
+        for experiment in self.client.search_experiments(order_by=["last_update_time DESC"]):
+            if _mlflow.VIEW_TAG in experiment.tags:
+                addresses[experiment.name] = _mlflow.view_address(experiment.experiment_id)
+        return addresses
 
     def curves(self, run_id: str, metric: str) -> dict[int, list[tuple[int, float]]]:
         """Epoch and value of a metric, for each replica."""
-        run = self.client.get_run(run_id)
-        own = {
-            int(name.split("/")[0].removeprefix("replica_")): name
-            for name in run.data.metrics
-            if name.endswith(f"/{metric}") and name.startswith("replica_")
-        }
-        names = own or ({0: metric} if metric in run.data.metrics else {})
-        found = {
-            replica: dict(self._points(run_id, name)) for replica, name in sorted(names.items())
-        }
-        return {replica: sorted(points.items()) for replica, points in found.items()}
+        logged = self.client.get_run(run_id).data.metrics
+        names = stored_names(logged, metric)
+        if not names and metric in logged:
+            names = {0: metric}
+        return {replica: self._points(run_id, name) for replica, name in names.items()}
 
     def _points(self, run_id: str, name: str) -> list[tuple[int, float]]:
-        return [(point.step, point.value) for point in self.client.get_metric_history(run_id, name)]
+        """Step and value by step; the last value where a step was logged again."""
+        values = {}
+        for point in self.client.get_metric_history(run_id, name):
+            values[point.step] = point.value
+        return sorted(values.items())
 
     def running(self, parent: str, metric: str) -> list[tuple[str, list[float]]]:
         """Names of the runs of a study that are at work, and their values so far."""
         experiment_id = self.client.get_run(parent).info.experiment_id
-        condition = f"attributes.status = 'RUNNING' and tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
-        runs = self.client.search_runs([experiment_id], condition)
-        shown = [
-            (run, metric if metric in run.data.metrics else f"replica_0/{metric}") for run in runs
-        ]
-        return [
-            (run.info.run_name, [value for _, value in sorted(self._points(run.info.run_id, name))])
-            for run, name in shown
-        ]
+        runs = self.client.search_runs([experiment_id], _mlflow.child_runs(parent, "RUNNING"))
+        progress = []
+        for run in runs:
+            name = metric if metric in run.data.metrics else replica_name(0, metric)
+            values = [value for _, value in self._points(run.info.run_id, name)]
+            progress.append((run.info.run_name, values))
+        return progress
 
     def confusion(self, run_id: str) -> tuple[NDArray[np.int64], list[str]]:
         """Test images by true (rows) and predicted class, and the names of the classes."""
-        table = json.loads(self._file(run_id, "confusion_matrix.json").read_text())
+        table = json.loads(self._download(run_id, paths.ARTIFACT_CONFUSION).read_text())
         return np.array(table["rows are true, columns predicted"]), table["classes"]
 
     def predictions(self, run_id: str) -> tuple[NDArray[np.uint16], NDArray[np.float16]]:
         """What each test image was taken for, and with what probability."""
-        with np.load(self._file(run_id, PREDICTIONS)) as arrays:
+        with np.load(self._download(run_id, paths.ARTIFACT_PREDICTIONS)) as arrays:
             return arrays["predicted"], arrays["certainty"]
 
-    def model(self, run_id: str | None, name: str | None) -> tuple[str, Any, list[str]]:
-        """Name, Keras model and class names: of a run, else of the champion of a registered model,
-        of which there is one or a `name`.
+    def model(self, run_id: str | None, name: str | None) -> LoadedModel:
+        """The model of a run, else the champion of a registered model.
 
-        Raises StudyError when there is none.
+        name: of the registered model, where there are several with a champion. Raises StudyError
+        when there is none.
         """
-        if run_id is None:
-            found = {
-                model.name: model.aliases[CHAMPION]
-                for model in self.client.search_registered_models()
-                if CHAMPION in model.aliases
-            }
-            if (name and name not in found) or not found:
-                raise StudyError(
-                    f"there is no champion {name or 'yet; a sweep makes one'}; there are: "
-                    f"{', '.join(sorted(found)) or 'none'}"
-                )
-            if not name and len(found) > 1:
-                raise StudyError(
-                    "there are several champions; say --model with one of "
-                    f"{', '.join(sorted(found))}"
-                )
-            name = name or next(iter(found))
-            shown, uri = f"{name} version {found[name]}, {CHAMPION}", f"models:/{name}@{CHAMPION}"
-        else:
-            try:
-                run = self.client.get_run(run_id)
-            except mlflow.MlflowException:
-                raise StudyError(f"there is no run {run_id}") from None
-            if not run.outputs or not run.outputs.model_outputs:
-                raise StudyError(f"run {run_id} has no model")
-            shown, uri = (
-                f"run {run.info.run_name}",
-                f"models:/{run.outputs.model_outputs[0].model_id}",
-            )
-        about = mlflow.models.get_model_info(uri)
-        return shown, mlflow.keras.load_model(uri), list(about.metadata["classes"])
+        title, uri = self._find_champion(name) if run_id is None else self._find_model(run_id)
+        metadata = mlflow.models.get_model_info(uri).metadata
+        return LoadedModel(title, mlflow.keras.load_model(uri), list(metadata["classes"]))
 
-    def _file(self, run_id: str, name: str) -> Path:
+    def _find_model(self, run_id: str) -> tuple[str, str]:
+        """Title and URI of the model that a run has logged."""
+        try:
+            run = self.client.get_run(run_id)
+        except mlflow.MlflowException:
+            raise StudyError(f"there is no run {run_id}") from None
+        uri = _mlflow.model_uri(run)
+        if uri is None:
+            raise StudyError(f"run {run_id} has no model")
+        return f"run {run.info.run_name}", uri
+
+    def _find_champion(self, name: str | None) -> tuple[str, str]:
+        """Title and URI of a champion."""
+        versions = self._champion_versions()
+        names = ", ".join(sorted(versions))
+        if (name and name not in versions) or not versions:
+            raise StudyError(
+                f"there is no champion {name or 'yet; a sweep makes one'}; there are: "
+                f"{names or 'none'}"
+            )
+        if not name and len(versions) > 1:
+            raise StudyError(f"there are several champions; say --model with one of {names}")
+        chosen = name or next(iter(versions))
+        return f"{chosen} version {versions[chosen]}, {CHAMPION}", f"models:/{chosen}@{CHAMPION}"
+
+    def _champion_versions(self) -> dict[str, Any]:
+        """The version that is champion, by the name of the registered model."""
+        versions = {}
+        for model in self.client.search_registered_models():
+            if CHAMPION in model.aliases:
+                versions[model.name] = model.aliases[CHAMPION]
+        return versions
+
+    def _download(self, run_id: str, name: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
 
     def attach(self, run_id: str, folder: Path, note: str) -> None:
         """A report's files and its summary, which MLflow shows as the run's description."""
-        self.client.log_artifacts(run_id, str(folder), "report")
-        self.client.set_tag(run_id, "mlflow.note.content", note)
+        self.client.log_artifacts(run_id, str(folder), paths.ARTIFACT_REPORT)
+        self.client.set_tag(run_id, _mlflow.NOTE, note)
 
     def configuration(self, run_id: str) -> tuple[list[str], dict[str, Any]]:
         """The overrides of a run and its composed config. Raises StudyError when it has none."""
         try:
-            overrides = json.loads(self._file(run_id, ARTIFACT_OVERRIDES).read_text())
-            config = yaml.safe_load(self._file(run_id, ARTIFACT_CONFIG).read_text())
+            overrides = json.loads(self._download(run_id, paths.ARTIFACT_OVERRIDES).read_text())
+            config = yaml.safe_load(self._download(run_id, paths.ARTIFACT_CONFIG).read_text())
         except (mlflow.MlflowException, OSError):
-            raise StudyError(f"run {run_id} has no {ARTIFACT_OVERRIDES}") from None
+            raise StudyError(f"run {run_id} has no {paths.ARTIFACT_OVERRIDES}") from None
         return overrides, config

@@ -1,25 +1,21 @@
-"""What is written to MLflow: `StudyRun` is a study's parent run, `attempt` one attempt's child run;
-`records` reads them."""
+"""The runs that are written to MLflow: `StudyRun` for a study, `AttemptRun` for an attempt.
+
+The latter is described by an `AttemptRecord` of plain values, so that any task can be tracked.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
-import platform
 import socket
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import numpy as np
@@ -27,36 +23,91 @@ import psutil
 from filelock import FileLock
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
 
-from cifar_hpo.config.app import IMAGE_SIZE, SYNTHETIC_NOTICE
-from cifar_hpo.config.fields import flat
-from cifar_hpo.data.dataset import Dataset
-from cifar_hpo.paths import GENERATED
-from cifar_hpo.trial import Context, Pruned
+from cifar_hpo import paths
+from cifar_hpo.tracking import _mlflow
+from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, Pruned
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
-
-REQUIREMENTS = [f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy")]
 OWNER = "cifar_hpo.owner"
-CHAMPION = "champion"
-PREDICTIONS = "test_predictions.npz"
-VIEW = "mlflow.sharedViewState.cifar_hpo"
-"""The experiment's tag under which MLflow's UI looks for a view that is asked for by its last
-part."""
+"""The tag that says which process writes a run."""
 
-KIND = "mlflow.experimentKind"
-"""Lets MLflow's UI open an experiment on its runs rather than on its traces."""
+CHAMPION = "champion"
+"""The alias of the best version of a registered model."""
+
+MAX_PARAM_LENGTH = 500
+MAX_OVERRIDES_LENGTH = 5_000
+MAX_NAME_LENGTH = 200
+"""Characters that MLflow's stores take, or its UI shows."""
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """A dataset as a run shows it: its name, the digest of its content, and an example.
+
+    image: (1, height, width, channels). label: (1,). fallback: whether it is a synthetic one in
+    place of what could not be had.
+    """
+
+    name: str
+    digest: str
+    image: NDArray[Any]
+    label: NDArray[Any]
+    fallback: bool = False
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """What fixes an attempt, as its run is to show it.
+
+    experiment_name: used outside a study, whose context has its own. overrides: what the user
+    would type. params: flat, by the path of their key. note: the run's description, Markdown.
+    """
+
+    tracking_uri: str | None
+    experiment_name: str
+    overrides: tuple[str, ...]
+    params: Mapping[str, object]
+    config_yaml: str
+    dataset: DatasetRecord
+    context: Context = Context()
+    number: int = 0
+    note: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    system_metrics: bool = False
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model takes the test images for.
+
+    labels, predicted: the true and the predicted class of each, (n,), int64. confidence: the
+    probability of the latter, (n,), float32.
+    """
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+
+    def confusion(self) -> NDArray[np.int64]:
+        """Images by true (rows) and predicted class (columns), (classes, classes)."""
+        count = len(self.classes)
+        cells = np.bincount(self.labels * count + self.predicted, minlength=count**2)
+        return cells.reshape(count, count)
+
+    def accuracy_by_class(self) -> dict[str, float]:
+        """The share of each class's images that are recognised; 0 for a class without any."""
+        confusion = self.confusion()
+        shares = np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
+        return dict(zip(self.classes, shares.tolist(), strict=True))
 
 
 def owner() -> str:
-    """Who runs this: host, process and its start time, so that another process with the same number
-    is told apart."""
+    """Who runs this: host, process and its start time.
+
+    By the time another process with the same number is not taken for it.
+    """
     return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
@@ -72,305 +123,263 @@ def is_alive(owner: str) -> bool:
 
 
 def connect(tracking_uri: str | None) -> str:
-    """Point MLflow at its store and return the URI: the one given, else MLFLOW_TRACKING_URI, else
-    mlflow.db here."""
-    uri = (
-        tracking_uri
-        or os.environ.get("MLFLOW_TRACKING_URI")
-        or f"sqlite:///{Path('mlflow.db').absolute()}"
-    )
+    """Point MLflow at its store and return the store's URI.
+
+    It is the one given, else MLFLOW_TRACKING_URI, else mlflow.db here.
+    """
+    uri = paths.tracking_uri(tracking_uri)
     mlflow.set_tracking_uri(uri)
-    os.environ.pop("MLFLOW_RUN_ID", None)  # would make every run a continuation of that one
+    _mlflow.forget_run_id()
     return uri
 
 
 def experiment(name: str) -> str:
-    """The id of the experiment, made on first use. Two processes at once make one database and one
-    experiment."""
+    """The id of the experiment, made on first use.
+
+    Two processes at once make one database and one experiment.
+    """
     with _store_lock():
-        found = mlflow.set_experiment(name)
-    if KIND not in found.tags:
-        mlflow.set_experiment_tag(KIND, "custom_model_development")
-    return str(found.experiment_id)
+        active = mlflow.set_experiment(name)
+    if _mlflow.EXPERIMENT_KIND not in active.tags:
+        mlflow.set_experiment_tag(_mlflow.EXPERIMENT_KIND, _mlflow.TRAINING)
+    return str(active.experiment_id)
 
 
 def _store_lock() -> FileLock:
-    """Held while MLflow looks for something and makes it if it is missing, which goes wrong for two
-    processes at once."""
-    Path(GENERATED).mkdir(exist_ok=True)
-    return FileLock(Path(GENERATED, ".mlflow.lock"))
+    """Held while MLflow looks for something and makes it if it is missing.
+
+    That goes wrong for two processes at once.
+    """
+    paths.MLFLOW_LOCK.parent.mkdir(exist_ok=True)
+    return FileLock(paths.MLFLOW_LOCK)
 
 
 class StudyRun:
-    """The parent run of a study: its best value over trials, its report, its best configuration."""
+    """The parent run of a study: its best value over trials, its report, its best configuration.
+
+    A study that goes on has the run that it had. uri: of the store, as it was found.
+    """
 
     def __init__(self, tracking_uri: str | None, experiment_name: str, study: str) -> None:
-        self.uri, self.experiment_name = connect(tracking_uri), experiment_name
+        self.uri = connect(tracking_uri)
+        self.experiment_name = experiment_name
         self.experiment_id = experiment(experiment_name)
         self.client = mlflow.MlflowClient()
-        found = self._runs(f"tags.study = '{study}' and tags.kind = 'study'")
-        if found:
-            self.run_id = found[0].info.run_id
-            self.client.set_tag(self.run_id, OWNER, owner())
-            self.client.update_run(self.run_id, status="RUNNING")
-        else:
-            tags = {"study": study, "kind": "study", OWNER: owner()}
-            self.run_id = self.client.create_run(
-                self.experiment_id, tags=tags, run_name=f"study {study}"
-            ).info.run_id
+        self.run_id = self._reopen(study) or self._create(study)
         self.close_abandoned()
 
-    def _runs(self, condition: str) -> list[Any]:
+    def _reopen(self, study: str) -> str:
+        """The run that the study has, RUNNING again and ours; empty where it has none."""
+        runs = self._search(f"tags.study = '{study}' and tags.kind = 'study'")
+        if not runs:
+            return ""
+        run_id = str(runs[0].info.run_id)
+        self.client.set_tag(run_id, OWNER, owner())
+        self.client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def _create(self, study: str) -> str:
+        tags = {"study": study, "kind": "study", OWNER: owner()}
+        run = self.client.create_run(self.experiment_id, tags=tags, run_name=f"study {study}")
+        return str(run.info.run_id)
+
+    def _search(self, condition: str) -> list[Any]:
         return list(mlflow.search_runs([self.experiment_id], condition, output_format="list"))
 
     def close_abandoned(self) -> None:
         """Mark as KILLED what still says RUNNING but whose process is gone."""
-        for run in self._runs(
-            f"attributes.status = 'RUNNING' and tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}'"
-        ):
+        for run in self._search(_mlflow.child_runs(self.run_id, "RUNNING")):
             if not is_alive(run.data.tags.get(OWNER, ":0:0")):
-                self.end(run.info.run_id, "KILLED")
+                self.end_attempt(run.info.run_id, KILLED)
 
-    def end(self, run_id: str, status: str) -> None:
+    def end_attempt(self, run_id: str, status: str) -> None:
+        """Give a child run its status, where its own process can't."""
         self.client.set_terminated(run_id, status)
 
     def set_ui_columns(self, metrics: Sequence[str], direction: str, keys: Sequence[str]) -> None:
-        """A view of the runs for MLflow's UI: what varied and what came of it as columns, the best
-        first."""
-        shown = dict.fromkeys([*metrics, "test_accuracy", "parameters", "train_seconds"])
-        varied = [
-            key if "." in key else f"{key}.name" for key in keys
-        ]  # a group's choice is known by its name
-        columns = [*(f"metrics.`{name}`" for name in shown), *(f"params.`{key}`" for key in varied)]
-        view: dict[str, Any] = {
-            "selectedColumns": ["attributes.`Duration`", *columns],
-            "runsExpanded": {self.run_id: True},
-            "columnOrder": [],
-        }
-        view |= {
-            "orderByKey": f"metrics.`{metrics[0]}`",
-            "orderByAsc": direction == "minimize",
-            "searchFilter": "",
-            "datasetsFilter": [],
-        }
-        view |= {"lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "startTime": "ALL"}
-        self.client.set_experiment_tag(self.experiment_id, VIEW, json.dumps(view))
+        """A view of the runs for MLflow's UI, the best first.
 
-    def tell(self, finished: int, best: float | None) -> None:
-        """A point of the chart of the best value over trials."""
-        if best is not None:
-            self.client.log_metric(self.run_id, "best_value", best, step=finished)
+        Its columns are what varied and what came of it. metrics: of the study, the first of which
+        sorts. keys: of the parameters that vary.
+        """
+        shown = dict.fromkeys([*metrics, "test_accuracy", "parameters", "train_seconds"])
+        params = []
+        for key in keys:  # a group's choice is known by its name
+            params.append(key if "." in key else f"{key}.name")
+        state = _mlflow.view_state(list(shown), params, direction, self.run_id)
+        self.client.set_experiment_tag(self.experiment_id, _mlflow.VIEW_TAG, state)
+
+    def log_best(self, finished: int, value: float | None) -> None:
+        """A point of the chart of the best value over finished trials, once there is a value."""
+        if value is not None:
+            self.client.log_metric(self.run_id, "best_value", value, step=finished)
 
     def close(self, status: str, note: str, best: Mapping[str, Any] | None) -> None:
-        """End the parent run with its report, which MLflow shows as the run's description, and its
-        best configuration."""
-        self.client.set_tag(self.run_id, "mlflow.note.content", note)
-        self.client.log_text(self.run_id, note, "report.md")
+        """End the parent run with its report and its best configuration.
+
+        note: the report, Markdown, which MLflow shows as the run's description.
+        """
+        self.client.set_tag(self.run_id, _mlflow.NOTE, note)
+        self.client.log_text(self.run_id, note, paths.ARTIFACT_RANKING)
         if best:
-            self.client.log_dict(self.run_id, dict(best), "best.json")
-        self.end(self.run_id, status)
+            self.client.log_dict(self.run_id, dict(best), paths.ARTIFACT_BEST)
+        self.client.set_terminated(self.run_id, status)
 
     def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> None:
-        """Register the model of a run as the champion of its dataset, unless the present one is as
-        good in the same metric."""
+        """Register the model of a run as the champion of its dataset.
+
+        The present champion stays where it is as good in the same metric.
+        """
         run = self.client.get_run(run_id)
-        if not run.outputs or not run.outputs.model_outputs:
+        source = _mlflow.model_uri(run)
+        if source is None:
             return
         name = f"cifar_hpo-{run.data.tags['data']}"
         with contextlib.suppress(mlflow.MlflowException):  # it is there already
             self.client.create_registered_model(name)
-        try:
-            present = self.client.get_model_version_by_alias(name, CHAMPION).tags
-        except mlflow.MlflowException:
-            present = {}
-        sign = 1 if direction == "maximize" else -1
-        if present.get("metric") == metric and sign * float(present["value"]) >= sign * value:
-            return
+        present = self._champion_value(name, metric)
+        if present is not None:
+            is_better = value > present if direction == "maximize" else value < present
+            if not is_better:
+                return
         tags = {"metric": metric, "value": str(value), "study": run.data.tags.get("study", "")}
-        source = f"models:/{run.outputs.model_outputs[0].model_id}"
         version = self.client.create_model_version(name, source, run_id, tags=tags)
         self.client.set_registered_model_alias(name, CHAMPION, version.version)
 
+    def _champion_value(self, name: str, metric: str) -> float | None:
+        """What the present champion came to; None where there is none in this metric."""
+        try:
+            tags = self.client.get_model_version_by_alias(name, CHAMPION).tags
+        except mlflow.MlflowException:
+            return None
+        return float(tags["value"]) if tags.get("metric") == metric else None
 
-class Attempt:
-    """A child run while it lasts."""
+
+class AttemptRun:
+    """A child run while it lasts; `attempt_run` opens and ends it."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.client = mlflow.MlflowClient()
 
-    def log_epoch(self, epoch: int, values: Mapping[str, float], prefix: str = "") -> None:
-        """All of an epoch's metrics in one batch; its step is the number of epochs done."""
+    def log_metrics(self, epochs: int, metrics: Mapping[str, float]) -> None:
+        """Metrics in one batch; their step is the number of epochs done."""
         now = int(time.time() * 1000)
-        self.client.log_batch(
-            self.run_id,
-            metrics=[
-                Metric(prefix + name, value, now, epoch + 1) for name, value in values.items()
-            ],
-        )
+        entries = [Metric(name, value, now, epochs) for name, value in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=entries)
 
     def log_outcome(
-        self,
-        metrics: Mapping[str, float],
-        dataset: Dataset,
-        predicted: NDArray[np.int64],
-        confidence: NDArray[np.float32],
-        epochs: int,
+        self, epochs: int, metrics: Mapping[str, float], predictions: Predictions
     ) -> None:
-        """Final metrics, accuracy on each class, the confusion matrix of the test images as a
-        table, and what each was taken for."""
-        labels, classes = np.asarray(dataset.test[1], np.int64), len(dataset.classes)
-        confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(
-            classes, classes
-        )
-        right = np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
-        per_class = {
-            f"test_accuracy/{name}": float(share)
-            for name, share in zip(dataset.classes, right, strict=True)
-        }
-        self.log_epoch(epochs - 1, {**metrics, **per_class})
-        table = {
-            "classes": list(dataset.classes),
-            "rows are true, columns predicted": confusion.tolist(),
-        }
-        self.client.log_dict(self.run_id, table, "confusion_matrix.json")
-        with tempfile.TemporaryDirectory() as folder:
-            np.savez_compressed(
-                Path(folder, PREDICTIONS),
-                predicted=predicted.astype(np.uint16),
-                certainty=confidence.astype(np.float16),
-            )
-            self.client.log_artifact(self.run_id, str(Path(folder, PREDICTIONS)))
+        """Final metrics, and how the test images were recognised.
 
-    def log_model(self, model: Any, dataset: Dataset) -> None:
-        """The Keras model, taking raw uint8 images, with the names of its classes and an image to
-        try it on.
-
-        Pinned requirements spare MLflow the seconds of inferring them.
+        That is the accuracy on each class, the confusion matrix as a table, and what each image was
+        taken for. epochs: done in all, the step of the metrics.
         """
-        signature = ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, IMAGE_SIZE, IMAGE_SIZE, 3))]),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(dataset.classes)))]),
-        )
-        Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=_Flavor(np.array(dataset.test[0][:1])),
-            model=model,
-            signature=signature,
-            pip_requirements=REQUIREMENTS,
-            metadata={"classes": list(dataset.classes)},
-            save_exported_model=False,
-            validate_serving_input=False,
-        )
+        final = dict(metrics)
+        for name, accuracy in predictions.accuracy_by_class().items():
+            final[f"test_accuracy/{name}"] = accuracy
+        self.log_metrics(epochs, final)
+        table = {
+            "classes": list(predictions.classes),
+            "rows are true, columns predicted": predictions.confusion().tolist(),
+        }
+        self.client.log_dict(self.run_id, table, paths.ARTIFACT_CONFUSION)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, paths.ARTIFACT_PREDICTIONS)
+            np.savez_compressed(
+                file,
+                predicted=predictions.predicted.astype(np.uint16),
+                certainty=predictions.confidence.astype(np.float16),
+            )
+            self.client.log_artifact(self.run_id, str(file))
 
+    def log_model(self, model: Any, classes: Sequence[str], example: NDArray[np.uint8]) -> None:
+        """A Keras model, with the names of its classes and raw images to try it on."""
+        _mlflow.log_keras_model(model, classes, example)
 
-class _Flavor:
-    """MLflow's Keras flavor with an input example, for which it has not made the folder yet.
+    def describe(self, record: AttemptRecord) -> None:
+        """What fixes the run: flat params, the composed config and the overrides, the dataset."""
+        params = []
+        for key, value in record.params.items():
+            params.append(Param(key, str(value)[:MAX_PARAM_LENGTH]))
+        overrides = " ".join(record.overrides)[:MAX_OVERRIDES_LENGTH]
+        self.client.log_batch(self.run_id, params=params, tags=[RunTag("overrides", overrides)])
+        self.client.log_text(self.run_id, record.config_yaml, paths.ARTIFACT_CONFIG)
+        written = json.dumps(list(record.overrides))
+        self.client.log_text(self.run_id, written, paths.ARTIFACT_OVERRIDES)
+        self._log_dataset(record.dataset)
 
-    MLflow would load the model and predict the example twice, which takes a second and prints
-    Keras' progress bars; it asks the options that it hands on whether to, so they carry one of its
-    own.
-    """
-
-    __name__ = "mlflow.keras"
-
-    def __init__(self, example: NDArray[np.uint8]) -> None:
-        self.example = example
-
-    def save_model(self, path: str, **options: Any) -> None:
-        Path(path).mkdir()
-        del options["validate_serving_input"]  # for Model.log alone
-        mlflow.keras.save_model(path=path, **{**options, "input_example": self.example})
+    def _log_dataset(self, dataset: DatasetRecord) -> None:
+        name = f"{dataset.name} SYNTHETIC FALLBACK" if dataset.fallback else dataset.name
+        with _store_lock():
+            shown = from_numpy(
+                dataset.image, targets=dataset.label, name=name, digest=dataset.digest
+            )
+            mlflow.log_input(shown, context="training")
 
 
 @contextlib.contextmanager
-def attempt(
-    config: DictConfig, overrides: Sequence[str], dataset: Dataset, context: Context, number: int
-) -> Iterator[Attempt]:
+def attempt_run(record: AttemptRecord) -> Iterator[AttemptRun]:
     """A child run for one attempt, or a run of its own outside a study.
 
     Its status at the end is true: FINISHED, FAILED with the traceback as an artifact, or KILLED
-    when interrupted.
+    when interrupted. A pruned attempt is FINISHED, with the tag `pruned`.
     """
-    connect(OmegaConf.select(config, "mlflow.tracking_uri"))
-    experiment_id = context.experiment_id or experiment(
-        OmegaConf.select(config, "mlflow.experiment") or "cifar_hpo"
+    connect(record.tracking_uri)
+    context = record.context
+    opened = mlflow.start_run(
+        experiment_id=context.experiment_id or experiment(record.experiment_name),
+        run_name=_run_name(record),
+        parent_run_id=context.parent_run_id or None,
+        tags=_tags(record),
+        log_system_metrics=record.system_metrics,
     )
-    tags = {"data": dataset.name, OWNER: owner(), "cpu": platform.processor() or platform.machine()}
+    run = AttemptRun(opened.info.run_id)
+    status = FAILED
+    try:
+        run.describe(record)
+        yield run
+        status = FINISHED
+    except Pruned as pruned:
+        run.client.set_tag(run.run_id, "pruned", str(pruned))
+        status = FINISHED
+        raise
+    except Exception:
+        run.client.log_text(run.run_id, traceback.format_exc(), paths.ARTIFACT_TRACEBACK)
+        raise
+    except BaseException:
+        status = KILLED
+        raise
+    finally:
+        mlflow.end_run(status)
+
+
+def _tags(record: AttemptRecord) -> dict[str, str]:
+    context = record.context
+    tags = {"data": record.dataset.name, OWNER: owner(), **record.tags}
     if context.study:
-        tags |= {
-            "study": context.study,
-            "kind": "trial",
-            "trial": str(number),
-            "attempt": str(context.attempt),
-        }
-    if dataset.fallback:
-        tags |= {"synthetic": "true", "mlflow.note.content": SYNTHETIC_NOTICE}
-    name = _run_name(overrides, context) + (" SYNTHETIC" if dataset.fallback else "")
-    parent, system = (
-        context.parent_run_id or None,
-        bool(OmegaConf.select(config, "mlflow.system_metrics")),
-    )
-    with contextlib.ExitStack() as stack:
-        run = mlflow.start_run(
-            experiment_id=experiment_id,
-            run_name=name,
-            parent_run_id=parent,
-            tags=tags,
-            log_system_metrics=system,
-        )
-        stack.callback(lambda: mlflow.active_run() and mlflow.end_run("FAILED"))
-        opened = Attempt(run.info.run_id)
-        try:
-            _describe(opened, config, overrides, dataset)
-            yield opened
-        except Pruned as pruned:
-            opened.client.set_tag(opened.run_id, "pruned", str(pruned))
-            mlflow.end_run("FINISHED")
-            raise
-        except Exception:
-            opened.client.log_text(opened.run_id, traceback.format_exc(), "traceback.txt")
-            mlflow.end_run("FAILED")
-            raise
-        except BaseException:
-            mlflow.end_run("KILLED")
-            raise
-        mlflow.end_run("FINISHED")
+        tags["study"] = context.study
+        tags["kind"] = "trial"
+        tags["trial"] = str(record.number)
+        tags["attempt"] = str(context.attempt)
+    if record.dataset.fallback:
+        tags["synthetic"] = "true"
+    if record.note:
+        tags[_mlflow.NOTE] = record.note
+    return tags
 
 
-def _run_name(overrides: Sequence[str], context: Context) -> str:
+def _run_name(record: AttemptRecord) -> str:
     """What varied, such as filters=4; the whole key only where its last part is not enough."""
-    keys = context.varied or [override.split("=")[0] for override in overrides]
-    short = [key.split(".")[-1] for key in keys]
+    keys = record.context.varied or [override.split("=")[0] for override in record.overrides]
+    last_parts = [key.split(".")[-1] for key in keys]
     parts = []
-    for override in overrides:
+    for override in record.overrides:
         key, _, value = override.partition("=")
         if key in keys:
             last = key.split(".")[-1]
-            parts.append(f"{last if short.count(last) == 1 else key}={value}")
-    return ", ".join(parts)[:200] or "base"
-
-
-def _describe(
-    opened: Attempt, config: DictConfig, overrides: Sequence[str], dataset: Dataset
-) -> None:
-    """What fixes the run: flat params, the composed config and the overrides, the dataset."""
-    values = flat(OmegaConf.to_container(config, resolve=False))
-    params = [
-        Param(key, str(value)[:500])
-        for key, value in values.items()
-        if not key.startswith("mlflow.")
-    ]
-    opened.client.log_batch(
-        opened.run_id, params=params, tags=[RunTag("overrides", " ".join(overrides)[:5000])]
-    )
-    opened.client.log_text(opened.run_id, OmegaConf.to_yaml(config), "config.yaml")
-    opened.client.log_text(opened.run_id, json.dumps(list(overrides)), "overrides.json")
-    name = f"{dataset.name} SYNTHETIC FALLBACK" if dataset.fallback else dataset.name
-    images, labels = dataset.train
-    with _store_lock():
-        mlflow.log_input(
-            from_numpy(images[:1], targets=labels[:1], name=name, digest=dataset.digest),
-            context="training",
-        )
+            shown = last if last_parts.count(last) == 1 else key
+            parts.append(f"{shown}={value}")
+    name = ", ".join(parts)[:MAX_NAME_LENGTH] or "base"
+    return f"{name} SYNTHETIC" if record.dataset.fallback else name

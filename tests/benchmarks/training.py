@@ -59,13 +59,13 @@ class Bench:
     """Networks of both kinds on the same 5,000 images, with the overrides that all share."""
 
     def __init__(self, base: Sequence[str]) -> None:
-        from cifar_hpo.data import dataset as data
+        from cifar_hpo.data.dataset import load_dataset
         from cifar_hpo.training import trainer
 
         self.base = base
         config = composed(*base)
         trainer.set_up(config.training)
-        self.dataset = data.load(config.data)
+        self.dataset = load_dataset(config.data)
         (images, labels), _ = trainer.tensors(self.dataset, config.data)
         self.images, self.labels = images[:IMAGES], labels[:IMAGES]
 

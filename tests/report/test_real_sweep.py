@@ -77,9 +77,9 @@ def test_a_sweep_s_report_has_everything_and_lies_in_mlflow(folder: Path) -> Non
 
 
 def test_an_interval_is_over_the_replicas_that_mlflow_has(folder: Path) -> None:
-    from cifar_hpo.tracking.reader import Records
+    from cifar_hpo.tracking.reader import RunReader
 
-    runs = Records(f"sqlite:///{folder}/mlflow.db")
+    runs = RunReader(f"sqlite:///{folder}/mlflow.db")
     finished = comparison_in(folder).finished
     assert len(finished) == 2
     for configuration in finished:

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from support_training import ComposeConfig, all_weights, train_first
 
-from cifar_hpo.data import dataset as data
+from cifar_hpo.data.dataset import load_dataset
 from cifar_hpo.training import compiled, trainer
 from cifar_hpo.training.compiled import NetworkCache, network_shape
 
@@ -57,7 +57,7 @@ def test_an_epoch_in_one_graph_agrees_with_keras_fit(
         f"training.precision={precision}",
         *options,
     )
-    (x, y), (x_val, y_val) = data.load(checked.data).splits(checked.data)
+    (x, y), (x_val, y_val) = load_dataset(checked.data).splits(checked.data)
     network = compiled.initial_network(checked, 10, [0])
     model = compiled.keras_model(checked, 10)
     model.set_weights(network.model.get_weights())
@@ -91,7 +91,7 @@ def test_a_mirrored_model_finds_the_same_for_an_image_and_its_mirror_image(
     config: ComposeConfig, precision: str, tmp_path: Path
 ) -> None:
     checked = config("model.mirror=true", "model.dropout=0.3", f"training.precision={precision}")
-    images = data.load(checked.data).test[0][:8]
+    images = load_dataset(checked.data).test[0][:8]
     network = compiled.initial_network(checked, 10, [0])
     model = trainer.to_keras_model(checked, 10, network.weights()[0])
     model.save(tmp_path / "model.keras")
@@ -170,7 +170,7 @@ def test_a_cache_that_is_full_forgets_the_network_that_was_used_longest_ago(
 def test_a_schedule_moves_the_learning_rate(config: ComposeConfig, schedule: str) -> None:
     checked = config(f"training.schedule={schedule}", "optimizer.learning_rate=0.01")
     network = compiled.initial_network(checked, 10, [0])
-    (images, labels), _ = trainer.tensors(data.load(checked.data), checked.data)
+    (images, labels), _ = trainer.tensors(load_dataset(checked.data), checked.data)
     rates = []
     for epoch in range(4):
         network.fit(images, labels, epoch, 4)

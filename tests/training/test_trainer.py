@@ -13,7 +13,7 @@ from support_training import (
     train_first,
 )
 
-from cifar_hpo.data import dataset as data
+from cifar_hpo.data.dataset import load_dataset
 from cifar_hpo.errors import ConfigError, TrialError
 from cifar_hpo.training import compiled, replicas, trainer
 
@@ -73,7 +73,7 @@ def test_every_optimizer_learns_and_either_precision(
     assert last["loss"] < first["loss"] < 3
     assert trained.metrics["val_accuracy"] == pytest.approx(last["val_accuracy"])
     assert trained.metrics["test_accuracy"] > 0.2
-    labels = data.load(checked.data).test[1]
+    labels = load_dataset(checked.data).test[1]
     accuracy = (trained.predicted == labels).mean()
     assert accuracy == pytest.approx(trained.metrics["test_accuracy"])
     assert (trained.confidence >= 0.25).all()
@@ -134,7 +134,7 @@ def test_smoothing_is_for_learning_and_not_for_the_losses_that_are_compared(
     assert not np.allclose(all_weights(moved), all_weights(moved_smoothed), atol=1e-5)
 
     model = trainer.to_keras_model(config(*at_rest), 10, plain.weights)
-    images, labels = data.load(config().data).test
+    images, labels = load_dataset(config().data).test
     probabilities = tf.constant(model.predict(images, verbose=0))
     shares = tf.one_hot(labels, 10) * 0.7 + 0.03
     wanted = -tf.reduce_sum(shares * tf.math.log(probabilities), axis=1)
@@ -230,7 +230,7 @@ def test_a_fused_replica_ends_like_the_same_seed_alone(
 
         model = trainer.to_keras_model(config(*options), 10, replica.weights)
         assert model.count_params() == replica.metrics["parameters"]
-        images, labels = data.load(config(*options).data).test
+        images, labels = load_dataset(config(*options).data).test
         scores = model.evaluate(images, labels, verbose=0, return_dict=True)
         assert scores["loss"] == pytest.approx(replica.metrics["test_loss"], rel=1e-4)
         assert scores["accuracy"] == pytest.approx(replica.metrics["test_accuracy"], rel=1e-4)

@@ -1,0 +1,107 @@
+"""Predictions of images: read, named by the champion or by a run's model, and told apart from what
+is no image."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from support import run_in
+
+from cifar_hpo.errors import DataError
+from cifar_hpo.predict import prediction_table, read_image
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
+def test_any_picture_becomes_what_models_take(mode: str, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 40), (255, 255, 255)).convert(mode).save(tmp_path / "white.png")
+    image = read_image(tmp_path / "white.png")
+    assert image.shape == (32, 32, 3)
+    assert image.dtype == np.uint8
+    assert (image == 255).all()
+
+
+def test_a_picture_of_the_right_size_stays_as_it_is(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    assert np.array_equal(read_image(tmp_path / "noise.png"), pixels)
+
+
+def test_what_is_no_image_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.png does not exist"):
+        read_image(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("x")
+    with pytest.raises(DataError, match=r"text\.png can't be read as an image \(Unidentified"):
+        read_image(tmp_path / "text.png")
+    with pytest.raises(DataError, match=r"can't be read as an image \(IsADirectoryError\)"):
+        read_image(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
+def test_an_image_too_large_to_unpack_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    Image.new("RGB", (10, 10)).save(tmp_path / "large.png")
+    with pytest.raises(DataError, match=r"large\.png can't be read as an image \(Decompression"):
+        read_image(tmp_path / "large.png")
+
+
+def shown(probabilities: list[list[float]], classes: list[str]) -> list[list[str]]:
+    """The lines of the table, as words."""
+    paths = [Path(f"{number}.png") for number in range(len(probabilities))]
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(prediction_table(paths, np.array(probabilities, np.float32), classes, "it"))
+    return [line.split() for line in capture.get().splitlines()]
+
+
+def test_the_three_likeliest_classes_are_named_the_likeliest_first() -> None:
+    lines = shown([[0.1, 0.2, 0.5, 0.2], [1, 0, 0, 0]], ["cat", "[dog]", "owl", "yak"])
+    assert lines[0] == ["by", "it"]
+    assert lines[2] == ["0.png", "owl", "0.500", "[dog]", "0.200", "yak", "0.200"]
+    assert lines[3][:3] == ["1.png", "cat", "1.000"]
+
+
+def test_of_two_classes_two_are_named() -> None:
+    assert shown([[0.25, 0.75]], ["cat", "dog"])[2] == ["0.png", "dog", "0.750", "cat", "0.250"]
+
+
+def test_prediction_by_the_champion_and_by_a_run(
+    small: list[str], npz: Path, store: None, tmp_path: Path
+) -> None:
+    overrides = [*small, "model.filters=2", "hydra.sweeper.study_name=one"]
+    swept = run_in(tmp_path, "-m", *overrides)
+    assert swept.returncode == 0, swept.stderr
+    with np.load(npz) as arrays:
+        Image.fromarray(arrays["x_test"][0]).resize((64, 64)).save(tmp_path / "one.png")
+
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run_in(tmp_path, *arguments, module="cifar_hpo.predict")
+
+    by_champion = ask("one.png")
+    assert by_champion.returncode == 0, by_champion.stderr
+    assert "by cifar_hpo-small version 1, champion" in by_champion.stdout
+    row = r"one\.png +\w+ 0\.\d{3} +\w+ 0\.\d{3} +\w+ 0\.\d{3}"
+    assert re.search(row, by_champion.stdout)
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    champion = client.get_model_version_by_alias("cifar_hpo-small", "champion")
+    name = client.get_run(champion.run_id).info.run_name
+    by_run = ask("one.png", "--run", champion.run_id)
+    assert "".join(f"by run {name}".split()) in "".join(by_run.stdout.split())  # it is folded
+    assert re.findall(row, by_run.stdout) == re.findall(row, by_champion.stdout)
+
+    for arguments, error in {
+        ("two.png",): "two.png does not exist",
+        ("one.png", "--run", "nothing"): "there is no run nothing",
+        ("one.png", "--model", "x"): "there is no champion x; there are: cifar_hpo-small",
+    }.items():
+        refused = ask(*arguments)
+        assert (refused.returncode, refused.stderr) == (2, f"error: {error}\n")

@@ -1,0 +1,169 @@
+"""All of MLflow that is not its documented API: a new version that changes it fails here, and is
+met in tracking/_mlflow.py alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.utils import mlflow_tags
+
+from cifar_hpo.tracking import SWITCHES, _mlflow
+
+MEND = "mend cifar_hpo/tracking/_mlflow.py"
+
+
+@pytest.fixture
+def client(uri: str) -> Any:
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment("tests")
+    return mlflow.MlflowClient()
+
+
+@pytest.fixture(scope="module")
+def ui() -> str:
+    """The scripts of MLflow's UI."""
+    folder = Path(mlflow.__file__).parent / "server" / "js" / "build"
+    scripts = [file.read_text(encoding="utf-8") for file in folder.rglob("*.js")]
+    assert scripts, f"MLflow's UI is no longer in {folder}: look where it is, and {MEND}"
+    return "\n".join(scripts)
+
+
+def test_tags_have_their_names() -> None:
+    assert mlflow_tags.MLFLOW_PARENT_RUN_ID == _mlflow.PARENT_RUN, (
+        f"MLflow has renamed the tag of a child run: {MEND}'s PARENT_RUN"
+    )
+    assert mlflow_tags.MLFLOW_RUN_NOTE == _mlflow.NOTE, (
+        f"MLflow has renamed the tag of a run's description: {MEND}'s NOTE"
+    )
+
+
+def test_a_child_run_is_found_by_its_parent(client: Any) -> None:
+    with mlflow.start_run() as parent:
+        pass
+    with mlflow.start_run(parent_run_id=parent.info.run_id) as child:
+        experiments = [child.info.experiment_id]
+        running = client.search_runs(experiments, _mlflow.child_runs(parent.info.run_id, "RUNNING"))
+        finished = client.search_runs(
+            experiments, _mlflow.child_runs(parent.info.run_id, "FINISHED")
+        )
+    assert [run.info.run_id for run in running] == [child.info.run_id], (
+        f"MLflow no longer finds child runs by tag and status: {MEND}'s child_runs"
+    )
+    assert finished == []
+
+
+VIEW_STATE = json.loads(
+    _mlflow.view_state(["val_accuracy", "parameters"], ["x.y"], "maximize", "abc")
+)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        _mlflow.VIEW_TAG.removesuffix(_mlflow.VIEW),
+        _mlflow.VIEW_PARAMETER,
+        _mlflow.EXPERIMENT_KIND,
+        _mlflow.TRAINING,
+        _mlflow.NOTE,
+        *VIEW_STATE,
+    ],
+)
+def test_the_ui_knows_what_is_written_for_it(word: str, ui: str) -> None:
+    assert word in ui, f"MLflow's UI no longer reads {word!r}: {MEND}"
+
+
+def test_the_view_has_what_varied_and_what_came_of_it_the_best_first() -> None:
+    assert VIEW_STATE["selectedColumns"] == [
+        "attributes.`Duration`",
+        "metrics.`val_accuracy`",
+        "metrics.`parameters`",
+        "params.`x.y`",
+    ]
+    assert VIEW_STATE["orderByKey"] == "metrics.`val_accuracy`"
+    assert VIEW_STATE["orderByAsc"] is False
+    assert VIEW_STATE["runsExpanded"] == {"abc": True}
+    assert _mlflow.view_address("7") == "#/experiments/7/runs?viewStateShareKey=cifar_hpo"
+
+
+READ_SWITCHES = """
+import cifar_hpo.tracking.reader
+from mlflow import environment_variables
+from mlflow.telemetry import get_telemetry_client
+
+print(get_telemetry_client())
+for name in {names}:
+    print(getattr(environment_variables, name).get())
+"""
+
+
+def test_switches_are_set_before_mlflow_reads_them() -> None:
+    code = READ_SWITCHES.format(names=list(SWITCHES))
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ended.returncode == 0, f"MLflow has no longer a switch: {MEND}: {ended.stderr}"
+    telemetry, *values = ended.stdout.split()
+    assert telemetry == "None", f"MLflow sends telemetry all the same: {MEND}"
+    assert values == ["True", "False", "False"], f"MLflow reads its switches otherwise: {MEND}"
+
+
+def test_a_run_id_that_was_left_does_not_catch_the_next_run(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mlflow.start_run() as earlier:
+        pass
+    monkeypatch.setenv(_mlflow.RUN_ID_VARIABLE, earlier.info.run_id)
+    _mlflow.forget_run_id()
+    with mlflow.start_run() as later:
+        assert later.info.run_id != earlier.info.run_id
+    monkeypatch.setenv(_mlflow.RUN_ID_VARIABLE, earlier.info.run_id)
+    with mlflow.start_run() as continued:
+        assert continued.info.run_id == earlier.info.run_id, (
+            f"MLflow no longer reads {_mlflow.RUN_ID_VARIABLE}: forget_run_id can go"
+        )
+
+
+def test_a_run_without_a_model_has_no_address_of_one(client: Any) -> None:
+    with mlflow.start_run() as run:
+        pass
+    assert _mlflow.model_uri(client.get_run(run.info.run_id)) is None
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
+def test_a_model_is_logged_with_its_example_and_not_tried(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    tried: list[object] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("mlflow.models.utils._validate_serving_input", tried.append)
+        patched.setattr("mlflow.pyfunc.load_model", tried.append)
+        image = keras.Input((4, 4, 3), dtype="uint8")
+        scaled = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))
+        model = keras.Model(image, keras.layers.Dense(2, "softmax", dtype="float32")(scaled))
+        example = np.full((1, 4, 4, 3), 7, np.uint8)
+        with mlflow.start_run() as run:
+            _mlflow.log_keras_model(model, ["cat", "dog"], example)
+    assert tried == [], f"MLflow tries a model that is logged: {MEND}'s _KerasWithExample"
+
+    uri = _mlflow.model_uri(client.get_run(run.info.run_id))
+    assert uri, f"MLflow's runs no longer have their models in outputs: {MEND}'s model_uri"
+    logged = mlflow.models.get_model_info(uri)
+    assert logged.metadata == {"classes": ["cat", "dog"]}
+    assert logged.signature.inputs.inputs[0].shape == (-1, 4, 4, 3)
+    assert logged.signature.outputs.inputs[0].shape == (-1, 2)
+    loaded = mlflow.pyfunc.load_model(uri)
+    assert np.array_equal(loaded.input_example, example), (
+        f"MLflow no longer keeps the example of a model: {MEND}'s _KerasWithExample"
+    )
+    assert np.allclose(
+        mlflow.keras.load_model(uri).predict(example, verbose=0), model.predict(example, verbose=0)
+    )

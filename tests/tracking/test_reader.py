@@ -1,0 +1,183 @@
+"""What is read again of MLflow's runs: curves, predictions, models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+
+from cifar_hpo.errors import StudyError
+from cifar_hpo.tracking import _mlflow
+from cifar_hpo.tracking.reader import RunReader
+from cifar_hpo.tracking.runs import (
+    CHAMPION,
+    AttemptRecord,
+    AttemptRun,
+    DatasetRecord,
+    Predictions,
+    StudyRun,
+    attempt_run,
+)
+from cifar_hpo.trial import Context
+
+DATASET = DatasetRecord("four", "0123", np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.uint8))
+Log = Callable[[AttemptRun], object]
+
+
+def logged(uri: str, log: Log, context: Context | None = None) -> str:
+    """The id of a run in which `log` was called."""
+    record = AttemptRecord(
+        tracking_uri=uri,
+        experiment_name="e",
+        overrides=("x=1",),
+        params={},
+        config_yaml="",
+        dataset=DATASET,
+        context=context or Context(),
+    )
+    with attempt_run(record) as run:
+        log(run)
+    return run.run_id
+
+
+def test_a_store_that_is_not_there_is_not_made(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"MLflow's store .*none\.db is not here; give --tracking"):
+        RunReader(f"sqlite:///{tmp_path}/none.db")
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_curves_are_by_replica_and_epoch(uri: str) -> None:
+    def log(run: AttemptRun) -> None:
+        run.log_metrics(2, {"loss": 3.0, "replica_0/loss": 2.0, "replica_1/loss": 4.0})
+        run.log_metrics(1, {"loss": 4.0, "replica_0/loss": 3.0, "replica_1/loss": 5.0})
+        run.log_metrics(1, {"replica_0/val_loss": 9.0})
+
+    curves = RunReader(uri).curves(logged(uri, log), "loss")
+    assert curves == {0: [(1, 3.0), (2, 2.0)], 1: [(1, 5.0), (2, 4.0)]}
+
+
+def test_the_curve_of_a_single_replica_has_the_plain_name(uri: str) -> None:
+    run_id = logged(uri, lambda run: run.log_metrics(1, {"loss": 4.0}))
+    reader = RunReader(uri)
+    assert reader.curves(run_id, "loss") == {0: [(1, 4.0)]}
+    assert reader.curves(run_id, "accuracy") == {}
+
+
+def test_runs_at_work_are_shown_by_their_mean_or_else_by_the_first_replica(uri: str) -> None:
+    study = StudyRun(uri, "e", "s")
+    reader = RunReader(uri)
+    context = Context("s", parent_run_id=study.run_id, experiment_id=study.experiment_id)
+    seen: list[Any] = []
+
+    def log(run: AttemptRun) -> None:
+        run.log_metrics(1, {"replica_0/loss": 2.0})
+        seen.append(reader.running(study.run_id, "loss"))
+        run.log_metrics(1, {"loss": 3.0})
+        run.log_metrics(2, {"loss": 1.0})
+        seen.append(reader.running(study.run_id, "loss"))
+
+    logged(uri, log, context)
+    assert seen == [[("x=1", [2.0])], [("x=1", [3.0, 1.0])]]
+    assert reader.running(study.run_id, "loss") == []
+
+
+def test_predictions_and_confusion_are_read_as_they_were_logged(uri: str) -> None:
+    predictions = Predictions(
+        classes=("cat", "dog"),
+        labels=np.array([0, 1, 1], np.int64),
+        predicted=np.array([0, 1, 0], np.int64),
+        confidence=np.array([0.5, 0.75, 1.0], np.float32),
+    )
+    run_id = logged(uri, lambda run: run.log_outcome(1, {}, predictions))
+    reader = RunReader(uri)
+    confusion, classes = reader.confusion(run_id)
+    assert confusion.tolist() == [[1, 0], [1, 1]]
+    assert classes == ["cat", "dog"]
+    predicted, confidence = reader.predictions(run_id)
+    assert predicted.tolist() == [0, 1, 0]
+    assert confidence.tolist() == [0.5, 0.75, 1.0]
+
+
+def test_each_study_has_its_view_the_latest_first(uri: str) -> None:
+    ids = {}
+    for name in ("first", "second"):
+        study = StudyRun(uri, name, name)
+        study.set_ui_columns(["loss"], "minimize", [])
+        ids[name] = study.experiment_id
+    StudyRun(uri, "without", "without")
+    views = RunReader(uri).views()
+    assert views == {name: _mlflow.view_address(ids[name]) for name in ids}
+    assert list(views) == ["second", "first"]
+
+
+def test_a_report_is_attached_with_its_note(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "report.html").write_text("x")
+    study = StudyRun(uri, "e", "s")
+    reader = RunReader(uri)
+    reader.attach(study.run_id, tmp_path / "page", "the note")
+    artifacts = reader.client.list_artifacts(study.run_id, "report")
+    assert [artifact.path for artifact in artifacts] == ["report/report.html"]
+    assert reader.client.get_run(study.run_id).data.tags[_mlflow.NOTE] == "the note"
+
+
+@pytest.fixture
+def loadable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The URIs of models that were loaded, without the seconds of making any."""
+
+    class Info:
+        metadata = {"classes": ["cat", "dog"]}  # noqa: RUF012
+
+    uris: list[str] = []
+    monkeypatch.setattr(mlflow.models, "get_model_info", lambda _: Info)
+    monkeypatch.setattr(mlflow.keras, "load_model", uris.append)
+    return uris
+
+
+def champion(uri: str, name: str) -> str:
+    """A registered model with a champion; returns the run that it is of."""
+    reader = RunReader(uri)
+    run_id = logged(uri, lambda _: None)
+    model = mlflow.initialize_logged_model(source_run_id=run_id)
+    output = mlflow.entities.LoggedModelOutput(model.model_id, step=0)
+    reader.client.log_outputs(run_id, [output])
+    reader.client.create_registered_model(name)
+    version = reader.client.create_model_version(name, f"models:/{model.model_id}", run_id)
+    reader.client.set_registered_model_alias(name, CHAMPION, version.version)
+    return run_id
+
+
+def test_the_champion_is_loaded_unless_a_run_is_named(uri: str, loadable: list[str]) -> None:
+    run_id = champion(uri, "cifar_hpo-a")
+    reader = RunReader(uri)
+    title, _, classes = reader.model(None, None)
+    assert (title, classes) == ("cifar_hpo-a version 1, champion", ["cat", "dog"])
+    assert reader.model(run_id, None).title == "run x=1"
+    assert loadable[0] == "models:/cifar_hpo-a@champion"
+    assert loadable[1].startswith("models:/m-")
+
+
+def test_of_several_champions_one_is_to_be_named(uri: str, loadable: list[str]) -> None:
+    champion(uri, "cifar_hpo-a")
+    champion(uri, "cifar_hpo-b")
+    reader = RunReader(uri)
+    with pytest.raises(StudyError, match=r"several champions; say --model .* cifar_hpo-a, cifar_h"):
+        reader.model(None, None)
+    with pytest.raises(StudyError, match="no champion c; there are: cifar_hpo-a, cifar_hpo-b"):
+        reader.model(None, "c")
+    assert reader.model(None, "cifar_hpo-b").title == "cifar_hpo-b version 1, champion"
+
+
+def test_a_model_that_is_not_there_is_told(uri: str) -> None:
+    reader = RunReader(uri)
+    with pytest.raises(StudyError, match="no champion yet; a sweep makes one; there are: none"):
+        reader.model(None, None)
+    with pytest.raises(StudyError, match="there is no run abc"):
+        reader.model("abc", None)
+    run_id = logged(uri, lambda _: None)
+    with pytest.raises(StudyError, match=f"run {run_id} has no model"):
+        reader.model(run_id, None)
