@@ -89,28 +89,6 @@ def test_an_interval_is_over_the_replicas_that_mlflow_has(folder: Path) -> None:
         assert [epoch for epoch, _ in curves[0]] == [1, 2, 3]
 
 
-def test_prediction_by_the_champion_and_by_a_run(folder: Path, npz: Path) -> None:
-    from PIL import Image
-
-    with np.load(npz) as arrays:
-        Image.fromarray(arrays["x_test"][0]).resize((64, 64)).save(folder / "one.png")
-
-    def predict(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return run_in(folder, *arguments, module="cifar_hpo.predict")
-
-    shown = predict("one.png")
-    assert shown.returncode == 0, shown.stderr
-    assert "cifar_hpo-small version 1, champion" in shown.stdout
-    assert re.search(r"one\.png +\w+ 0\.\d{3} +\w+ 0\.\d{3} +\w+ 0\.\d{3}", shown.stdout)
-    assert predict("two.png").stderr == "error: two.png does not exist\n"
-    run_ids = {}
-    for configuration in comparison_in(folder).finished:
-        run_ids[str(configuration.params["model.filters"])] = configuration.trial.run_id
-    assert "filters=2" in predict("one.png", "--run", run_ids["2"]).stdout
-    refused = predict("one.png", "--run", "nothing")
-    assert refused.stderr == "error: there is no run nothing\n"
-
-
 def test_the_model_serves_and_takes_raw_images(folder: Path, npz: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
