@@ -34,6 +34,12 @@ SQLITE = "sqlite:///"
 IN_MEMORY = "memory"
 """The storage that keeps nothing."""
 
+STUDY_LOCK = ".{storage}-{study}.lock"
+LOCK_HOLDER = ".holder"
+"""Ends the name of the file that says which process has the lock."""
+SHARED_LOCKS = "cifar_hpo-{digest}"
+"""Begins the names of locks for storages that are no file; digest: of the storage's URL."""
+
 # In a sweep's folder, which hydra.sweep.dir names.
 SWEEP_CONFIG = "multirun.yaml"
 WORKER_LOG = "worker_{slot}.log"

@@ -30,12 +30,10 @@ from cifar_hpo.paths import (
 )
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
 from cifar_hpo.study.storage import open_existing
-from cifar_hpo.study.study import MEANING, RUN
-from cifar_hpo.study.tables import MISSING, Table, trial_table
+from cifar_hpo.study.study import FOLDER, MEANING, RUN
+from cifar_hpo.study.tables import MISSING, trial_table
+from cifar_hpo.table import Table
 from cifar_hpo.trial import FAILED, FINISHED, PRUNED
-
-FOLDER = "folder"
-"""The attribute of Optuna's study under which the sweep's folder is noted, absolute."""
 
 GROUPS = ("model", "data", "optimizer", "training", "mlflow")
 DEFAULT_CONFIG = "config"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import subprocess
@@ -13,22 +14,29 @@ from typing import Any
 
 import numpy as np
 import optuna
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.plugins import Plugins
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState
 from PIL import Image
 
+from cifar_hpo.config import sweep as sweep_schema
 from cifar_hpo.data.dataset import PREPARED
 from cifar_hpo.data.sources import BATCHES
 from cifar_hpo.metrics import replica_name
-from cifar_hpo.study.ranking import OUTCOME
+from cifar_hpo.paths import CONF
+from cifar_hpo.study.ranking import OUTCOME, FinishedTrial
+from cifar_hpo.study.space import Space
 from cifar_hpo.study.storage import open_storage
-from cifar_hpo.study.study import MEANING
-from cifar_hpo.trial import FAILED, FINISHED
+from cifar_hpo.study.study import MEANING, Study
+from cifar_hpo.trial import FAILED, FINISHED, TrialResult, TrialSpec
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Clock = Callable[[float], None]
 
 IMAGE_FOLDER_CLASSES = ("cat", "dog", "owl")
+StubObjective = Callable[[TrialSpec], TrialResult]
 
 
 def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,3 +166,51 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+@functools.cache
+def config_loader() -> ConfigLoaderImpl:
+    """Hydra's, on this project's configs."""
+    Plugins.instance()
+    return ConfigLoaderImpl(config_search_path=create_config_search_path(f"file://{CONF}"))
+
+
+def parse_space(*overrides: str, **conditions: str) -> Space:
+    """A search space from the command line, and the conditions of its parameters."""
+    return Space.parse(overrides, {}, config_loader(), conditions)
+
+
+def study_options(sampler: str = "grid", **changes: Any) -> dict[str, Any]:
+    """The options of `hydra.sweeper`, with their defaults and a metric `y`."""
+    options: dict[str, Any] = {}
+    for name, field in sweep_schema.Sweeper.__dataclass_fields__.items():
+        if name not in ("params", "defaults"):
+            options[name] = field.default
+    schema = sweep_schema.SAMPLER_SCHEMAS.get(sampler, sweep_schema.Sampler)
+    options["sampler"] = vars(schema(name=sampler)) | {"seed": changes.pop("seed", 0)}
+    options |= {"pruner": {"name": "none"}, "metric": "y"}
+    options |= {"enqueue": [], "constraints": [], "conditions": {}}
+    return options | changes
+
+
+def finished(value: float, **metrics: float) -> TrialResult:
+    """The result of a trial whose metric `y` is this value."""
+    return TrialResult(FINISHED, {"y": value, **metrics})
+
+
+def work(study: Study, objective: StubObjective) -> list[TrialSpec]:
+    """Run a study's trials, one after the other, to the end."""
+    specs = []
+    for spec in study.specs():
+        assert spec, "nothing runs, so nothing can be waited for"
+        study.tell(spec, objective(spec))
+        specs.append(spec)
+    return specs
+
+
+def swept(
+    space: Space, objective: StubObjective, name: str = "s", **given: Any
+) -> tuple[list[TrialSpec], list[FinishedTrial]]:
+    """What a sweep tried, in its order, and the study's ranking at its end."""
+    with Study.open(name, space, study_options(**given), {"a": 1}) as study:
+        return work(study, objective), study.ranking()

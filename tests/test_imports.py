@@ -12,7 +12,7 @@ import pytest
 from cifar_hpo.paths import PACKAGE
 
 LAYERS = (
-    ("__init__", "errors", "paths", "console", "metrics", "trial", "task", "processor"),
+    ("__init__", "errors", "paths", "console", "metrics", "table", "trial", "task", "processor"),
     ("config",),
     ("study", "data", "workers"),
     ("sweep", "analysis", "training", "tracking"),

@@ -14,7 +14,8 @@ import pytest
 from support import lay_out, run_in
 
 from cifar_hpo.paths import HYDRA_FOLDER, HYDRA_SETTINGS
-from cifar_hpo.studies import FOLDER, ComposedTrial, StoredStudy, sweep_folders, trial_folder
+from cifar_hpo.studies import ComposedTrial, StoredStudy, sweep_folders, trial_folder
+from cifar_hpo.study.study import FOLDER
 
 
 def studies(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

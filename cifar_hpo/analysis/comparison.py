@@ -20,8 +20,9 @@ from cifar_hpo.analysis.statistics import CONFIDENCE, against_best, confidence_i
 from cifar_hpo.config.fields import flat
 from cifar_hpo.errors import StudyError
 from cifar_hpo.metrics import values_by_replica
-from cifar_hpo.study.ranking import FinishedTrial, finished_trials, identity, ranked
-from cifar_hpo.study.space import Value
+from cifar_hpo.study import _optuna
+from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
+from cifar_hpo.study.space import Value, identity
 from cifar_hpo.study.study import MEANING, RUN
 from cifar_hpo.study.tables import has_parameter_columns
 from cifar_hpo.trial import FINISHED, PRUNED
@@ -144,19 +145,8 @@ def _load_study(name: str | None, storage: BaseStorage) -> optuna.Study:
     if not known or (name and name not in known):
         listed = ", ".join(sorted(known)) or "none"
         raise StudyError(f"there is no study {name or 'here'}; there are: {listed}")
-    latest = name or max(known, key=lambda known_name: _last_start(known_name, storage))
+    latest = name or max(known, key=lambda known_name: _optuna.last_start(storage, known_name))
     return optuna.load_study(study_name=latest, storage=storage)
-
-
-def _last_start(name: str, storage: BaseStorage) -> float:
-    """When a study's last trial began, in seconds since 1970; 0 where it has none."""
-    study_id = storage.get_study_id_from_name(name)
-    count = storage.get_n_trials(study_id)
-    if not count:
-        return 0.0
-    trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, count - 1)
-    start = storage.get_trial(trial_id).datetime_start
-    return start.timestamp() if start else 0.0
 
 
 def _without_seed(params: Mapping[str, Value]) -> dict[str, Value]:

@@ -28,6 +28,7 @@ from cifar_hpo.config.sweep import (
     Sweeper,
 )
 from cifar_hpo.paths import CONF, KEYS_PAGE, KEYS_TEMPLATE
+from cifar_hpo.table import Table
 
 KEYS_PLACE = "<!-- keys -->"
 """The line of the template that the tables take the place of."""
@@ -150,24 +151,24 @@ def head_comment(path: Path) -> str:
 
 def groups_table(chosen: Mapping[str, str]) -> str:
     """The groups with their choices, the default one in bold."""
-    rows = []
+    rows: list[Sequence[str]] = []
     for group, default in chosen.items():
         names = list(read_group(group))
         names[names.index(default)] = f"**{default}**"
         rows.append((f"`{group}=`", ", ".join(names)))
-    return "## Groups\n\n" + markdown(("group", "choices, the default in bold"), rows)
+    return "## Groups\n\n" + Table(("group", "choices, the default in bold"), rows).to_markdown()
 
 
 def choices_table(choices: Iterable[Choice], default: Mapping[str, Any]) -> str:
     """What each choice is, and the values in which it differs from the default one."""
-    rows = []
+    rows: list[Sequence[str]] = []
     for choice in choices:
         differing = []
         for key, value in choice.values.items():
             if default[key] != value:
                 differing.append(f"`{key}: {value_text(value)}`")
         rows.append((f"`{choice.name}`", choice.comment, ", ".join(differing)))
-    return markdown(("choice", "what it is", "differs in"), rows)
+    return Table(("choice", "what it is", "differs in"), rows).to_markdown()
 
 
 def optimizer_sections(choices: Mapping[str, Choice], default: str) -> list[str]:
@@ -206,7 +207,7 @@ def keys_table(
     values: the defaults, where they stand in conf/ and not in the schema. without: keys that are
     described elsewhere.
     """
-    rows = []
+    rows: list[Sequence[str]] = []
     for field in dataclasses.fields(schema):
         if "meaning" not in field.metadata or field.name in without:
             continue
@@ -220,16 +221,16 @@ def keys_table(
                 field.metadata["meaning"],
             )
         )
-    return markdown(COLUMNS, rows)
+    return Table(COLUMNS, rows).to_markdown()
 
 
 def hydra_table() -> str:
     """Hydra's own keys that conf/config.yaml sets, with the values that it gives them."""
     values = flat(read_yaml(CONF / "config.yaml")["hydra"], "hydra")
-    rows = []
+    rows: list[Sequence[str]] = []
     for key, value in values.items():
         rows.append((f"`{key}`", f"`{value_text(value)}`", HYDRA_KEYS[key]))
-    return markdown(("key", "value", "meaning"), rows)
+    return Table(("key", "value", "meaning"), rows).to_markdown()
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
@@ -275,16 +276,6 @@ def range_text(field: dataclasses.Field[Any]) -> str:
 def value_text(value: Any) -> str:
     """A value as YAML spells it."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; a `|` in a cell is escaped."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    texts = []
-    for line in lines:
-        cells = [cell.replace("|", "\\|") for cell in line]
-        texts.append("| " + " | ".join(cells) + " |")
-    return "\n".join(texts)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from cifar_hpo.analysis.comparison import Comparison
-from cifar_hpo.data.dataset import Dataset
+from cifar_hpo.data.dataset import Dataset, find_decoded
 from cifar_hpo.errors import StudyError
 from cifar_hpo.report import figures, image_figures, optuna_figures
 from cifar_hpo.report.runs import Curves, StoredRuns

@@ -15,7 +15,7 @@ from cifar_hpo.analysis.comparison import Comparison, compare_study
 from cifar_hpo.console import sparkline
 from cifar_hpo.report.runs import StoredRuns
 from cifar_hpo.report.tables import leaderboard
-from cifar_hpo.study.tables import Table
+from cifar_hpo.table import Table
 
 INTERVAL = 2.0
 """Seconds between two looks at the storage."""

@@ -13,12 +13,12 @@ from cifar_hpo.analysis.comparison import TEST_ACCURACY, TOP_K, Comparison, Conf
 from cifar_hpo.analysis.verdict import verdict
 from cifar_hpo.study.tables import (
     MISSING,
-    Table,
     has_parameter_columns,
     metric_text,
     parameter_columns,
     state_text,
 )
+from cifar_hpo.table import Table
 
 if TYPE_CHECKING:
     import rich.table

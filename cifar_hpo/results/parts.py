@@ -20,7 +20,7 @@ from cifar_hpo.results.replication import (
     times_table,
 )
 from cifar_hpo.study.ranking import FinishedTrial
-from cifar_hpo.study.tables import Table
+from cifar_hpo.table import Table
 
 OPTIMIZER_RATES, OPTIMIZER_SEEDS = "optimizer", "optimizer_seeds"
 """The optimizers at many learning rates with one seed, and at their best one with several."""

@@ -13,7 +13,7 @@ from cifar_hpo.analysis.comparison import Comparison, Configuration
 from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval, holm, p_value
 from cifar_hpo.results.article import CLAIMS, EPOCHS, ROWS, STUDIES, Claim, Row
 from cifar_hpo.study.space import Value
-from cifar_hpo.study.tables import Table
+from cifar_hpo.table import Table
 
 Comparisons = Mapping[str, Comparison]
 """The studies that are here, by name; each has a finished configuration."""

@@ -7,44 +7,48 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 
-SAMPLERS = {
-    "grid": "RandomSampler",
-    "random": "RandomSampler",
-    "tpe": "TPESampler",
-    "gp": "GPSampler",
-    "cmaes": "CmaEsSampler",
+SAMPLERS: Mapping[str, type[BaseSampler]] = {
+    "grid": optuna.samplers.RandomSampler,
+    "random": optuna.samplers.RandomSampler,
+    "tpe": optuna.samplers.TPESampler,
+    "gp": optuna.samplers.GPSampler,
+    "cmaes": optuna.samplers.CmaEsSampler,
+    "nsgaii": optuna.samplers.NSGAIISampler,
+    "qmc": optuna.samplers.QMCSampler,
 }
-SAMPLERS |= {"nsgaii": "NSGAIISampler", "qmc": "QMCSampler"}
-PRUNERS = {
-    "none": "NopPruner",
-    "median": "MedianPruner",
-    "asha": "SuccessiveHalvingPruner",
-    "hyperband": "HyperbandPruner",
+"""A grid is laid out by the study; its sampler is never asked."""
+
+PRUNERS: Mapping[str, type[BasePruner]] = {
+    "none": optuna.pruners.NopPruner,
+    "median": optuna.pruners.MedianPruner,
+    "asha": optuna.pruners.SuccessiveHalvingPruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "patient": optuna.pruners.PatientPruner,
 }
-PRUNERS |= {"patient": "PatientPruner"}
 
 
-def sampler(options: Mapping[str, Any], trials: int = 0) -> optuna.samplers.BaseSampler:
+def sampler(options: Mapping[str, Any], trials: int = 0) -> BaseSampler:
     """The sampler of that name, for a study that has so many trials; with the same seed again it
-    would propose them again.
-
-    A grid is laid out by the study; its sampler is never asked.
-    """
-    if options.get("seed") is not None:
-        options = {**options, "seed": options["seed"] + trials}
+    would propose them again."""
+    given = _given(options)
+    if "seed" in given:
+        given["seed"] += trials
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
-        return getattr(optuna.samplers, SAMPLERS[options["name"]])(**_given(options))  # type: ignore[no-any-return]
+        return SAMPLERS[options["name"]](**given)
 
 
-def pruner(options: Mapping[str, Any]) -> optuna.pruners.BasePruner:
+def pruner(options: Mapping[str, Any]) -> BasePruner:
     """The pruner of that name; `patient` alone stops a trial that stands still."""
     given = _given(options)
     if options["name"] == "patient":
         given["wrapped_pruner"] = None
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
-        return getattr(optuna.pruners, PRUNERS[options["name"]])(**given)  # type: ignore[no-any-return]
+        return PRUNERS[options["name"]](**given)
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not left to Optuna."""
     return {name: value for name, value in options.items() if name != "name" and value is not None}

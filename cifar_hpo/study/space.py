@@ -1,68 +1,33 @@
-"""A search space from Hydra's overrides: each `Choices` or `Interval` is a dimension, everything
-else is fixed.
+"""A search space from Hydra's overrides: a `Space` has dimensions and fixed overrides; a cell is
+one combination of choices.
 
-Hydra's meaning of its syntax holds: `range(1,3)` is 1, 2. An `interval` with two whole ends gives
-whole numbers, both ends included. A parameter may exist for some choices only: `optimizer.momentum`
-where the optimizer has one, or as `hydra.sweeper.conditions` say.
+A parameter may exist for some choices only: `optimizer.momentum` where the optimizer has one, or as
+`hydra.sweeper.conditions` say.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from cifar_hpo.errors import ConfigError
+from cifar_hpo.study.dimensions import (
+    Choices,
+    Dimension,
+    Interval,
+    Value,
+    canonical,
+    parse_part,
+    parse_value,
+)
 
-log = logging.getLogger(__name__)
-
-Value = bool | int | float | str
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Finitely many values, and how each was written; step is the distance of the whole numbers of
-    a `range`, else 0.
-
-    `text` knows others too: a study of a name may hold trials of an earlier, different grid.
-    """
-
-    texts: Mapping[Value, str]
-    step: int = 0
-
-    def text(self, value: Value) -> str:
-        return self.texts.get(value, str(value))
-
-    def has(self, value: Value) -> bool:
-        return value in self.texts
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Numbers from low to high; whole numbers where both ends are whole, drawn by their logarithm
-    where `log`."""
-
-    low: float
-    high: float
-    log: bool
-
-    @property
-    def whole(self) -> bool:
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    def text(self, value: Value) -> str:
-        return repr(value)
-
-    def has(self, value: Value) -> bool:
-        return (
-            isinstance(value, int if self.whole else int | float) and self.low <= value <= self.high
-        )
+__all__ = ["Choices", "Interval", "Space", "Value", "identities", "identity"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +40,7 @@ class Space:
     dimension on which it depends and the choices for which it exists.
     """
 
-    parts: Mapping[str, Choices | Interval | str]
+    parts: Mapping[str, Dimension | str]
     groups: tuple[str, ...] = ()
     absent: Mapping[tuple[Value, ...], frozenset[str]] = field(default_factory=dict)
     conditions: Mapping[str, tuple[str, frozenset[Value]]] = field(default_factory=dict)
@@ -94,53 +59,57 @@ class Space:
         or a condition on nothing.
         """
         texts = [f"{key}={value}" for key, value in params.items()] + list(overrides)
-        parts: dict[str, Choices | Interval | str] = {}
-        for override in OverridesParser.create(config_loader=config_loader).parse_overrides(texts):
-            parts[override.get_key_element()] = _part(override)
-        groups = tuple(
-            key
-            for key, part in parts.items()
-            if not isinstance(part, str) and config_loader.get_group_options(key)
-        )
-        depends = {}
-        for key, condition in (conditions or {}).items():
-            other, _, values = condition.partition("=")
-            if key not in parts or isinstance(parts.get(other, ""), str):
-                raise ConfigError(
-                    f"hydra.sweeper.conditions.{key}",
-                    f"{condition!r}: both {key} and {other} must vary",
-                )
-            depends[key] = (other, frozenset(typed(value) for value in values.split(",")))
-        _refuse_circles(depends)
-        return cls(parts, groups, conditions=depends)
+        parser = OverridesParser.create(config_loader=config_loader)
+        parts: dict[str, Dimension | str] = {}
+        for override in parser.parse_overrides(texts):
+            parts[override.get_key_element()] = parse_part(override)
+        groups = []
+        for key, part in parts.items():
+            if not isinstance(part, str) and config_loader.get_group_options(key):
+                groups.append(key)
+        return cls(parts, tuple(groups), conditions=_parse_conditions(conditions or {}, parts))
 
     @property
-    def dimensions(self) -> dict[str, Choices | Interval]:
+    def dimensions(self) -> dict[str, Dimension]:
         return {key: part for key, part in self.parts.items() if not isinstance(part, str)}
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The same for the same set of cells, whatever the order and the spelling of values."""
+        return {key: self.dimensions[key].identity for key in sorted(self.dimensions)}
+
+    @property
+    def identity_as_written(self) -> dict[str, str]:
+        """What version 0.1 had as a space's identity, which names its studies."""
+        return {key: self.dimensions[key].identity_as_written for key in sorted(self.dimensions)}
 
     @property
     def order(self) -> list[str]:
         """Dimensions so that each comes after those on which it depends, groups first."""
-        ordered: dict[str, None] = {}
-
-        def add(key: str) -> None:
-            if key in self.conditions:
-                add(self.conditions[key][0])
-            ordered.setdefault(key)
-
-        for key in sorted(
+        ordered: list[str] = []
+        first = sorted(
             self.dimensions, key=lambda key: (key not in self.groups, key in self.conditions)
-        ):
-            add(key)
-        return list(ordered)
+        )
+        for key in first:
+            for needed in self._needed_by(key):
+                if needed not in ordered:
+                    ordered.append(needed)
+        return ordered
+
+    def _needed_by(self, key: str) -> list[str]:
+        """A parameter behind those on which it depends, the first of the chain first."""
+        chain = [key]
+        while chain[0] in self.conditions:
+            chain.insert(0, self.conditions[chain[0]][0])
+        return chain
 
     @property
     def size(self) -> float:
         """How many cells there are, conditions not considered."""
-        return math.prod(
-            len(part.texts) if isinstance(part, Choices) else math.inf
-            for part in self.dimensions.values()
-        )
+        size: float = 1
+        for part in self.dimensions.values():
+            size *= len(part.texts) if isinstance(part, Choices) else math.inf
+        return size
 
     @property
     def is_finite(self) -> bool:
@@ -149,64 +118,101 @@ class Space:
     def is_active(self, key: str, params: Mapping[str, Value]) -> bool:
         """Whether a parameter exists for the values of those before it."""
         if key in self.conditions:
-            other, values = self.conditions[key]
-            if params.get(other) not in values:
+            needed, values = self.conditions[key]
+            if needed not in params or canonical(params[needed]) not in values:
                 return False
-        return key in self.groups or key not in self.absent.get(
-            tuple(params[group] for group in self.groups if group in params), ()
-        )
-
-    def _existing(self, cell: Mapping[str, Value]) -> dict[str, Value]:
-        """The parameters of a cell that exist, in the order of the dimensions."""
-        existing: dict[str, Value] = {}
-        for key in self.order:  # what a parameter depends on may itself not exist
-            if self.is_active(key, existing):
-                existing[key] = cell[key]
-        return {key: existing[key] for key in self.dimensions if key in existing}
+        if key in self.groups:
+            return True
+        chosen = tuple(canonical(params[group]) for group in self.groups if group in params)
+        return key not in self.absent.get(chosen, ())
 
     def holds(self, params: Mapping[str, Any]) -> bool:
         """Whether these are a configuration of this space."""
         active = [key for key in self.order if self.is_active(key, params)]
-        return set(active) == set(params) and all(
-            self.dimensions[key].has(params[key]) for key in active
-        )
+        if set(active) != set(params):
+            return False
+        return all(self.dimensions[key].has(params[key]) for key in active)
 
     def cells(self) -> Iterator[dict[str, Value]]:
         """Every combination once, the last dimension fastest; one empty cell where nothing
         varies."""
-        choices = [part.texts for part in self.dimensions.values() if isinstance(part, Choices)]
-        conditional = bool(self.conditions or any(self.absent.values()))
-        seen = set()
-        for values in itertools.product(*choices):
-            cell = dict(zip(self.dimensions, values, strict=True))
-            if conditional:
-                cell = self._existing(cell)
-                if (identity := tuple(cell.items())) in seen:
-                    continue
-                seen.add(identity)
-            yield cell
+        is_conditional = bool(self.conditions) or any(self.absent.values())
+        seen: set[str] = set()
+        for combination in self._combinations():
+            if not is_conditional:
+                yield combination
+                continue
+            cell = self._active_part(combination)
+            if identity(cell) not in seen:
+                seen.add(identity(cell))
+                yield cell
 
     def corners(self) -> Iterator[dict[str, Value]]:
         """Cells that together hold each choice and each end of each interval once."""
-        ends = {
-            key: list(part.texts) if isinstance(part, Choices) else [part.low, part.high]
-            for key, part in self.dimensions.items()
-        }
-        for place in range(max(map(len, ends.values()), default=1)):
-            cell = {key: values[min(place, len(values) - 1)] for key, values in ends.items()}
-            yield self._existing(cell)
+        ends: dict[str, list[Value]] = {}
+        for key, part in self.dimensions.items():
+            ends[key] = list(part.texts) if isinstance(part, Choices) else [part.low, part.high]
+        longest = max(map(len, ends.values()), default=1)
+        for place in range(longest):
+            cell = {}
+            for key, values in ends.items():
+                cell[key] = values[min(place, len(values) - 1)]
+            yield self._active_part(cell)
 
     def overrides(self, params: Mapping[str, Value]) -> tuple[str, ...]:
         """What the user would type for one configuration."""
-        chosen = (
-            (key, part)
-            for key, part in self.parts.items()
-            if isinstance(part, str) or key in params
-        )
-        return tuple(
-            part if isinstance(part, str) else f"{key}={part.text(params[key])}"
-            for key, part in chosen
-        )
+        overrides = []
+        for key, part in self.parts.items():
+            if isinstance(part, str):
+                overrides.append(part)
+            elif key in params:
+                overrides.append(f"{key}={part.text(params[key])}")
+        return tuple(overrides)
+
+    def _combinations(self) -> Iterator[dict[str, Value]]:
+        """Every combination of choices, whether or not each parameter exists."""
+        choices = [part.texts for part in self.dimensions.values() if isinstance(part, Choices)]
+        for values in itertools.product(*choices):
+            yield dict(zip(self.dimensions, values, strict=True))
+
+    def _active_part(self, combination: Mapping[str, Value]) -> dict[str, Value]:
+        """The parameters of a combination that exist, in the order of the dimensions."""
+        active: dict[str, Value] = {}
+        for key in self.order:  # what a parameter depends on may itself not exist
+            if self.is_active(key, active):
+                active[key] = combination[key]
+        return {key: active[key] for key in self.dimensions if key in active}
+
+
+def identity(params: Mapping[str, Value]) -> str:
+    """The same for the same configuration, whatever the order of its keys and the spelling of its
+    values."""
+    return json.dumps({key: canonical(value) for key, value in params.items()}, sort_keys=True)
+
+
+def identities(configurations: Iterable[Mapping[str, Value]]) -> set[str]:
+    """The identity of each configuration."""
+    return {identity(params) for params in configurations}
+
+
+def _parse_conditions(
+    conditions: Mapping[str, str], parts: Mapping[str, Dimension | str]
+) -> dict[str, tuple[str, frozenset[Value]]]:
+    """Each conditional parameter, with what it depends on and the choices for which it exists.
+
+    Raises ConfigError where one of the two does not vary, or parameters depend on one another.
+    """
+    parsed = {}
+    for key, condition in conditions.items():
+        needed, _, values = condition.partition("=")
+        if key not in parts or isinstance(parts.get(needed, ""), str):
+            raise ConfigError(
+                f"hydra.sweeper.conditions.{key}",
+                f"{condition!r}: both {key} and {needed} must vary",
+            )
+        parsed[key] = (needed, frozenset(map(parse_value, values.split(","))))
+    _refuse_circles(parsed)
+    return parsed
 
 
 def _refuse_circles(conditions: Mapping[str, tuple[str, frozenset[Value]]]) -> None:
@@ -218,48 +224,5 @@ def _refuse_circles(conditions: Mapping[str, tuple[str, frozenset[Value]]]) -> N
             if chain[-1] == key:
                 circle = " needs ".join(chain)
                 raise ConfigError(f"hydra.sweeper.conditions.{key}", f"a circle: {circle}")
-            if len(chain) > len(conditions) + 1:  # it leads into a circle that is told of below
+            if len(chain) > len(conditions) + 1:  # it leads into a circle of which it is no part
                 break
-
-
-def _part(override: Override) -> Choices | Interval | str:
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return str(override.input_line)
-    if override.is_discrete_sweep():
-        texts: dict[Value, str] = {}
-        for text in override.sweep_string_iterator():
-            if typed(text) in texts:
-                log.warning("%s=%s stands there twice; it is tried once", key, text)
-            texts.setdefault(typed(text), text)
-        if not texts:
-            raise ConfigError(key, f"{override.input_line} has no values")
-        value = override.value()
-        is_whole = (
-            isinstance(value, RangeSweep)
-            and all(isinstance(number, int) for number in texts)
-            and len(texts) > 1
-        )
-        return Choices(texts, abs(int(value.step)) if is_whole else 0)  # type: ignore[union-attr]
-    sweep = override.value()
-    assert isinstance(sweep, IntervalSweep)
-    assert sweep.start is not None
-    assert sweep.end is not None
-    is_log = "log" in sweep.tags
-    if not sweep.start < sweep.end or (is_log and sweep.start <= 0):
-        raise ConfigError(
-            key, f"{override.input_line}: the ends must rise{', from above 0' if is_log else ''}"
-        )
-    return Interval(sweep.start, sweep.end, is_log)
-
-
-def typed(text: str) -> Value:
-    """The number or truth value that a text means in Hydra, else the text itself."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            pass
-    return text

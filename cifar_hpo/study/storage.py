@@ -1,5 +1,4 @@
-"""Optuna's storage: opened (`open_storage`, `kept`), a study of it `held` by one process, its choices
-made wider (`extend_choices`)."""
+"""Where Optuna keeps studies: a storage is opened, and a study of it locked for one process."""
 
 from __future__ import annotations
 
@@ -8,78 +7,75 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
-import sqlalchemy
 from filelock import FileLock, Timeout
-from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.storages import BaseStorage
 
 from cifar_hpo.errors import StudyError, one_line
-from cifar_hpo.paths import GENERATED
+from cifar_hpo.paths import (
+    IN_MEMORY,
+    LOCK_HOLDER,
+    SHARED_LOCKS,
+    STUDIES_DB,
+    STUDY_LOCK,
+    sqlite_file,
+    storage_url,
+)
+from cifar_hpo.study import _optuna
 
-WIDEN = """
-UPDATE trial_params SET distribution_json = :new WHERE param_name = :key AND trial_id IN (
-    SELECT trial_id FROM trials JOIN studies ON trials.study_id = studies.study_id
-    WHERE study_name = :study)
-"""
-"""Old choices keep their places in a wider distribution, so that trials, which hold places, keep
-their values."""
+SQLITE_TIMEOUT = 60
+"""Seconds that a write waits for another process's."""
 
 
-def open_storage(url: str | None) -> Any:
+def open_storage(given: str | None) -> BaseStorage:
     """Optuna's storage; None is studies.db among what is generated, `memory` keeps nothing.
 
     Raises StudyError when it can't be opened, with no password in the message.
     """
-    url = url or f"sqlite:///{GENERATED}/studies.db"
-    if url == "memory":
-        return InMemoryStorage()
+    url = storage_url(given)
+    if url == IN_MEMORY:
+        return _optuna.memory()
     options: dict[str, Any] = {"pool_pre_ping": True}
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        options = {"connect_args": {"timeout": 60}}
+    file = sqlite_file(url)
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        options = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
     try:
-        return RDBStorage(url, engine_kwargs=options)
+        return _optuna.connect(url, options)
     except Exception as error:  # noqa: BLE001  SQLAlchemy's and the drivers' errors share no base
         where = re.sub(r"//.*@", "//***@", url)
-        raise StudyError(
-            f"hydra.sweeper.storage: {where} can't be opened ({type(error).__name__}: "
-            f"{one_line(error)[:120]})"
-        ) from None
+        cause = f"{type(error).__name__}: {one_line(error)[:120]}"
+        raise StudyError(f"hydra.sweeper.storage: {where} can't be opened ({cause})") from None
 
 
-def open_existing(url: str | None) -> Any:
+def open_existing(given: str | None) -> BaseStorage:
     """The storage of studies that are there already. Raises StudyError where this folder has
     none."""
-    if not url and not Path(GENERATED, "studies.db").exists():
+    if not given and not STUDIES_DB.exists():
         raise StudyError(
-            f"{GENERATED}/studies.db is not here; go to the folder where the sweep was started, "
+            f"{STUDIES_DB} is not here; go to the folder where the sweep was started, "
             "or give --storage"
         )
-    return open_storage(url)
+    return open_storage(given)
 
 
 @contextlib.contextmanager
-def study_lock(storage: Any, study: str) -> Iterator[None]:
+def study_lock(storage: BaseStorage, study: str) -> Iterator[None]:
     """One asker for a study: two would lay out the same cells, and take each other's running trials
     for abandoned ones.
 
     The lock lies beside an SQLite file; for other storages it keeps out the commands of this
     machine only. Raises StudyError when another process holds the study.
     """
-    if isinstance(storage, InMemoryStorage):
+    url = _optuna.url_of(storage)
+    if url is None:
         yield
         return
-    url = str(storage.url)
-    shared = Path(
-        tempfile.gettempdir(), f"cifar_hpo-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-    )
-    beside = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else shared
-    path = beside.with_name(f".{beside.name}-{study}.lock")
-    holder = path.with_suffix(".holder")
+    path = _lock_file(url, study)
+    holder = path.with_suffix(LOCK_HOLDER)
     try:
         lock = FileLock(path, timeout=0).acquire()
     except Timeout:
@@ -93,12 +89,10 @@ def study_lock(storage: Any, study: str) -> Iterator[None]:
         yield
 
 
-def extend_choices(storage: Any, study: str, key: str, choices: Sequence[Any]) -> None:
-    """Give a parameter's trials these choices, which begin with those that they have; Optuna takes
-    no new ones once a study has begun."""
-    if isinstance(storage, RDBStorage):
-        wider = optuna.distributions.distribution_to_json(
-            optuna.distributions.CategoricalDistribution(choices)
-        )
-        with storage.engine.begin() as connection:
-            connection.execute(sqlalchemy.text(WIDEN), {"new": wider, "key": key, "study": study})
+def _lock_file(url: str, study: str) -> Path:
+    """Beside an SQLite file, else among this machine's temporary files."""
+    storage = sqlite_file(url)
+    if storage is None:
+        digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+        storage = Path(tempfile.gettempdir(), SHARED_LOCKS.format(digest=digest))
+    return storage.with_name(STUDY_LOCK.format(storage=storage.name, study=study))

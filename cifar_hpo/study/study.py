@@ -10,360 +10,177 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import logging
-import random
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
+from pathlib import Path
 from typing import Any, Self
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from cifar_hpo.config.fields import flat
 from cifar_hpo.config.secrets import PASSWORD
-from cifar_hpo.errors import ConfigError, StudyError
-from cifar_hpo.study import samplers
-from cifar_hpo.study.distributions import Distributions
-from cifar_hpo.study.ranking import OUTCOME, FinishedTrial, finished_trials, identity, ranked
-from cifar_hpo.study.space import Space, Value
+from cifar_hpo.errors import ConfigError
+from cifar_hpo.study import _optuna, samplers
+from cifar_hpo.study.budget import Budget
+from cifar_hpo.study.candidates import (
+    SKIPPED,
+    Candidates,
+    ListedCandidates,
+    SampledCandidates,
+)
+from cifar_hpo.study.ranking import OUTCOME, FinishedTrial, finished_trials, ranked
+from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import open_storage, study_lock
+from cifar_hpo.study.stored import MEANING, StoredStudy, as_list, choose_name
+from cifar_hpo.study.workload import Workload
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Progress, TrialResult, TrialSpec
 
-log = logging.getLogger(__name__)
-optuna.logging.set_verbosity(optuna.logging.ERROR)
+__all__ = ["ATTEMPT", "FOLDER", "MEANING", "RUN", "Study", "pruner_for"]
 
-MEANING, ATTEMPT, RUN = "meaning", "attempt", "mlflow"
-REPEATS = 10
-"""Proposals of a sampler that were tried before, after which an untried cell is drawn instead."""
+RUN = "mlflow"
+"""The attribute of Optuna's study that says where MLflow has it: a URI and a run's id."""
 
-MAX_LISTED_CELLS = 20_000
-"""Cells above which a sampler's space counts as one without end: nobody will try them all, and to
-list them takes long."""
+FOLDER = "folder"
+"""The attribute of Optuna's study that says where its last sweep left its trials' folders."""
+
+ATTEMPT = "attempt"
+"""The attribute of Optuna's trial that counts its attempts before this one."""
 
 
 class Study:
-    """An Optuna study held by this process alone. Use as a context manager.
-
-    costs: of a grid's cells by their identity; the longest are tried first, so that no worker ends
-    alone.
-
-    Raises StudyError when the storage can't be read, another process holds the study, or it means
-    something else.
-    """
+    """An Optuna study held by this process alone, from `Study.open` on. Use as a context manager,
+    which lets unfinished trials wait for the next command, and the study for others."""
 
     def __init__(
         self,
+        stored: StoredStudy,
+        space: Space,
+        options: Mapping[str, Any],
+        costs: Mapping[str, float],
+    ) -> None:
+        self.name = stored.name
+        self.space, self.options = space, options
+        self.metrics = as_list(options["metric"])
+        self.directions = as_list(options["direction"])
+        self.is_grid = options["sampler"]["name"] == "grid"
+        self.running: dict[int, TrialSpec] = {}
+        self._stored = stored
+        self._lock = contextlib.ExitStack()
+        self._budget = Budget.from_options(options, self.directions[0])
+        self._workload = Workload(
+            space, is_grid=self.is_grid, n_trials=options["n_trials"], costs=costs
+        )
+        self._enqueued = [_as_values(wish) for wish in options["enqueue"]]
+        self._finished: list[FinishedTrial] = []
+        self._requeued: deque[TrialSpec] = deque()
+        self._open_trials: dict[int, optuna.Trial] = {}
+        self._begun = 0
+        self._failures = 0
+
+    @classmethod
+    def open(
+        cls,
         name: str,
         space: Space,
         options: Mapping[str, Any],
         meaning: Mapping[str, Any],
         costs: Mapping[str, float] | None = None,
-    ) -> None:
-        self.space, self.options = space, options
-        self.costs = costs if costs and any(costs.values()) else {}
-        self.started = time.monotonic()
-        self._discarded: set[str] = set()
-        self.metrics, self.directions = _listed(options["metric"]), _listed(options["direction"])
-        self.is_grid = options["sampler"]["name"] == "grid"
-        self._enqueued = [_texts(wish) for wish in options["enqueue"]]
-        self.running: dict[int, TrialSpec] = {}
-        self._requeued: deque[TrialSpec] = deque()
-        self._open_trials: dict[int, optuna.Trial] = {}
-        self._failures = 0
-        self._lock = contextlib.ExitStack()
-        self._storage = open_storage(options["storage"])
-        taken = {study.study_name for study in self._storage.get_all_studies()}
-        fresh = (
-            one
-            for n in range(1, len(taken) + 2)
-            if (one := f"{name}-{n}" if n > 1 else name) not in taken
-        )
-        self.name = next(fresh) if options["fresh"] else name
-        self._lock.enter_context(study_lock(self._storage, self.name))
-        try:
-            known = self._storage.get_study_id_from_name(self.name) if self.name in taken else None
-            self._study = optuna.create_study(
-                study_name=self.name,
-                storage=self._storage,
-                sampler=samplers.sampler(
-                    options["sampler"], 0 if known is None else self._storage.get_n_trials(known)
-                ),
-                pruner=samplers.pruner(options["pruner"]),
-                directions=self.directions,  # type: ignore[arg-type]
-                load_if_exists=True,
-            )
-            self._id = self._storage.get_study_id_from_name(self.name)
-            self._check_definition(json.loads(json.dumps(meaning)))
-            self._distributions = Distributions(space, self._study, self._storage)
-            self._warm_start()
-            self._recover()
-            self._told = finished_trials(self._study.get_trials(deepcopy=False))
-            for wish in self._enqueued:
-                self._enqueue(wish)
-        except BaseException:
-            self._lock.close()
-            raise
+        *,
+        earlier_name: str | None = None,
+    ) -> Self:
+        """The study of that name, created or continued.
+
+        options: `hydra.sweeper`'s. meaning: what the study's identity rests on, as JSON. costs: of
+        a grid's cells by their identity; the longest are tried first, so that no worker ends
+        alone. earlier_name: the name that version 0.1 gave it.
+
+        Raises StudyError when the storage can't be read, another process holds the study, or it
+        means something else; ConfigError for an enqueued configuration that is not in the space.
+        """
+        storage = open_storage(options["storage"])
+        name = choose_name(storage, name, earlier_name, is_fresh=options["fresh"])
+        with contextlib.ExitStack() as until_opened:
+            until_opened.enter_context(study_lock(storage, name))
+            stored = StoredStudy.create_or_load(storage, name, space, options, meaning)
+            if options["warm_start"]:
+                stored.warm_start(options["warm_start"], space)
+            study = cls(stored, space, options, costs or {})
+            study._recover()
+            study._enqueue()
+            study._lock = until_opened.pop_all()
+        return study
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let unfinished trials wait for the next command, and the study for others."""
-        for number in [*self.running, *(spec.number for spec in self._requeued)]:
-            self._storage.set_trial_state_values(self._trial_id(number), TrialState.WAITING)
+        for spec in (*self.running.values(), *self._requeued):
+            self._stored.set_state(spec.number, TrialState.WAITING)
         self._lock.close()
 
-    def _trial_id(self, number: int) -> int:
-        return int(self._storage.get_trial_id_from_study_id_trial_number(self._id, number))
-
-    def _check_definition(self, meaning: dict[str, Any]) -> None:
-        """Continue only what means the same."""
-        before = self._study.user_attrs.get(MEANING)
-        if before and "data" in before:
-            before["data"] = sorted(
-                set(before["data"])
-            )  # earlier versions have each as often as it was looked at
-        if before is None:
-            self._study.set_user_attr(MEANING, meaning)
-        elif before != meaning:
-            one, other = flat(before), flat(meaning)
-            different = sorted(
-                key for key in one.keys() | other.keys() if one.get(key) != other.get(key)
-            )
-            shown = ", ".join(f"{key} {one.get(key)} → {other.get(key)}" for key in different[:5])
-            hint = "choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true"
-            raise StudyError(f"study {self.name} means something else ({shown}); {hint}")
-
-    def _warm_start(self) -> None:
-        """Let the sampler know the finished trials of an earlier study that lie in this space; they
-        count for nothing else."""
-        if not (earlier := self.options["warm_start"]) or self._study.get_trials(deepcopy=False):
-            return
-        try:
-            known = optuna.load_study(study_name=earlier, storage=self._storage).get_trials(
-                states=(TrialState.COMPLETE,)
-            )
-        except KeyError:
-            raise StudyError(f"hydra.sweeper.warm_start: there is no study {earlier}") from None
-        usable = [
-            trial
-            for trial in known
-            if self.space.holds(trial.params) and len(trial.values) == len(self.metrics)
-        ]
-        for trial in usable:
-            trial.user_attrs = {"warm_start": f"{earlier} {trial.number}"}
-            trial.distributions = self._distributions.of(trial.params)
-            self._study.add_trial(trial)
-        log.warning(
-            "%d of %d trials of study %s known beforehand", len(usable), len(known), earlier
-        )
-
-    def _recover(self) -> None:
-        """Take up what an interrupted or dead parent left: close what had its outcome noted, go on
-        with the rest."""
-        for trial in self._study.get_trials(
-            deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
-        ):
-            if outcome := trial.user_attrs.get(OUTCOME):
-                self._close(trial.number, outcome)
-            elif self.space.holds(trial.params) and (
-                "fixed_params" not in trial.system_attrs or trial.params
-            ):
-                trial_id = self._trial_id(trial.number)
-                self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-                attempt = trial.user_attrs.get(ATTEMPT, 0) + 1
-                self._open_trials[trial.number] = asked = optuna.Trial(self._study, trial_id)
-                asked.set_user_attr(ATTEMPT, attempt)
-                self._requeued.append(
-                    TrialSpec(
-                        trial.number, self.space.overrides(trial.params), trial.params, attempt
-                    )
-                )
-            elif trial.state is TrialState.RUNNING or self.is_grid:
-                self._study.tell(trial.number, state=TrialState.FAIL)
-
-    def _close(self, number: int, outcome: Mapping[str, Any] | None) -> None:
-        if outcome and outcome["values"] is not None:
-            self._storage.set_trial_state_values(
-                self._trial_id(number), TrialState.COMPLETE, outcome["values"]
-            )
-        else:
-            pruned = outcome is not None and outcome["state"] == PRUNED
-            self._storage.set_trial_state_values(
-                self._trial_id(number), TrialState.PRUNED if pruned else TrialState.FAIL
-            )
-
-    def note_run(self, uri: str, run_id: str) -> None:
-        """Where MLflow has this study, for the report; not where the URI holds a password."""
+    def set_run(self, uri: str, run_id: str) -> None:
+        """Note where MLflow has this study, for the report; not where the URI holds a password."""
         if not PASSWORD.search(uri):
-            self._study.set_user_attr(RUN, [uri, run_id])
+            self._stored.study.set_user_attr(RUN, [uri, run_id])
 
-    def told(self) -> list[FinishedTrial]:
+    def set_folder(self, folder: Path) -> None:
+        """Note where the sweep leaves its trials' folders, for whoever looks for their configs."""
+        self._stored.study.set_user_attr(FOLDER, str(folder.absolute()))
+
+    def finished_trials(self) -> list[FinishedTrial]:
         """Counted trials in the order in which they ended."""
-        return list(self._told)
+        return list(self._finished)
 
     def ranking(self) -> list[FinishedTrial]:
-        return ranked(self._told, self.directions)
+        return ranked(self._finished, self.directions)
 
     def planned(self) -> int | None:
         """How many trials there will be in all; None where only time or success limits them."""
-        limit: int | None = self.options["n_trials"]
-        if not self.is_grid and (limit or self.space.size > MAX_LISTED_CELLS):
-            return limit
-        told = {identity(one.params) for one in self._told}
-        planned = len((self._identities - self._discarded) | told)
-        return min(planned, limit or planned)
+        return self._workload.planned(self._finished_configurations())
 
     def cost(self, params: Mapping[str, Value]) -> float:
         """How much work a configuration is beside others; the mean of all where it is not known."""
-        known = self.costs.get(identity(params))
-        return self._mean_cost if known is None else known
+        return self._workload.cost(params)
 
     def waiting_costs(self) -> list[float]:
         """The cost of each planned trial that has not begun, in the order in which they will."""
-        failed = [one for one in self._told if one.state in (FAILED, KILLED)]
-        running = {identity(spec.params) for spec in list(self.running.values())}
+        specs = list(self.running.values())  # a copy: another thread shows what goes on
+        running = identities(spec.params for spec in specs)
         if self.options["retry_failed"]:
-            waiting = frozenset(identity(one.params) for one in failed) - running
-            count = len(waiting)
-        else:
-            begun = running | {identity(one.params) for one in self._told}
-            count = max(0, (self.planned() or 0) - len(begun))
-            if not self.is_grid:
-                return [self._mean_cost] * count
-            waiting = self._identities - begun - self._discarded
-        costs = [self.costs.get(key, self._mean_cost) for key in waiting]
-        return sorted(costs, reverse=True)[:count]
+            failed = identities(self._failed_configurations())
+            return self._workload.longest_first(failed - running)
+        return self._workload.waiting_costs(self._finished_configurations(), running)
 
     def seconds_to_timeout(self) -> float | None:
         """Seconds in which trials may still start; None without a timeout."""
-        timeout = self.options["timeout"]
-        return None if not timeout else max(0.0, timeout - (time.monotonic() - self.started))
-
-    @functools.cached_property
-    def _mean_cost(self) -> float:
-        return fmean(self.costs.values()) if self.costs else 1.0
-
-    @functools.cached_property
-    def _identities(self) -> frozenset[str]:
-        return frozenset(identity(cell) for cell in self.space.cells())
+        return self._budget.seconds_left()
 
     def specs(self) -> Iterator[TrialSpec | None]:
         """What is still to be tried; None when that depends on what is running now."""
-        self.started, self._count = time.monotonic(), len(self._told)
-        self._tried = {identity(one.params) for one in self._told} | {
-            identity(spec.params) for spec in self._requeued
-        }
-        self._count += len(self._requeued)
-        cells = self._cells()
-        while not self._is_over():
-            spec = self._requeued.popleft() if self._requeued else None
-            if not spec and not (
-                self.options["n_trials"]
-                and self._count >= self.options["n_trials"]
-                and not self.options["retry_failed"]
-            ):
-                spec = self._ask(cells)
-                self._count += spec is not None
+        self._budget.start()
+        self._begun = len(self._finished) + len(self._requeued)
+        candidates = self._candidates()
+        while not self._is_budget_spent():
+            spec = self._next_spec(candidates)
             if spec:
                 self.running[spec.number] = spec
             elif not self.running:
                 return
             yield spec
 
-    def _cells(self) -> Iterator[Mapping[str, Value]] | None:
-        """The cells to try in order, where it is not a sampler who says."""
-        if self.options["retry_failed"]:
-            return iter([one.params for one in self._told if one.state in (FAILED, KILLED)])
-        if not self.is_grid:
-            return None
-        first = [
-            cell
-            for wish in self._enqueued
-            for cell in self.space.cells()
-            if wish.items() <= cell.items()
-        ]
-        longest_first = sorted(
-            self.space.cells(), key=lambda cell: -self.costs.get(identity(cell), 0)
-        )
-        cells = {identity(cell): cell for cell in [*first, *longest_first]}
-        return iter([cell for key, cell in cells.items() if key not in self._tried])
-
-    def _is_over(self) -> bool:
-        """Whether a limit other than the number of trials is reached."""
-        options = self.options
-        if options["max_failures"] and self._failures >= options["max_failures"]:
-            return True
-        if self.seconds_to_timeout() == 0:
-            return True
-        sign = 1 if self.directions[0] == "maximize" else -1
-        values = [-float("inf") if one.value is None else sign * one.value for one in self._told]
-        if options["target"] is not None and values and max(values) >= sign * options["target"]:
-            return True
-        return bool(
-            options["patience"]
-            and values
-            and len(values) - 1 - values.index(max(values)) >= options["patience"]
-        )
-
-    def _ask(self, cells: Iterator[Mapping[str, Value]] | None) -> TrialSpec | None:
-        for repeat in range(10 * REPEATS):
-            if cells is not None:
-                if (cell := next(cells, None)) is None:
-                    return None
-                return self._create_trial(cell)
-            if repeat >= REPEATS and self.space.size <= MAX_LISTED_CELLS:
-                untried = [cell for cell in self.space.cells() if identity(cell) not in self._tried]
-                if not untried:
-                    return None
-                return self._create_trial(random.choice(untried))  # noqa: S311  no secret
-            trial = self._study.ask()
-            params = self._distributions.suggested(trial)
-            if identity(params) not in self._tried:
-                return self._started(trial, params)
-            trial.set_user_attr("skipped", "tried before")
-            self._study.tell(trial, state=TrialState.FAIL)
-        return None
-
-    def _create_trial(self, cell: Mapping[str, Value]) -> TrialSpec:
-        """A trial of this configuration, in one transaction and past the sampler."""
-        running = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=dict(cell), distributions=self._distributions.of(cell)
-        )
-        return self._started(
-            optuna.Trial(self._study, self._storage.create_new_trial(self._id, running)), cell
-        )
-
-    def _started(self, trial: optuna.Trial, params: Mapping[str, Value]) -> TrialSpec:
-        self._tried.add(identity(params))
-        self._open_trials[trial.number] = trial
-        return TrialSpec(trial.number, self.space.overrides(params), dict(params))
-
-    def _enqueue(self, wish: Mapping[str, Any]) -> None:
-        """Try a known-good configuration first; what it leaves open the sampler fills in. A grid
-        reorders its cells instead."""
-        for key, value in wish.items():
-            part = self.space.dimensions.get(key)
-            if part is None or not part.has(value):
-                raise ConfigError("hydra.sweeper.enqueue", f"{key}={value} is not in the space")
-        if not self.is_grid:
-            self._study.enqueue_trial(dict(wish), skip_if_exists=True)
-
-    def should_stop(self, spec: TrialSpec, progress: Progress) -> bool:
+    def should_prune(self, spec: TrialSpec, progress: Progress) -> bool:
         """Note a running trial's value after an epoch, and ask the pruner."""
-        return _stops(self._open_trials[spec.number], progress)
+        return _should_prune(self._open_trials[spec.number], progress)
 
     def discard(self, spec: TrialSpec, reason: str) -> None:
         """Give up a trial before it starts; it does not count."""
-        self._discarded.add(identity(spec.params))
+        self._workload.discard(spec.params)
         del self.running[spec.number]
-        self._count -= 1
-        self._open_trials.pop(spec.number).set_user_attr("skipped", reason)
-        self._close(spec.number, None)
+        self._begun -= 1
+        self._open_trials.pop(spec.number).set_user_attr(SKIPPED, reason)
+        self._stored.set_state(spec.number, TrialState.FAIL)
 
     def tell(self, spec: TrialSpec, result: TrialResult) -> bool:
         """Count a result; returns False where the trial gets another attempt instead, or a result
@@ -371,63 +188,166 @@ class Study:
         if self.running.pop(spec.number, None) is None:
             return False
         if result.transient and spec.retries < self.options["retries"]:
-            self._requeued.append(replace(spec, attempt=spec.attempt + 1, retries=spec.retries + 1))
+            again = replace(spec, attempt=spec.attempt + 1, retries=spec.retries + 1)
+            self._requeued.append(again)
             return False
-        self._failures += result.state in (FAILED, KILLED)
-        finished = result.state == FINISHED and all(name in result.metrics for name in self.metrics)
-        values = [result.metrics[name] for name in self.metrics] if finished else None
-        outcome: dict[str, Any] = {
-            "state": result.state,
-            "values": values,
-            "metrics": dict(result.metrics),
-            "error": result.error,
-        }
-        outcome |= {
-            "seconds": round(result.seconds, 3),
-            "run_id": result.run_id,
-            "worker": result.worker,
-            "ended": round(time.time(), 3),
-        }
-        self._open_trials.pop(spec.number).set_user_attr(
-            OUTCOME, outcome
-        )  # first, so that a death between the two lines loses nothing
-        self._close(spec.number, outcome)
-        self._told = [one for one in self._told if identity(one.params) != identity(spec.params)]
-        self._told.append(FinishedTrial(number=spec.number, params=spec.params, **outcome))
+        if result.state in (FAILED, KILLED):
+            self._failures += 1
+        outcome = _outcome(result, self.metrics)
+        # Before the state, so that a death between the two loses nothing.
+        self._open_trials.pop(spec.number).set_user_attr(OUTCOME, outcome)
+        self._set_outcome_state(spec.number, outcome)
+        self._count(FinishedTrial(number=spec.number, params=spec.params, **outcome))
         return True
 
+    def _recover(self) -> None:
+        """Take up what an interrupted or dead parent left, and count what was counted before."""
+        for trial in self._stored.unfinished_trials():
+            outcome = trial.user_attrs.get(OUTCOME)
+            if outcome:
+                self._set_outcome_state(trial.number, outcome)
+            elif self._can_go_on(trial):
+                self._requeue(trial)
+            elif trial.state is TrialState.RUNNING or self.is_grid:
+                self._stored.set_state(trial.number, TrialState.FAIL)
+        self._finished = finished_trials(self._stored.trials())
 
-def pruner_for(url: str, study: str, number: int, pruner: Mapping[str, Any]) -> Any:
+    def _can_go_on(self, trial: FrozenTrial) -> bool:
+        """Whether an unfinished trial is a configuration of this space; one that was enqueued and
+        not yet asked for has no parameters."""
+        if _optuna.is_enqueued(trial) and not trial.params:
+            return False
+        return self.space.holds(trial.params)
+
+    def _requeue(self, trial: FrozenTrial) -> None:
+        """Let a trial have another attempt under its number."""
+        self._stored.set_state(trial.number, TrialState.RUNNING)
+        open_trial = self._stored.open_trial(trial.number)
+        attempt = trial.user_attrs.get(ATTEMPT, 0) + 1
+        open_trial.set_user_attr(ATTEMPT, attempt)
+        self._open_trials[trial.number] = open_trial
+        overrides = self.space.overrides(trial.params)
+        self._requeued.append(TrialSpec(trial.number, overrides, trial.params, attempt))
+
+    def _enqueue(self) -> None:
+        """Let known-good configurations be tried first; what they leave open the sampler fills in.
+        A grid reorders its cells instead."""
+        for wish in self._enqueued:
+            for key, value in wish.items():
+                part = self.space.dimensions.get(key)
+                if part is None or not part.has(value):
+                    problem = f"{key}={value} is not in the space"
+                    raise ConfigError("hydra.sweeper.enqueue", problem)
+            if not self.is_grid:
+                self._stored.study.enqueue_trial(wish, skip_if_exists=True)
+
+    def _candidates(self) -> Candidates:
+        """What may be tried beside the requeued trials."""
+        tried = self._finished_configurations()
+        tried |= identities(spec.params for spec in self._requeued)
+        if self.options["retry_failed"]:
+            return ListedCandidates(self._stored, self._failed_configurations())
+        if not self.is_grid:
+            return SampledCandidates(self._stored, self.space, tried)
+        untried = [cell for cell in self._ordered_cells() if identity(cell) not in tried]
+        return ListedCandidates(self._stored, untried)
+
+    def _ordered_cells(self) -> list[dict[str, Value]]:
+        """A grid's cells, enqueued ones first and then the longest."""
+        cells = list(self.space.cells())
+        ordered = {}
+        for wish in self._enqueued:
+            for cell in cells:
+                if wish.items() <= cell.items():
+                    ordered[identity(cell)] = cell
+        costs = self._workload.costs
+        for cell in sorted(cells, key=lambda cell: -costs.get(identity(cell), 0)):
+            ordered.setdefault(identity(cell), cell)
+        return list(ordered.values())
+
+    def _next_spec(self, candidates: Candidates) -> TrialSpec | None:
+        """A requeued trial, else a new one if there may be more; None where there is none now."""
+        if self._requeued:
+            return self._requeued.popleft()
+        if not self.options["retry_failed"] and not self._budget.allows(self._begun):
+            return None
+        candidate = candidates.ask()
+        if candidate is None:
+            return None
+        self._begun += 1
+        trial, params = candidate
+        self._open_trials[trial.number] = trial
+        return TrialSpec(trial.number, self.space.overrides(params), dict(params))
+
+    def _is_budget_spent(self) -> bool:
+        values = [trial.value for trial in self._finished]
+        return self._budget.is_spent(values, self._failures)
+
+    def _finished_configurations(self) -> set[str]:
+        return identities(trial.params for trial in self._finished)
+
+    def _failed_configurations(self) -> list[Mapping[str, Value]]:
+        return [trial.params for trial in self._finished if trial.state in (FAILED, KILLED)]
+
+    def _count(self, trial: FinishedTrial) -> None:
+        """Of one configuration tried again after a failure, the last trial counts."""
+        key = identity(trial.params)
+        finished = [earlier for earlier in self._finished if identity(earlier.params) != key]
+        self._finished = [*finished, trial]
+
+    def _set_outcome_state(self, number: int, outcome: Mapping[str, Any]) -> None:
+        """Let Optuna know how a trial ended."""
+        if outcome["values"] is not None:
+            self._stored.set_state(number, TrialState.COMPLETE, outcome["values"])
+        elif outcome["state"] == PRUNED:
+            self._stored.set_state(number, TrialState.PRUNED)
+        else:
+            self._stored.set_state(number, TrialState.FAIL)
+
+
+def pruner_for(
+    url: str, study: str, number: int, pruner: Mapping[str, Any]
+) -> Callable[[Progress], bool]:
     """For a trial outside of our workers: says to the storage itself how it goes, and asks the
-    pruner."""
+    pruner.
+
+    url: the study's storage. pruner: its options. Raises StudyError when the storage can't be
+    opened, KeyError where it has no such study or trial.
+    """
     storage = open_storage(url)
-    known = optuna.load_study(study_name=study, storage=storage, pruner=samplers.pruner(pruner))
-    asked = optuna.Trial(
-        known,
-        storage.get_trial_id_from_study_id_trial_number(
-            storage.get_study_id_from_name(study), number
-        ),
-    )
-
-    return functools.partial(_stops, asked)
+    loaded = optuna.load_study(study_name=study, storage=storage, pruner=samplers.pruner(pruner))
+    return functools.partial(_should_prune, _optuna.open_trial(loaded, storage, number))
 
 
-def _stops(asked: optuna.Trial, progress: Progress) -> bool:
+def _outcome(result: TrialResult, metrics: Sequence[str]) -> dict[str, Any]:
+    """A result as it is stored, with its values in the order of the study's metrics."""
+    values = None
+    if result.state == FINISHED and result.metrics.keys() >= set(metrics):
+        values = [result.metrics[name] for name in metrics]
+    return {
+        "state": result.state,
+        "values": values,
+        "metrics": dict(result.metrics),
+        "error": result.error,
+        "seconds": round(result.seconds, 3),
+        "run_id": result.run_id,
+        "worker": result.worker,
+        "ended": round(time.time(), 3),
+    }
+
+
+def _should_prune(trial: optuna.Trial, progress: Progress) -> bool:
     """Note a trial's value after an epoch, and ask the pruner; a trial that has no value yet or is
     at its end goes on."""
     if progress.value is None:
         return False
-    asked.report(progress.value, progress.epoch)
-    return progress.epoch < progress.epochs and asked.should_prune()
+    trial.report(progress.value, progress.epoch)
+    return progress.epoch < progress.epochs and trial.should_prune()
 
 
-def _texts(wish: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration to try first as the space has it, where a list is a text."""
-    return {
-        key: f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
-        for key, value in wish.items()
-    }
-
-
-def _listed(one_or_several: Any) -> list[str]:
-    return list(one_or_several) if isinstance(one_or_several, list) else [one_or_several]
+def _as_values(wish: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration to try first, as a space has it: a list is a text."""
+    values = {}
+    for key, value in wish.items():
+        values[key] = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+    return values

@@ -1,21 +1,16 @@
-"""Tables as text: `Table` is columns and rows, drawn for a terminal or written as Markdown.
+"""Rankings as tables: `trial_table` is what the end of a sweep, MLflow and `studies show` print.
 
-`trial_table` is the one ranking of trials, which the end of a sweep, MLflow and `studies show` all
-print.
+`parameter_columns` say what was tried, in this and in the report's table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cifar_hpo.metrics import spread_name
 from cifar_hpo.study.ranking import FinishedTrial, pareto_front
 from cifar_hpo.study.space import Value
-
-if TYPE_CHECKING:
-    import rich.table
+from cifar_hpo.table import Table
 
 MAX_PARAMETER_COLUMNS = 6
 """Parameters that get a column each; more would not fit beside each other."""
@@ -24,35 +19,6 @@ ERROR_LENGTH = 100
 """Characters of a trial's error that a table shows; the run's traceback has all."""
 
 MISSING = "–"
-FOLDED = ("configuration", "state")
-"""Columns whose text may be long and is folded on a terminal."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Column names, and for each row a text for each column."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def to_markdown(self) -> str:
-        """A Markdown table; `|` in a cell, which would end it, becomes `/`."""
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return "\n".join(
-            "| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines
-        )
-
-    def to_rich(self) -> rich.table.Table:
-        """For a terminal; only what is long is folded."""
-        import rich.table
-        from rich.text import Text
-
-        drawn = rich.table.Table(box=None, pad_edge=False, header_style="bold")
-        for column in self.columns:
-            drawn.add_column(column, no_wrap=column not in FOLDED)
-        for row in self.rows:
-            drawn.add_row(*map(Text, row))  # as it is: rich would take [flip,shift] for markup
-        return drawn
 
 
 def trial_table(
@@ -89,10 +55,11 @@ def parameter_columns(ranking: Sequence[FinishedTrial], keys: Iterable[str]) -> 
     the first trial's parameters, and of each other's those that differ from it.
     """
     keys = list(keys)
-    if has_parameter_columns(keys):
-        rows = [[value_text(trial.params.get(key, "")) for key in keys] for trial in ranking]
-        return Table(keys, rows)
     rows = []
+    if has_parameter_columns(keys):
+        for trial in ranking:
+            rows.append([value_text(trial.params.get(key, "")) for key in keys])
+        return Table(keys, rows)
     for trial in ranking:
         first = ranking[0].params
         if trial is ranking[0]:
@@ -130,5 +97,9 @@ def value_text(value: Value) -> str:
 
 def _short(params: Mapping[str, Value], keys: Iterable[str]) -> str:
     """Parameters by the last part of their keys."""
-    there = [key for key in keys if key in params]
-    return " ".join(f"{key.rsplit('.', 1)[-1]}={value_text(params[key])}" for key in there)
+    parts = []
+    for key in keys:
+        if key in params:
+            name = key.rsplit(".", 1)[-1]
+            parts.append(f"{name}={value_text(params[key])}")
+    return " ".join(parts)

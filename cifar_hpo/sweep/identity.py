@@ -36,16 +36,28 @@ def meaning_of(
     for name in ("metric", "direction", "constraints", "conditions", "sampler", "pruner"):
         meaning[name] = options[name]
     if options["sampler"]["name"] != "grid":  # a grid may gain cells
-        meaning["space"] = _dimensions_text(space)
+        meaning["space"] = space.identity
     return meaning
 
 
 def automatic_name(space: Space, meaning: Mapping[str, Any]) -> str:
     """A study's name where the user gives none: what varies, and a hash of all that it means."""
+    return _name(space, meaning, space.identity)
+
+
+def automatic_name_in_0_1(space: Space, meaning: Mapping[str, Any]) -> str:
+    """The name that version 0.1 gave a study, for which a space was what had been written."""
+    as_written = space.identity_as_written
+    if "space" in meaning:
+        meaning = {**meaning, "space": as_written}
+    return _name(space, meaning, as_written)
+
+
+def _name(space: Space, meaning: Mapping[str, Any], dimensions: Mapping[str, str]) -> str:
     varied = []
     for key in space.dimensions:
         varied.append(key.lstrip("+~").split(".")[-1].replace("/", "-"))
-    everything = [meaning, dict(sorted(_dimensions_text(space).items()))]
+    everything = [meaning, dimensions]
     digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
     return f"{'-'.join(varied)[:60] or 'one'}-{digest[:6]}"
 
@@ -75,7 +87,3 @@ def _remove(container: Mapping[Any, Any], key: str) -> None:
         node = node.get(parent) if isinstance(node, dict) else None
     if isinstance(node, dict):
         node.pop(last, None)
-
-
-def _dimensions_text(space: Space) -> dict[str, str]:
-    return {key: repr(dimension) for key, dimension in space.dimensions.items()}

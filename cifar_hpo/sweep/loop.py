@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from cifar_hpo.console import still
 from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, TrialError, one_line
+from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.study import Study
 from cifar_hpo.sweep import progress
 from cifar_hpo.sweep.batches import run_batches
@@ -63,11 +64,16 @@ def run_sweep(
     launcher Hydra was given, batch by batch. Raises StudyError when the study can't be continued,
     SweepFailed at the end where a trial failed.
     """
-    with (
-        Study.open(plan.name, plan.space, plan.options, plan.meaning, plan.costs()) as study,
-        _terminable(),
-    ):
-        plan.name_folder(study.name)
+    study = Study.open(
+        plan.name,
+        plan.space,
+        plan.options,
+        plan.meaning,
+        plan.costs(),
+        earlier_name=plan.earlier_name,
+    )
+    with study, _terminable():
+        study.set_folder(plan.name_folder(study.name))
         with still("opening the study's run"):
             tracker = open_tracker(plan, study)
         sweep = Sweep(plan, study, pool, tracker)
@@ -108,7 +114,7 @@ class Sweep:
             with still("closing the study's run"):
                 self._close(status)
 
-    def failed(self) -> list[Any]:
+    def failed(self) -> list[FinishedTrial]:
         """The study's failed trials, those of earlier commands among them."""
         return [trial for trial in self.study.finished_trials() if trial.state == FAILED]
 

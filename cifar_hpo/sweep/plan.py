@@ -14,11 +14,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cifar_hpo import paths
-from cifar_hpo.study.ranking import FinishedTrial, identity
-from cifar_hpo.study.space import Space, Value
+from cifar_hpo.study.ranking import FinishedTrial
+from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.sweep.composer import Composer, absent_keys
 from cifar_hpo.sweep.constraints import Constraint
-from cifar_hpo.sweep.identity import automatic_name, meaning_of
+from cifar_hpo.sweep.identity import automatic_name, automatic_name_in_0_1, meaning_of
 from cifar_hpo.sweep.options import Options, settle_options
 from cifar_hpo.task import Task, as_task
 from cifar_hpo.workers.jobs import HydraLauncher
@@ -104,6 +104,13 @@ class Plan:
     def name(self) -> str:
         """The study's name: the one given, else one that follows from what it means."""
         return self.options["study_name"] or automatic_name(self.space, self.meaning)
+
+    @property
+    def earlier_name(self) -> str | None:
+        """The name that version 0.1 gave this study; None where the user gives one."""
+        if self.options["study_name"]:
+            return None
+        return automatic_name_in_0_1(self.space, self.meaning)
 
     @property
     def n_trials(self) -> int | None:

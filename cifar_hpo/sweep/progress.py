@@ -18,10 +18,11 @@ from cifar_hpo.config.app import SYNTHETIC_NOTICE
 from cifar_hpo.console import PLAIN, Heartbeat, clock, sparkline, terminal
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.study import Study
-from cifar_hpo.study.tables import Table, trial_table
+from cifar_hpo.study.tables import trial_table
 from cifar_hpo.sweep.estimate import TimedTrial, sweep_seconds_left
 from cifar_hpo.sweep.plan import Plan
 from cifar_hpo.sweep.tracker import StudyTracker
+from cifar_hpo.table import Table
 from cifar_hpo.trial import FINISHED, PRUNED, TrialResult, TrialSpec
 from cifar_hpo.workers.pace import Pace
 from cifar_hpo.workers.pool import Pool

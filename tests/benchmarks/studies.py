@@ -73,7 +73,7 @@ def measure(sampler: str, trials: int) -> tuple[float, float]:
 
     def work(name: str, total: int) -> list[float]:
         seconds = []
-        with Study(name, space, options(sampler, total), {}) as study:
+        with Study.open(name, space, options(sampler, total), {}) as study:
             started = time.perf_counter()
             for spec in study.specs():
                 assert spec
@@ -83,12 +83,12 @@ def measure(sampler: str, trials: int) -> tuple[float, float]:
         return seconds
 
     fill = "random" if sampler == "tpe" else sampler
-    with Study(sampler, space, options(fill, trials), {}) as study:
+    with Study.open(sampler, space, options(fill, trials), {}) as study:
         for spec in study.specs():
             assert spec
             study.tell(spec, TrialResult(FINISHED, {"y": draw.random()}, seconds=1.0))
     started = time.perf_counter()
-    with Study(sampler, space, options(sampler, trials), {}):
+    with Study.open(sampler, space, options(sampler, trials), {}):
         opened = time.perf_counter() - started
     return median(work(sampler, trials + 20)), opened
 

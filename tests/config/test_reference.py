@@ -91,10 +91,6 @@ def test_a_key_of_a_free_form_has_no_range() -> None:
     assert reference.default_of(field) == {}
 
 
-def test_a_bar_in_a_cell_ends_no_cell() -> None:
-    assert reference.markdown(["a"], [["x|y"]]) == "| a |\n| --- |\n| x\\|y |"
-
-
 def test_it_prints_the_page_or_writes_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

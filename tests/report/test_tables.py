@@ -14,7 +14,8 @@ from support import lay_out, run_in
 
 from cifar_hpo.analysis.comparison import TOP_K, compare_study
 from cifar_hpo.report.tables import MAX_ROWS, configuration_table, leaderboard, note
-from cifar_hpo.study.tables import MISSING, Table
+from cifar_hpo.study.tables import MISSING
+from cifar_hpo.table import Table
 
 JITTER = np.random.default_rng(0).normal(0, 0.003, (3, 5))
 JITTER -= JITTER.mean(axis=1, keepdims=True)

@@ -1,60 +1,25 @@
-"""Hydra's sweep syntax and what it becomes."""
+"""Search spaces: their cells, in which order, and what is no cell."""
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.plugins import Plugins
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import config_loader, parse_space
 
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.paths import CONF
-from cifar_hpo.study.space import Choices, Interval, Space
+from cifar_hpo.study.dimensions import Choices, Value, parse_value
+from cifar_hpo.study.space import Space, identity
+
+BRIEF = settings(max_examples=100, deadline=None, database=None)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def loader() -> ConfigLoaderImpl:
-    Plugins.instance()
-    return ConfigLoaderImpl(config_search_path=create_config_search_path(f"file://{CONF}"))
-
-
-CHOICES = {
-    "model.filters=4,8,16": [4, 8, 16],
-    "model.filters=choice(4,8)": [4, 8],
-    "model.filters=range(1,3)": [1, 2],
-    "model.filters=range(4,17,4)": [4, 8, 12, 16],
-    "model.filters=[4,8],[4,8,16]": ["[4,8]", "[4,8,16]"],
-    "model.batch_norm=true,false": [True, False],
-    "optimizer=adam,sgd": ["adam", "sgd"],
-    "optimizer=glob(ada*)": ["adam", "adamw"],
-    "optimizer.learning_rate=1e-3,1e-2": [0.001, 0.01],
-    "model.filters=shuffle(4,4)": [4],
-    "model.filters=4,8,4": [4, 8],
-    "+extra=a,b": ["a", "b"],
-}
-
-
-@pytest.mark.parametrize("override", CHOICES)
-def test_choices(override: str, loader: ConfigLoaderImpl) -> None:
-    (part,) = Space.parse([override], {}, loader).dimensions.values()
-    assert isinstance(part, Choices)
-    assert list(part.texts) == CHOICES[override]
-
-
-INTERVALS = {
-    "x=interval(0.1,1)": (Interval(0.1, 1, log=False), False),
-    "x=interval(1,10)": (Interval(1, 10, log=False), True),
-    "x=tag(log,interval(1e-4,1e-1))": (Interval(1e-4, 1e-1, log=True), False),
-}
-
-
-@pytest.mark.parametrize("override", INTERVALS)
-def test_intervals(override: str, loader: ConfigLoaderImpl) -> None:
-    space = Space.parse([override], {}, loader)
-    expected, whole = INTERVALS[override]
-    assert space.dimensions == {"x": expected}
-    assert expected.whole is whole
-    assert not space.is_finite
+    return config_loader()
 
 
 def test_cells_come_in_the_order_of_nested_loops(loader: ConfigLoaderImpl) -> None:
@@ -82,14 +47,6 @@ def test_the_command_line_wins_over_params_from_a_file(loader: ConfigLoaderImpl)
         ("model.filters=2", "model.depth=2"),
         ("model.filters=2", "model.depth=3"),
     ]
-
-
-@pytest.mark.parametrize(
-    "override", ["x=interval(1,1)", "x=interval(2,1)", "x=tag(log,interval(0,1))", "x=range(3,3)"]
-)
-def test_an_empty_dimension_is_refused(override: str, loader: ConfigLoaderImpl) -> None:
-    with pytest.raises(ConfigError, match=r"^x: "):
-        Space.parse([override], {}, loader)
 
 
 CHAIN = ["+a=1,2", "+b=1,2", "+c=1,2"]
@@ -126,3 +83,90 @@ def test_parameters_that_need_one_another_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"hydra\.sweeper\.conditions\.\+\w: a circle: .* needs "):
         Space.parse(CHAIN, {}, loader, conditions)
+
+
+KEYS = ["+a", "+b", "+c", "+d"]
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> Space:
+    """Up to four dimensions, some of which need a choice of another, but never in a circle."""
+    keys = draw(st.lists(st.sampled_from(KEYS), min_size=1, unique=True))
+    overrides = []
+    for key in draw(st.permutations(keys)):
+        choices = draw(st.sampled_from(["1,2", "0,0.5,2", "choice(a)", "a,b,true"]))
+        overrides.append(f"{key}={choices}")
+    conditions = {}
+    for place, key in enumerate(keys[1:]):
+        needed = draw(st.none() | st.sampled_from(keys[: place + 1]))
+        if needed:
+            values = draw(st.sampled_from(["1", "0", "a", "a,2", "true"]))
+            conditions[key] = f"{needed}={values}"
+    return parse_space(*overrides, **conditions)
+
+
+@BRIEF
+@given(spaces())
+def test_order_has_each_dimension_once_behind_what_it_needs(space: Space) -> None:
+    assert sorted(space.order) == sorted(space.dimensions)
+    for key, (needed, _) in space.conditions.items():
+        assert space.order.index(needed) < space.order.index(key)
+
+
+@BRIEF
+@given(spaces())
+def test_every_cell_is_held_and_comes_once(space: Space) -> None:
+    cells = list(space.cells())
+    assert cells
+    assert len(cells) <= space.size
+    assert all(space.holds(cell) for cell in [*cells, *space.corners()])
+    assert len({identity(cell) for cell in cells}) == len(cells)
+    assert len({space.overrides(cell) for cell in cells}) == len(cells)
+    for cell in cells:
+        for key in space.dimensions:
+            assert (key in cell) is space.is_active(key, cell)
+
+
+@BRIEF
+@given(spaces(), st.sampled_from(KEYS))
+def test_what_is_no_cell_is_not_held(space: Space, key: str) -> None:
+    for cell in space.cells():
+        assert not space.holds(cell | {key: "elsewhere"})
+        if key in cell:
+            assert not space.holds({name: cell[name] for name in cell if name != key})
+
+
+@BRIEF
+@given(spaces())
+def test_the_overrides_of_a_cell_mean_the_cell(space: Space) -> None:
+    for cell in space.cells():
+        again: dict[str, Value] = {}
+        for override in space.overrides(cell):
+            key, _, text = override.partition("=")
+            again[key] = parse_value(text)
+        assert identity(again) == identity(cell)
+
+
+@BRIEF
+@given(
+    st.dictionaries(st.sampled_from(KEYS), st.integers(-1000, 1000)),
+    st.randoms(use_true_random=False),
+)
+def test_a_configuration_is_the_same_in_any_order_and_as_floats(
+    params: dict[str, int], random: Random
+) -> None:
+    keys = list(params)
+    random.shuffle(keys)
+    assert identity({key: float(params[key]) for key in keys}) == identity(params)
+
+
+def test_a_configuration_is_the_same_with_quotes_that_it_does_not_need() -> None:
+    assert identity({"+x": '"relu"'}) == identity({"+x": "relu"})
+    assert identity({"+x": "'1'"}) != identity({"+x": 1})
+    assert Choices({"relu": "relu"}).has('"relu"')
+
+
+def test_zero_is_not_tried_again_as_a_float() -> None:
+    cells = list(parse_space("+x=0.0,0.5").cells())
+    assert cells == [{"+x": 0}, {"+x": 0.5}]
+    assert parse_space("+x=0.0,0.5").overrides(cells[0]) == ("+x=0.0",)

@@ -1,0 +1,96 @@
+"""What to try next: `ListedCandidates` are configurations in an order, `SampledCandidates` come
+from Optuna's sampler; each is asked for a `Candidate`, which is a running trial."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+import optuna
+from optuna.trial import TrialState
+
+from cifar_hpo.study.space import Space, Value, identity
+from cifar_hpo.study.stored import StoredStudy
+from cifar_hpo.study.workload import MAX_LISTED_CELLS
+
+SKIPPED = "skipped"
+"""The attribute of Optuna's trial that says why it was given up before it started."""
+
+REPEATS = 10
+"""Proposals of a sampler that were tried before, after which an untried cell is drawn instead."""
+
+MAX_PROPOSALS = 10 * REPEATS
+"""Proposals after which a sampler has nothing new, where the cells are too many to list."""
+
+
+class Candidate(NamedTuple):
+    """A configuration, and Optuna's trial of it, which is running."""
+
+    trial: optuna.Trial
+    params: Mapping[str, Value]
+
+
+class Candidates(Protocol):
+    """An order in which to try configurations."""
+
+    def ask(self) -> Candidate | None:
+        """The next one; None where there is none now."""
+
+
+class ListedCandidates:
+    """Configurations in the order in which they are given."""
+
+    def __init__(self, stored: StoredStudy, configurations: Iterable[Mapping[str, Value]]) -> None:
+        self._stored = stored
+        self._configurations = iter(configurations)
+
+    def ask(self) -> Candidate | None:
+        params = next(self._configurations, None)
+        if params is None:
+            return None
+        return Candidate(self._stored.create_trial(params), params)
+
+
+class SampledCandidates:
+    """What the sampler proposes, and where that was tried before, any cell that was not.
+
+    tried: the identities of configurations that are no candidates any more.
+    """
+
+    def __init__(self, stored: StoredStudy, space: Space, tried: Iterable[str]) -> None:
+        self._stored, self._space = stored, space
+        self._tried = set(tried)
+
+    def ask(self) -> Candidate | None:
+        if self._space.size <= MAX_LISTED_CELLS:
+            candidate = self._propose(REPEATS) or self._draw()
+        else:
+            candidate = self._propose(MAX_PROPOSALS)
+        if candidate:
+            self._tried.add(identity(candidate.params))
+        return candidate
+
+    def _propose(self, times: int) -> Candidate | None:
+        """The sampler's first proposal of so many that was not tried before."""
+        study = self._stored.study
+        for _ in range(times):
+            trial = study.ask()
+            params = self._stored.distributions.suggest(trial)
+            if not self._space.holds(params):
+                reason = "not in the space"  # an earlier, different grid's
+            elif identity(params) in self._tried:
+                reason = "tried before"
+            else:
+                return Candidate(trial, params)
+            trial.set_user_attr(SKIPPED, reason)
+            study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _draw(self) -> Candidate | None:
+        """Any cell that was not tried."""
+        untried = [cell for cell in self._space.cells() if identity(cell) not in self._tried]
+        if not untried:
+            return None
+        params = random.choice(untried)  # noqa: S311  no secret
+        return Candidate(self._stored.create_trial(params), params)

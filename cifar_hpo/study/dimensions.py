@@ -1,0 +1,221 @@
+"""One dimension of a search space: `Choices` or an `Interval`, parsed from an override of Hydra's.
+
+Hydra's meaning of its syntax holds: `range(1,3)` is 1, 2. An `interval` with two whole ends gives
+whole numbers, both ends included.
+
+A value has one spelling, whatever was typed: 0.0 is 0, and "relu" in quotes is relu.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Transformer,
+)
+from hydra.errors import HydraException
+
+from cifar_hpo.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Value = bool | int | float | str
+"""A number or a truth value; anything else is the text that an override has for it."""
+
+EXACT_INTEGERS = 2**53
+"""Up to here a float that is whole means one integer alone."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Finitely many values, and how each was written; step is the distance of the whole numbers of
+    a `range`, else 0.
+
+    `text` knows further values too: a study of a name may hold trials of an earlier, different
+    grid.
+    """
+
+    texts: Mapping[Value, str]
+    step: int = 0
+
+    def text(self, value: Value) -> str:
+        return self.texts.get(canonical(value), str(value))
+
+    def has(self, value: Value) -> bool:
+        return canonical(value) in self.texts
+
+    @property
+    def identity(self) -> str:
+        """The same for the same set of values; as version 0.1 noted it where they were sorted."""
+        values = sorted({canonical(value) for value in self.texts}, key=_sort_key)
+        return repr(Choices({value: str(value) for value in values}))
+
+    @property
+    def identity_as_written(self) -> str:
+        """What version 0.1 noted for these texts, which it kept in their order and spelling."""
+        texts = {_value_in_0_1(text): text for text in self.texts.values()}
+        are_whole = all(isinstance(value, int) for value in texts)
+        return repr(Choices(texts, self.step if are_whole else 0))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from low to high; whole numbers where both ends are whole, drawn by their logarithm
+    where `log`."""
+
+    low: float
+    high: float
+    log: bool
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def text(self, value: Value) -> str:
+        return repr(value)
+
+    def has(self, value: Value) -> bool:
+        if isinstance(value, bool | str) or (self.whole and not isinstance(value, int)):
+            return False
+        return self.low <= value <= self.high
+
+    @property
+    def identity(self) -> str:
+        """The same for the same set of numbers; ends that are not both whole are floats."""
+        if self.whole:
+            return repr(self)
+        return repr(Interval(float(self.low), float(self.high), self.log))
+
+    @property
+    def identity_as_written(self) -> str:
+        return repr(self)
+
+
+Dimension = Choices | Interval
+
+
+def parse_part(override: Override) -> Dimension | str:
+    """A dimension, or the text of an override that does not vary."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    if override.is_discrete_sweep():
+        return _parse_choices(override)
+    return _parse_interval(override)
+
+
+def canonical(value: Value) -> Value:
+    """The one spelling of a value: 0.0 is 0, and a text in quotes that needs none has none."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_INTEGERS:
+        return int(value)
+    if isinstance(value, str) and value.startswith(("'", '"')):
+        with contextlib.suppress(HydraException):
+            return parse_value(value)
+    return value
+
+
+def parse_value(text: str) -> Value:
+    """The value that an override's text means in Hydra; the text itself where it is a sweep.
+
+    Raises Hydra's own errors for what can't be parsed.
+    """
+    (override,) = OverridesParser.create().parse_overrides([f"key={text}"])
+    if override.is_sweep_override():
+        return text
+    return _element_value(override._value)  # noqa: SLF001  value() forgets that a text had quotes
+
+
+def dimension_identity(written: str) -> str:
+    """The identity of a dimension that an earlier version noted as `repr` of it."""
+    try:
+        call = ast.parse(written, mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Name)
+        fields: dict[str, Any] = {
+            str(word.arg): ast.literal_eval(word.value) for word in call.keywords
+        }
+    except (SyntaxError, ValueError):
+        return written
+    kind = Interval if call.func.id == "Interval" else Choices
+    return kind(**fields).identity
+
+
+def _sort_key(value: Value) -> tuple[str, Value]:
+    """Truth values, then numbers, then texts."""
+    if isinstance(value, bool):
+        return "bool", value
+    return ("text", value) if isinstance(value, str) else ("number", value)
+
+
+def _value_in_0_1(text: str) -> Value:
+    """What version 0.1 took a text for: it kept quotes, and 0.0 beside 0."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
+
+
+def _parse_choices(override: Override) -> Choices:
+    """Raises ConfigError where there are no values."""
+    key = override.get_key_element()
+    texts: dict[Value, str] = {}
+    for element in override.sweep_iterator(transformer=Transformer.identity):
+        value, text = _element_value(element), Transformer.str(element)
+        if value in texts:
+            log.warning("%s=%s stands there twice; it is tried once", key, text)
+        texts.setdefault(value, text)
+    if not texts:
+        raise ConfigError(key, f"{override.input_line} has no values")
+    sweep = override.value()
+    are_whole = all(isinstance(value, int) for value in texts)
+    if isinstance(sweep, RangeSweep) and are_whole and len(texts) > 1:
+        return Choices(texts, abs(int(sweep.step)))
+    return Choices(texts)
+
+
+def _parse_interval(override: Override) -> Interval:
+    """Raises ConfigError for ends that do not rise, or of which there is no logarithm."""
+    key = override.get_key_element()
+    sweep = override.value()
+    assert isinstance(sweep, IntervalSweep)
+    assert sweep.start is not None
+    assert sweep.end is not None
+    is_log = "log" in sweep.tags
+    if is_log and not 0 < sweep.start < sweep.end:
+        raise ConfigError(key, f"{override.input_line}: the ends must rise, from above 0")
+    if not sweep.start < sweep.end:
+        raise ConfigError(key, f"{override.input_line}: the ends must rise")
+    return Interval(sweep.start, sweep.end, is_log)
+
+
+def _element_value(element: Any) -> Value:
+    """The value of what Hydra's parser makes of a text: numbers as such, all else as text."""
+    if isinstance(element, bool):
+        return element
+    if isinstance(element, int | float):
+        return canonical(element)
+    if isinstance(element, QuotedString):
+        return _unquoted(element)
+    return Transformer.str(element)
+
+
+def _unquoted(quoted: QuotedString) -> str:
+    """Without quotes where the text means the same without; else in single quotes."""
+    plain = Transformer.str(quoted.text)
+    with contextlib.suppress(HydraException):
+        (override,) = OverridesParser.create().parse_overrides([f"key={plain}"])
+        if not override.is_sweep_override() and override.value() == quoted.text:
+            return plain
+    return QuotedString(quoted.text, Quote.single).with_quotes()

@@ -1,0 +1,182 @@
+"""A study as Optuna stores it: `StoredStudy` creates and changes its trials; `check_definition`
+holds what it means against what is wanted now."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from cifar_hpo.config.fields import flat
+from cifar_hpo.errors import StudyError
+from cifar_hpo.study import _optuna, migration, samplers
+from cifar_hpo.study.dimensions import Value, dimension_identity
+from cifar_hpo.study.distributions import Distributions
+from cifar_hpo.study.space import Space
+
+log = logging.getLogger(__name__)
+
+MEANING = "meaning"
+"""The attribute of Optuna's study that says what it means."""
+
+WARM_START = "warm_start"
+"""The attribute of Optuna's trial that says from which study and trial it was taken."""
+
+MAX_SHOWN_DIFFERENCES = 5
+
+
+class StoredStudy(NamedTuple):
+    """Optuna's study, where it is stored, and the distributions of its parameters."""
+
+    study: optuna.Study
+    storage: BaseStorage
+    distributions: Distributions
+
+    @classmethod
+    def create_or_load(
+        cls,
+        storage: BaseStorage,
+        name: str,
+        space: Space,
+        options: Mapping[str, Any],
+        meaning: Mapping[str, Any],
+    ) -> Self:
+        """The study of that name with our sampler and pruner; where the space has new choices, its
+        trials are given these. It must be locked by this process.
+
+        Raises StudyError where it means something else.
+        """
+        migration.restore(storage, name)
+        study = _create_or_load(storage, name, options)
+        check_definition(study, meaning)
+        distributions = Distributions(space, name, study.get_trials(deepcopy=False))
+        if distributions.extended:
+            migration.extend_choices(storage, name, distributions.extended)
+            study = _create_or_load(storage, name, options)
+        return cls(study, storage, distributions)
+
+    @property
+    def name(self) -> str:
+        return self.study.study_name
+
+    def trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def unfinished_trials(self) -> list[FrozenTrial]:
+        """Those that a process left running, and those that wait."""
+        states = (TrialState.RUNNING, TrialState.WAITING)
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def create_trial(self, params: Mapping[str, Value]) -> optuna.Trial:
+        """A running trial of this configuration, past the sampler."""
+        distributions = self.distributions.select(params)
+        return _optuna.create_running_trial(self.study, self.storage, params, distributions)
+
+    def open_trial(self, number: int) -> optuna.Trial:
+        """A trial that is there already."""
+        return _optuna.open_trial(self.study, self.storage, number)
+
+    def set_state(
+        self, number: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> None:
+        """Change an unfinished trial's state, in one transaction with its values."""
+        _optuna.set_state(self.storage, self.name, number, state, values)
+
+    def warm_start(self, earlier: str, space: Space) -> None:
+        """Let the sampler know the finished trials of an earlier study that lie in this space; they
+        count for nothing else.
+
+        A study that has begun keeps what it has. Raises StudyError where there is no earlier study.
+        """
+        if self.trials():
+            return
+        try:
+            study = optuna.load_study(study_name=earlier, storage=self.storage)
+        except KeyError:
+            raise StudyError(f"hydra.sweeper.warm_start: there is no study {earlier}") from None
+        finished = study.get_trials(states=(TrialState.COMPLETE,))
+        usable = 0
+        for trial in finished:
+            if space.holds(trial.params) and len(trial.values) == len(self.study.directions):
+                trial.user_attrs = {WARM_START: f"{earlier} {trial.number}"}
+                trial.distributions = self.distributions.select(trial.params)
+                self.study.add_trial(trial)
+                usable += 1
+        log.warning("%d of %d trials of study %s known beforehand", usable, len(finished), earlier)
+
+
+def choose_name(storage: BaseStorage, name: str, earlier: str | None, *, is_fresh: bool) -> str:
+    """The name to open: the one given; the next that is free where a fresh study is wanted; an
+    earlier version's where only that is there."""
+    taken = optuna.get_all_study_names(storage)
+    if is_fresh:
+        return next_free_name(name, taken)
+    if earlier is not None and earlier in taken and name not in taken:
+        return earlier
+    return name
+
+
+def next_free_name(name: str, taken: Sequence[str]) -> str:
+    """The name itself, else with the first number from 2 behind it that is not taken."""
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free
+
+
+def check_definition(study: optuna.Study, meaning: Mapping[str, Any]) -> None:
+    """Continue only what means the same; a new study is given its meaning.
+
+    Raises StudyError where a study means something else.
+    """
+    stored = study.user_attrs.get(MEANING)
+    wanted = json.loads(json.dumps(meaning))
+    if stored is None:
+        study.set_user_attr(MEANING, wanted)
+        return
+    before, now = flat(_as_of_now(stored)), flat(_as_of_now(wanted))
+    differences = []
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            differences.append(f"{key} {before.get(key)} → {now.get(key)}")
+    if differences:
+        shown = ", ".join(differences[:MAX_SHOWN_DIFFERENCES])
+        hint = "choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true"
+        raise StudyError(f"study {study.study_name} means something else ({shown}); {hint}")
+
+
+def as_list(value: str | Sequence[str]) -> list[str]:
+    """An option that may be a single name or several."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _create_or_load(storage: BaseStorage, name: str, options: Mapping[str, Any]) -> optuna.Study:
+    is_there = name in optuna.get_all_study_names(storage)
+    n_trials = _optuna.count_trials(storage, name) if is_there else 0
+    directions = [StudyDirection[direction.upper()] for direction in as_list(options["direction"])]
+    return optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=samplers.sampler(options["sampler"], n_trials),
+        pruner=samplers.pruner(options["pruner"]),
+        directions=directions,
+        load_if_exists=True,
+    )
+
+
+def _as_of_now(meaning: Mapping[str, Any]) -> dict[str, Any]:
+    """A meaning as this version notes it: version 0.1 had data as often as it was looked at, and a
+    space as it was written."""
+    now = dict(meaning)
+    if "data" in now:
+        now["data"] = sorted(set(now["data"]))
+    if "space" in now:
+        now["space"] = {key: dimension_identity(text) for key, text in now["space"].items()}
+    return now

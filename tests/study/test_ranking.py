@@ -1,0 +1,88 @@
+"""Which trials counted, and which is best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_hpo.study.ranking import OUTCOME, FinishedTrial, finished_trials, pareto_front, ranked
+from cifar_hpo.trial import FAILED, FINISHED
+
+Values = list[tuple[float, float] | None]
+
+
+def trial(number: int, *values: float) -> FinishedTrial:
+    state = FINISHED if values else FAILED
+    return FinishedTrial(number, {"x": number}, state, list(values) or None, {}, "", 1.0, "")
+
+
+def test_the_best_comes_first_and_what_did_not_finish_last() -> None:
+    trials = [trial(0), trial(1, 0.5), trial(2, 0.7), trial(3), trial(4, 0.7)]
+    assert [finished.number for finished in ranked(trials, ["maximize"])] == [2, 4, 1, 0, 3]
+    assert [finished.number for finished in ranked(trials, ["minimize"])] == [1, 2, 4, 0, 3]
+
+
+def test_the_pareto_front_has_what_nothing_is_better_than() -> None:
+    trials = [trial(0, 0.5, 10), trial(1, 0.7, 30), trial(2, 0.6, 40), trial(3, 0.7, 20), trial(4)]
+    directions = ["maximize", "minimize"]
+    assert pareto_front(trials, directions) == {0, 3}
+    assert [finished.number for finished in ranked(trials, directions)] == [3, 0, 1, 2, 4]
+
+
+figures = st.integers(0, 5).map(float)
+
+
+@given(st.lists(st.none() | st.tuples(figures, figures), max_size=12))
+def test_no_trial_of_the_front_is_dominated_and_each_other_is(values: Values) -> None:
+    trials = [trial(number, *(pair or ())) for number, pair in enumerate(values)]
+    losses = {finished.number: finished.values for finished in trials if finished.values}
+    front = pareto_front(trials, ["minimize", "minimize"])
+
+    def is_dominated(number: int) -> bool:
+        x, y = losses[number]
+        rivals = [pair for pair in losses.values() if pair != [x, y]]
+        return any(rival[0] <= x and rival[1] <= y for rival in rivals)
+
+    assert front == {number for number in losses if not is_dominated(number)}
+    ranking = ranked(trials, ["minimize", "minimize"])
+    assert {finished.number for finished in ranking[: len(front)]} == front
+    assert len(ranking) == len(trials)
+
+
+def outcome(state: str, values: list[float] | None) -> dict[str, Any]:
+    return {
+        "state": state,
+        "values": values,
+        "metrics": {},
+        "error": "",
+        "seconds": 1.0,
+        "run_id": "",
+        "worker": 0,
+        "ended": 0.0,
+    }
+
+
+def test_of_a_configuration_that_was_tried_again_the_last_trial_counts() -> None:
+    study = optuna.create_study()
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
+        "x": optuna.distributions.CategoricalDistribution([0, 1])
+    }
+    outcomes = [(0, outcome(FAILED, None)), (1, outcome(FINISHED, [2.0])), (1, None)]
+    outcomes += [(0, outcome(FINISHED, [3.0]))]
+    for value, noted in outcomes:
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.FAIL,
+                params={"x": value},
+                distributions=distributions,
+                user_attrs={OUTCOME: noted} if noted else {},
+            )
+        )
+    counted = finished_trials(study.trials)
+    assert [(finished.number, finished.params, finished.value) for finished in counted] == [
+        (1, {"x": 1}, 2.0),
+        (3, {"x": 0}, 3.0),
+    ]
