@@ -211,13 +211,13 @@ KEY_WIDTH = 26
 
 def schemas() -> dict[str, type]:
     """The schema of each part of the config, by how it is written on the command line."""
-    found: dict[str, type] = {"model": Model, "data": Data, "training": Training, "mlflow": Mlflow}
-    found |= {f"optimizer={name}": schema for name, schema in OPTIMIZERS.items()}
-    found |= {"hydra.sweeper": Sweeper, "hydra/sweeper/sampler": Sampler}
-    found |= {f"hydra/sweeper/sampler={name}": schema for name, schema in SAMPLER_SCHEMAS.items()}
-    found |= {f"hydra/sweeper/pruner={name}": schema for name, schema in PRUNER_SCHEMAS.items()}
-    found["hydra.launcher"] = Launcher
-    return found
+    parts: dict[str, type] = {"model": Model, "data": Data, "training": Training, "mlflow": Mlflow}
+    parts |= {f"optimizer={name}": schema for name, schema in OPTIMIZERS.items()}
+    parts |= {"hydra.sweeper": Sweeper, "hydra/sweeper/sampler": Sampler}
+    parts |= {f"hydra/sweeper/sampler={name}": schema for name, schema in SAMPLER_SCHEMAS.items()}
+    parts |= {f"hydra/sweeper/pruner={name}": schema for name, schema in PRUNER_SCHEMAS.items()}
+    parts["hydra.launcher"] = Launcher
+    return parts
 
 
 def documented_keys(schema: type) -> list[dataclasses.Field[Any]]:

@@ -1,0 +1,190 @@
+"""One attempt at a trial: an `Attempt` logs its epochs and what it came to, and reports them.
+
+`attempt_record` is what MLflow shows of it, an `EpochLog` what a single run prints. Heavy imports
+stand inside.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Self
+
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_hpo import trial
+from cifar_hpo.config import app
+from cifar_hpo.config.app import Config
+from cifar_hpo.config.fields import flat
+from cifar_hpo.console import Heartbeat, clock
+from cifar_hpo.metrics import ReplicaMetrics
+from cifar_hpo.trial import Context, Progress
+
+if TYPE_CHECKING:
+    from cifar_hpo.data.dataset import Dataset
+    from cifar_hpo.tracking.runs import AttemptRecord, AttemptRun
+    from cifar_hpo.training.trainer import Trained
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = "cifar_hpo"
+"""MLflow's experiment of runs outside a study, unless the config names one."""
+
+SELECTED_BY = "val_accuracy"
+"""Of a trial's replicas the best by this one is kept as its model."""
+
+
+class Attempt:
+    """One attempt at a trial: logs its epochs, reports them to the study, and what it came to.
+
+    Epochs are counted over all replicas that train one after the other. done: so far, by whatever
+    attempt. restored: of these, by an earlier one.
+    """
+
+    def __init__(
+        self,
+        checked: Config,
+        dataset: Dataset,
+        run: AttemptRun,
+        metric: str,
+        epoch_log: EpochLog | None,
+    ) -> None:
+        self.checked = checked
+        self.dataset = dataset
+        self.run = run
+        self.metric = metric
+        self.epoch_log = epoch_log
+        self.replicas = checked.training.replicas
+        self.epochs = checked.training.epochs * (1 if checked.is_fused else self.replicas)
+        self.done = 0
+        self.restored = 0
+
+    def begin(self) -> None:
+        """Say that training begins, and in which run."""
+        if self.epoch_log:
+            self.epoch_log.training_begins(self.epochs)
+        trial.report(Progress(0, self.epochs, run_id=self.run.run_id))
+
+    def on_epoch(
+        self, epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool
+    ) -> None:
+        """Log an epoch of the replicas in `values`, and ask whether to go on. Raises Pruned."""
+        self.done += 1
+        self.restored += restored
+        metrics = ReplicaMetrics(values)
+        self.run.log_metrics(epoch + 1, metrics.epoch(self.replicas))
+        mean = metrics.mean()
+        if not restored:
+            # Where replicas train one after the other the first one is judged, at the epochs where
+            # others are.
+            value = mean.get(self.metric) if 0 in values else None
+            run_id = self.run.run_id
+            trial.report(Progress(self.done, self.epochs, value, run_id, self.restored))
+        if self.epoch_log:
+            self.epoch_log.epoch_ended(mean, restored=restored)
+
+    def finish(self, trained: Sequence[Trained]) -> dict[str, float]:
+        """Log what came of it, with the best replica's predictions and model; returns metrics."""
+        if self.epoch_log:
+            self.epoch_log.training_ended()
+        metrics = ReplicaMetrics.from_list([replica.metrics for replica in trained]).summary()
+        best = max(trained, key=lambda replica: replica.metrics[SELECTED_BY])
+        epochs = max(int(replica.metrics["epochs"]) for replica in trained)
+        self._log_outcome(epochs, metrics, best)
+        return metrics
+
+    def _log_outcome(self, epochs: int, metrics: Mapping[str, float], best: Trained) -> None:
+        from cifar_hpo.tracking.runs import Predictions
+        from cifar_hpo.training.trainer import to_keras_model
+
+        images, labels = self.dataset.test
+        classes = self.dataset.classes
+        predictions = Predictions(classes, labels.astype("int64"), best.predicted, best.confidence)
+        self.run.log_outcome(epochs, metrics, predictions)
+        model = to_keras_model(self.checked, len(classes), best.weights)
+        self.run.log_model(model, classes, images[:1])
+
+
+def attempt_record(
+    config: DictConfig,
+    checked: Config,
+    dataset: Dataset,
+    context: Context,
+    *,
+    number: int,
+    overrides: tuple[str, ...],
+) -> AttemptRecord:
+    """What MLflow shows of an attempt, all of it plain values.
+
+    Params are as written in the config: an interpolation, which may hold a password, is not
+    resolved.
+    """
+    from cifar_hpo.tracking.runs import AttemptRecord, DatasetRecord
+
+    values = flat(OmegaConf.to_container(config, resolve=False))
+    # Where runs are stored says nothing of a trial.
+    params = {key: value for key, value in values.items() if not key.startswith("mlflow.")}
+    images, labels = dataset.train
+    return AttemptRecord(
+        tracking_uri=checked.mlflow.tracking_uri,
+        experiment_name=checked.mlflow.experiment or EXPERIMENT,
+        overrides=overrides,
+        params=params,
+        config_yaml=OmegaConf.to_yaml(config),
+        dataset=DatasetRecord(
+            dataset.name, dataset.digest, images[:1], labels[:1], fallback=dataset.fallback
+        ),
+        context=context,
+        number=number,
+        note=app.SYNTHETIC_NOTICE if dataset.fallback else "",
+        tags={"cpu": platform.processor() or platform.machine()},
+        system_metrics=checked.mlflow.system_metrics,
+    )
+
+
+class EpochLog:
+    """What a single run prints: a line for each epoch, and one whenever something takes long."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+        self.done = 0
+        self.trained = 0  # of those done, the ones that were not restored from a checkpoint
+        self.started = time.monotonic()
+        self.doing = "still preparing"
+        self.heartbeat = Heartbeat(self._log_doing)
+
+    def __enter__(self) -> Self:
+        self.heartbeat.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.heartbeat.__exit__()
+
+    def training_begins(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.started = time.monotonic()
+        self.doing = f"in epoch 1 of {epochs}"
+
+    def epoch_ended(self, metrics: Mapping[str, float], *, restored: bool) -> None:
+        """Print an epoch's metrics, and the time left by those that were trained here."""
+        self.done += 1
+        self.trained += not restored
+        self.doing = f"in epoch {min(self.done + 1, self.epochs)} of {self.epochs}"
+        values = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        log.info("epoch %d of %d  %s%s", self.done, self.epochs, values, self._time_left())
+        self.heartbeat.heard()
+
+    def _time_left(self) -> str:
+        """Empty after the last epoch, and before one was trained here."""
+        if not self.trained or self.done >= self.epochs:
+            return ""
+        seconds = (time.monotonic() - self.started) / self.trained
+        return f"  {clock(seconds * (self.epochs - self.done))} left"
+
+    def training_ended(self) -> None:
+        self.doing = "scoring and logging"
+
+    def _log_doing(self) -> None:
+        log.info("%s, after %s", self.doing, clock(time.monotonic() - self.started))

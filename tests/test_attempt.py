@@ -1,0 +1,134 @@
+"""One attempt at a trial: what it logs, reports and prints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+from support import composed
+
+from cifar_hpo import trial
+from cifar_hpo.attempt import Attempt, EpochLog, attempt_record
+from cifar_hpo.config.app import SYNTHETIC_NOTICE, validate_config
+from cifar_hpo.data.dataset import Dataset
+from cifar_hpo.tracking.runs import AttemptRun
+from cifar_hpo.trial import Context, Progress
+
+
+def small_dataset(tmp_path: Path, *, fallback: bool = False) -> Dataset:
+    images = np.zeros((4, 32, 32, 3), np.uint8), np.arange(4, dtype=np.uint8)
+    classes = ("a", "b", "c", "d")
+    return Dataset("four", classes, "0123", tmp_path, fallback, train=images, test=images)
+
+
+def record(config: DictConfig, dataset: Dataset, *overrides: str) -> Any:
+    return attempt_record(
+        config, validate_config(config), dataset, Context(), number=3, overrides=overrides
+    )
+
+
+def test_an_attempt_s_record_has_params_as_written_and_nothing_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORE", "http://me:secret@host/")
+    monkeypatch.setenv("EPOCHS", "7")
+    config = composed("mlflow.tracking_uri=${oc.env:STORE}")
+    config.training.epochs = "${oc.decode:${oc.env:EPOCHS}}"
+    described = record(config, small_dataset(tmp_path), "model.filters=4")
+    assert described.tracking_uri == "http://me:secret@host/"
+    assert described.params["training.epochs"] == "${oc.decode:${oc.env:EPOCHS}}"
+    assert described.params["model.filters"] == composed().model.filters
+    assert not any(key.startswith("mlflow.") for key in described.params)
+    assert "secret" not in described.config_yaml
+    assert described.overrides == ("model.filters=4",)
+    assert (described.experiment_name, described.number, described.note) == ("cifar_hpo", 3, "")
+    assert described.dataset.image.shape == (1, 32, 32, 3)
+    assert described.dataset.label.shape == (1,)
+
+
+def test_an_attempt_s_record_says_that_images_are_synthetic(tmp_path: Path) -> None:
+    described = record(composed("mlflow.experiment=mine"), small_dataset(tmp_path, fallback=True))
+    assert described.note == SYNTHETIC_NOTICE
+    assert described.dataset.fallback
+    assert described.experiment_name == "mine"
+
+
+class FakeRun:
+    """Keeps what an attempt logs."""
+
+    run_id = "abc"
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[int, dict[str, float]]] = []
+
+    def log_metrics(self, epochs: int, metrics: Mapping[str, float]) -> None:
+        self.logged.append((epochs, dict(metrics)))
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
+    progress: list[Progress] = []
+    monkeypatch.setattr(trial, "report", progress.append)
+    return progress
+
+
+def attempt(tmp_path: Path, *overrides: str) -> tuple[Any, FakeRun]:
+    run = FakeRun()
+    dataset = small_dataset(tmp_path)
+    config = validate_config(composed("training.epochs=2", *overrides))
+    return Attempt(config, dataset, cast(AttemptRun, run), "val_loss", None), run
+
+
+def test_an_attempt_logs_and_reports_each_epoch(tmp_path: Path, reported: list[Progress]) -> None:
+    opened, run = attempt(tmp_path)
+    opened.begin()
+    opened.on_epoch(0, {0: {"val_loss": 2.0}}, restored=True)
+    opened.on_epoch(1, {0: {"val_loss": 1.0}}, restored=False)
+    assert run.logged == [(1, {"val_loss": 2.0}), (2, {"val_loss": 1.0})]
+    assert reported == [
+        Progress(0, 2, run_id="abc"),
+        Progress(2, 2, 1.0, "abc", restored=1),
+    ], "the pruner has seen restored epochs before"
+
+
+def test_replicas_that_train_together_are_judged_by_their_mean(
+    tmp_path: Path, reported: list[Progress]
+) -> None:
+    opened, run = attempt(tmp_path, "training.replicas=2")
+    opened.on_epoch(0, {0: {"val_loss": 1.0}, 1: {"val_loss": 3.0}}, restored=False)
+    assert run.logged[0][1]["val_loss"] == 2.0
+    assert reported == [Progress(1, 2, 2.0, "abc")]
+
+
+def test_of_replicas_that_train_one_after_the_other_the_first_is_judged(
+    tmp_path: Path, reported: list[Progress]
+) -> None:
+    opened, run = attempt(tmp_path, "training.replicas=2", "optimizer=muon")
+    opened.on_epoch(0, {0: {"val_loss": 1.0}}, restored=False)
+    opened.on_epoch(0, {1: {"val_loss": 3.0}}, restored=False)
+    assert run.logged == [(1, {"replica_0/val_loss": 1.0}), (1, {"replica_1/val_loss": 3.0})]
+    assert reported == [Progress(1, 4, 1.0, "abc"), Progress(2, 4, None, "abc")]
+
+
+def test_a_single_run_prints_each_epoch_and_the_time_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("cifar_hpo.attempt.time.monotonic", lambda: now[0])
+    epoch_log = EpochLog()
+    with caplog.at_level(logging.INFO):
+        epoch_log.training_begins(3)
+        epoch_log.epoch_ended({"loss": 0.5}, restored=True)
+        now[0] += 10
+        epoch_log.epoch_ended({"loss": 0.25, "accuracy": 0.75}, restored=False)
+        epoch_log.epoch_ended({"loss": 0.125}, restored=False)
+    assert [log_record.getMessage() for log_record in caplog.records] == [
+        "epoch 1 of 3  loss 0.5000",
+        "epoch 2 of 3  loss 0.2500  accuracy 0.7500  0:10 left",
+        "epoch 3 of 3  loss 0.1250",
+    ]
