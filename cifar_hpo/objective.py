@@ -213,7 +213,7 @@ def pruned_by_storage(context: Context, number: int) -> Iterator[None]:
     if not context.pruner or trial.has_reporter():
         yield
         return
-    from cifar_hpo.study.study import pruner_for
+    from cifar_hpo.study.pruners import pruner_for
 
     trial.set_reporter(pruner_for(context.storage, context.study, number, context.pruner))
     try:

@@ -166,7 +166,7 @@ def test_the_pruner_is_asked_through_the_storage_where_nobody_else_listens(
         asked.append(given)
         return lambda _: True
 
-    monkeypatch.setattr("cifar_hpo.study.study.pruner_for", pruner_for)
+    monkeypatch.setattr("cifar_hpo.study.pruners.pruner_for", pruner_for)
     pruner = {"name": "median"}
     context = Context("s", pruner=pruner, storage="sqlite:///x.db")
     monkeypatch.setenv(trial.CONTEXT, context.to_environment()[trial.CONTEXT])

@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners by their names here, with Optuna's own options and defaults."""
+"""Optuna's samplers by their names here, with Optuna's own options and defaults."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 SAMPLERS: Mapping[str, type[BaseSampler]] = {
@@ -21,34 +20,17 @@ SAMPLERS: Mapping[str, type[BaseSampler]] = {
 }
 """A grid is laid out by the study; its sampler is never asked."""
 
-PRUNERS: Mapping[str, type[BasePruner]] = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "asha": optuna.pruners.SuccessiveHalvingPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-    "patient": optuna.pruners.PatientPruner,
-}
-
 
 def sampler(options: Mapping[str, Any], trials: int = 0) -> BaseSampler:
     """The sampler of that name, for a study that has so many trials; with the same seed again it
     would propose them again."""
-    given = _given(options)
+    given = given_options(options)
     if "seed" in given:
         given["seed"] += trials
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         return SAMPLERS[options["name"]](**given)
 
 
-def pruner(options: Mapping[str, Any]) -> BasePruner:
-    """The pruner of that name; `patient` alone stops a trial that stands still."""
-    given = _given(options)
-    if options["name"] == "patient":
-        given["wrapped_pruner"] = None
-    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
-        return PRUNERS[options["name"]](**given)
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are not left to Optuna."""
     return {name: value for name, value in options.items() if name != "name" and value is not None}

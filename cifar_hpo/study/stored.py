@@ -18,7 +18,9 @@ from cifar_hpo.errors import StudyError
 from cifar_hpo.study import _optuna, migration, samplers
 from cifar_hpo.study.dimensions import Value, dimension_identity
 from cifar_hpo.study.distributions import Distributions
+from cifar_hpo.study.pruners import pruner
 from cifar_hpo.study.space import Space
+from cifar_hpo.trial import PRUNED
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,15 @@ class StoredStudy(NamedTuple):
     ) -> None:
         """Change an unfinished trial's state, in one transaction with its values."""
         _optuna.set_state(self.storage, self.name, number, state, values)
+
+    def close_trial(self, number: int, outcome: Mapping[str, Any]) -> None:
+        """Let Optuna know how a trial ended. outcome: as it is noted with the trial."""
+        if outcome["values"] is not None:
+            self.set_state(number, TrialState.COMPLETE, outcome["values"])
+        elif outcome["state"] == PRUNED:
+            self.set_state(number, TrialState.PRUNED)
+        else:
+            self.set_state(number, TrialState.FAIL)
 
     def warm_start(self, earlier: str, space: Space) -> None:
         """Let the sampler know the finished trials of an earlier study that lie in this space; they
@@ -165,7 +176,7 @@ def _create_or_load(storage: BaseStorage, name: str, options: Mapping[str, Any])
         study_name=name,
         storage=storage,
         sampler=samplers.sampler(options["sampler"], n_trials),
-        pruner=samplers.pruner(options["pruner"]),
+        pruner=pruner(options["pruner"]),
         directions=directions,
         load_if_exists=True,
     )

@@ -9,20 +9,18 @@ and goes on when the study is opened again.
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from cifar_hpo.config.secrets import PASSWORD
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.study import _optuna, samplers
 from cifar_hpo.study.budget import Budget
 from cifar_hpo.study.candidates import (
     SKIPPED,
@@ -30,23 +28,22 @@ from cifar_hpo.study.candidates import (
     ListedCandidates,
     SampledCandidates,
 )
+from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import OUTCOME, FinishedTrial, finished_trials, ranked
+from cifar_hpo.study.recovery import recover
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import open_storage, study_lock
 from cifar_hpo.study.stored import MEANING, StoredStudy, as_list, choose_name
 from cifar_hpo.study.workload import Workload
-from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, Progress, TrialResult, TrialSpec
+from cifar_hpo.trial import FAILED, FINISHED, KILLED, Progress, TrialResult, TrialSpec
 
-__all__ = ["ATTEMPT", "FOLDER", "MEANING", "RUN", "Study", "pruner_for"]
+__all__ = ["FOLDER", "MEANING", "RUN", "Study"]
 
 RUN = "mlflow"
 """The attribute of Optuna's study that says where MLflow has it: a URI and a run's id."""
 
 FOLDER = "folder"
 """The attribute of Optuna's study that says where its last sweep left its trials' folders."""
-
-ATTEMPT = "attempt"
-"""The attribute of Optuna's trial that counts its attempts before this one."""
 
 
 class Study:
@@ -172,7 +169,7 @@ class Study:
 
     def should_prune(self, spec: TrialSpec, progress: Progress) -> bool:
         """Note a running trial's value after an epoch, and ask the pruner."""
-        return _should_prune(self._open_trials[spec.number], progress)
+        return should_prune(self._open_trials[spec.number], progress)
 
     def discard(self, spec: TrialSpec, reason: str) -> None:
         """Give up a trial before it starts; it does not count."""
@@ -196,38 +193,16 @@ class Study:
         outcome = _outcome(result, self.metrics)
         # Before the state, so that a death between the two loses nothing.
         self._open_trials.pop(spec.number).set_user_attr(OUTCOME, outcome)
-        self._set_outcome_state(spec.number, outcome)
+        self._stored.close_trial(spec.number, outcome)
         self._count(FinishedTrial(number=spec.number, params=spec.params, **outcome))
         return True
 
     def _recover(self) -> None:
-        """Take up what an interrupted or dead parent left, and count what was counted before."""
-        for trial in self._stored.unfinished_trials():
-            outcome = trial.user_attrs.get(OUTCOME)
-            if outcome:
-                self._set_outcome_state(trial.number, outcome)
-            elif self._can_go_on(trial):
-                self._requeue(trial)
-            elif trial.state is TrialState.RUNNING or self.is_grid:
-                self._stored.set_state(trial.number, TrialState.FAIL)
+        """Go on with what an interrupted or dead command left, and count what it had counted."""
+        for recovered in recover(self._stored, self.space, is_grid=self.is_grid):
+            self._open_trials[recovered.spec.number] = recovered.trial
+            self._requeued.append(recovered.spec)
         self._finished = finished_trials(self._stored.trials())
-
-    def _can_go_on(self, trial: FrozenTrial) -> bool:
-        """Whether an unfinished trial is a configuration of this space; one that was enqueued and
-        not yet asked for has no parameters."""
-        if _optuna.is_enqueued(trial) and not trial.params:
-            return False
-        return self.space.holds(trial.params)
-
-    def _requeue(self, trial: FrozenTrial) -> None:
-        """Let a trial have another attempt under its number."""
-        self._stored.set_state(trial.number, TrialState.RUNNING)
-        open_trial = self._stored.open_trial(trial.number)
-        attempt = trial.user_attrs.get(ATTEMPT, 0) + 1
-        open_trial.set_user_attr(ATTEMPT, attempt)
-        self._open_trials[trial.number] = open_trial
-        overrides = self.space.overrides(trial.params)
-        self._requeued.append(TrialSpec(trial.number, overrides, trial.params, attempt))
 
     def _enqueue(self) -> None:
         """Let known-good configurations be tried first; what they leave open the sampler fills in.
@@ -295,29 +270,6 @@ class Study:
         finished = [earlier for earlier in self._finished if identity(earlier.params) != key]
         self._finished = [*finished, trial]
 
-    def _set_outcome_state(self, number: int, outcome: Mapping[str, Any]) -> None:
-        """Let Optuna know how a trial ended."""
-        if outcome["values"] is not None:
-            self._stored.set_state(number, TrialState.COMPLETE, outcome["values"])
-        elif outcome["state"] == PRUNED:
-            self._stored.set_state(number, TrialState.PRUNED)
-        else:
-            self._stored.set_state(number, TrialState.FAIL)
-
-
-def pruner_for(
-    url: str, study: str, number: int, pruner: Mapping[str, Any]
-) -> Callable[[Progress], bool]:
-    """For a trial outside of our workers: says to the storage itself how it goes, and asks the
-    pruner.
-
-    url: the study's storage. pruner: its options. Raises StudyError when the storage can't be
-    opened, KeyError where it has no such study or trial.
-    """
-    storage = open_storage(url)
-    loaded = optuna.load_study(study_name=study, storage=storage, pruner=samplers.pruner(pruner))
-    return functools.partial(_should_prune, _optuna.open_trial(loaded, storage, number))
-
 
 def _outcome(result: TrialResult, metrics: Sequence[str]) -> dict[str, Any]:
     """A result as it is stored, with its values in the order of the study's metrics."""
@@ -334,15 +286,6 @@ def _outcome(result: TrialResult, metrics: Sequence[str]) -> dict[str, Any]:
         "worker": result.worker,
         "ended": round(time.time(), 3),
     }
-
-
-def _should_prune(trial: optuna.Trial, progress: Progress) -> bool:
-    """Note a trial's value after an epoch, and ask the pruner; a trial that has no value yet or is
-    at its end goes on."""
-    if progress.value is None:
-        return False
-    trial.report(progress.value, progress.epoch)
-    return progress.epoch < progress.epochs and trial.should_prune()
 
 
 def _as_values(wish: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ image is shared. Convolutions hold the replicas' channels one after the other, t
 same image, later ones in a group for each replica; dense layers have an axis for replicas. The loss
 is the sum over replicas, and all optimizers on offer but Muon act on each weight alone, so each
 replica trains exactly as it would by itself. `stack_replicas` puts the weights of Keras' own models
-into a fused one, `unstack` takes them out again.
+into a fused one, `unstack` takes them out again. Which configs are fused `Config.is_fused` says, in
+config/app.py.
 """
 
 from __future__ import annotations

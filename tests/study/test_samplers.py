@@ -1,4 +1,4 @@
-"""Samplers and pruners: each of them in every kind of space; no training, real SQLite."""
+"""Samplers: each of them in every kind of space; no training, real SQLite."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import finished, study_options, swept
+from support import finished, swept
 
 from cifar_hpo.config import sweep as schema
 from cifar_hpo.study.space import Space
-from cifar_hpo.study.study import Study
-from cifar_hpo.trial import PRUNED, Progress, TrialResult, TrialSpec
+from cifar_hpo.trial import TrialResult, TrialSpec
 
 KINDS = {
     "choices": ["model.filters=4,8,16", "model.activation=relu,elu"],
@@ -97,37 +96,3 @@ def test_tpe_beats_random_in_the_median_of_ten_seeds(space: Callable[..., Space]
             )
             values.append(ranking[0].value or 0)
     assert statistics.median(best["tpe"]) < statistics.median(best["random"])
-
-
-@pytest.mark.parametrize(
-    ("pruner", "given"),
-    [
-        ("median", {"n_startup_trials": 2}),
-        ("asha", {"min_resource": 1}),
-        ("hyperband", {"max_resource": 8}),
-        ("patient", {"patience": 1}),
-    ],
-)
-def test_every_pruner_stops_the_bad_and_lets_the_good_end(
-    pruner: str, given: dict[str, Any], space: Callable[..., Space]
-) -> None:
-    chosen = vars(schema.PRUNER_SCHEMAS[pruner](name=pruner)) | given
-    epochs: dict[int, int] = {}
-
-    def objective(study: Study, spec: TrialSpec) -> TrialResult:
-        quality = int(spec.params["+x"])
-        for epoch in range(1, 9):
-            value = quality * (epoch if pruner != "patient" or quality > 5 else 9 - epoch)
-            epochs[quality] = epoch
-            if study.should_prune(spec, Progress(epoch, 8, float(value))):
-                return TrialResult(PRUNED)
-        return finished(float(quality))
-
-    with Study.open("s", space("+x=9,8,7,2,1,3,0,4"), study_options(pruner=chosen), {}) as study:
-        for spec in study.specs():
-            assert spec
-            study.tell(spec, objective(study, spec))
-        ranking = study.ranking()
-    assert ranking[0].params == {"+x": 9}
-    assert epochs[9] == 8
-    assert sum(epochs.values()) < 8 * 8

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 import pytest
-from support import finished, study_options, swept, work
+from support import finished, study_options, swept
 
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.space import Space
 from cifar_hpo.study.study import Study
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, TrialResult, TrialSpec
@@ -153,54 +152,6 @@ def test_a_transient_failure_gets_another_attempt_under_its_number(
                 study.tell(spec, dies_once(spec))
         assert [trial.state for trial in study.finished_trials()] == [FINISHED, FINISHED]
     assert attempts == [(0, 0), (0, 1), (1, 0), (1, 1)]
-
-
-def test_an_interrupted_trial_waits_and_goes_on_under_its_number(
-    space: Callable[..., Space],
-) -> None:
-    wanted = space("+x=1,2,3")
-    with Study.open("s", wanted, study_options(), {}) as study:
-        specs: Iterator[Any] = study.specs()
-        first, second = next(specs), next(specs)
-        study.tell(first, finished(1))
-    with Study.open("s", wanted, study_options(), {}) as study:
-        taken = work(study, lambda spec: finished(2))
-        assert [(spec.number, spec.overrides, spec.attempt) for spec in taken] == [
-            (1, second.overrides, 1),
-            (2, ("+x=3",), 0),
-        ]
-        assert len(study.finished_trials()) == 3
-        assert study.tell(second, finished(9)) is False, "a late result of a superseded attempt"
-    states = [
-        trial.state.name
-        for trial in optuna.load_study(study_name="s", storage="sqlite:///mlruns/studies.db").trials
-    ]
-    assert states == ["COMPLETE"] * 3
-
-
-def test_a_death_between_the_two_writes_of_a_result_loses_nothing(
-    space: Callable[..., Space], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted = space("+x=1,2")
-    study = Study.open("s", wanted, study_options(), {})
-    spec = next(study.specs())
-    assert spec
-
-    def died(*_: object) -> None:
-        raise SystemExit
-
-    monkeypatch.setattr(study, "_set_outcome_state", died)
-    with pytest.raises(SystemExit):
-        study.tell(spec, finished(7))
-    study._lock.close()  # noqa: SLF001  as the end of its process would
-    done, ranking = _requeued(wanted)
-    assert [spec.params for spec in done] == [{"+x": 2}]
-    assert ranking[0].value == 7
-
-
-def _requeued(wanted: Space) -> tuple[list[TrialSpec], list[FinishedTrial]]:
-    with Study.open("s", wanted, study_options(), {}) as study:
-        return work(study, lambda spec: finished(1)), study.ranking()
 
 
 def test_pruned_and_killed_outcomes(space: Callable[..., Space]) -> None:
