@@ -29,7 +29,7 @@ from cifar_hpo.paths import (
     STUDIES_DB,
 )
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
-from cifar_hpo.study.storage import open_existing
+from cifar_hpo.study.storage import load_study, open_existing
 from cifar_hpo.study.study import FOLDER, MEANING, RUN
 from cifar_hpo.study.tables import MISSING, trial_table
 from cifar_hpo.table import Table
@@ -104,11 +104,7 @@ class StoredStudy:
     @classmethod
     def load(cls, storage: BaseStorage, name: str) -> StoredStudy:
         """Raises StudyError when the study is not there."""
-        try:
-            study = optuna.load_study(study_name=name, storage=storage)
-        except KeyError:
-            known = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
-            raise StudyError(f"there is no study {name}; there are: {known}") from None
+        study = load_study(storage, name)
         trials = finished_trials(study.get_trials(deepcopy=False))
         directions = [direction.name.lower() for direction in study.directions]
         return cls(study, directions, ranked(trials, directions))

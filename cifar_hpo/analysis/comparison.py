@@ -18,11 +18,10 @@ from optuna.storages import BaseStorage
 
 from cifar_hpo.analysis.statistics import CONFIDENCE, against_best, confidence_interval
 from cifar_hpo.config.fields import flat
-from cifar_hpo.errors import StudyError
 from cifar_hpo.metrics import values_by_replica
-from cifar_hpo.study import _optuna
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
 from cifar_hpo.study.space import Value, identity
+from cifar_hpo.study.storage import load_study
 from cifar_hpo.study.study import MEANING, RUN
 from cifar_hpo.study.tables import has_parameter_columns
 from cifar_hpo.trial import FINISHED, PRUNED
@@ -108,7 +107,7 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
 
     Raises StudyError when there is none.
     """
-    study = _load_study(name, storage)
+    study = load_study(storage, name)
     meaning = study.user_attrs.get(MEANING, {})
     metric = meaning.get("metric", "value")
     metrics = metric if isinstance(metric, list) else [metric]
@@ -138,15 +137,6 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
         tracking_uri=tracking_uri,
         run_id=run_id,
     )
-
-
-def _load_study(name: str | None, storage: BaseStorage) -> optuna.Study:
-    known = optuna.get_all_study_names(storage)
-    if not known or (name and name not in known):
-        listed = ", ".join(sorted(known)) or "none"
-        raise StudyError(f"there is no study {name or 'here'}; there are: {listed}")
-    latest = name or max(known, key=lambda known_name: _optuna.last_start(storage, known_name))
-    return optuna.load_study(study_name=latest, storage=storage)
 
 
 def _without_seed(params: Mapping[str, Value]) -> dict[str, Value]:

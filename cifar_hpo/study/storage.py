@@ -1,4 +1,4 @@
-"""Where Optuna keeps studies: a storage is opened, and a study of it locked for one process."""
+"""Where Optuna keeps studies: a storage is opened, a study of it loaded or locked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 
@@ -60,6 +61,20 @@ def open_existing(given: str | None) -> BaseStorage:
             "or give --storage"
         )
     return open_storage(given)
+
+
+def load_study(storage: BaseStorage, name: str | None = None) -> optuna.Study:
+    """A study that is there, by default the one that was worked on last.
+
+    Raises StudyError where it is not there, with the names of those that are.
+    """
+    known = optuna.get_all_study_names(storage)
+    if not known or (name and name not in known):
+        listed = ", ".join(sorted(known)) or "none"
+        raise StudyError(f"there is no study {name or 'here'}; there are: {listed}")
+    if not name:
+        name = max(known, key=lambda study: _optuna.last_start(storage, study))
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 @contextlib.contextmanager

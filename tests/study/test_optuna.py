@@ -59,6 +59,17 @@ def test_trials_are_counted(storage: BaseStorage, study: optuna.Study) -> None:
         assert _optuna.count_trials(storage, "s") == 3
 
 
+def test_the_start_of_the_last_trial_is_read_alone(
+    storage: BaseStorage, study: optuna.Study
+) -> None:
+    with expects("get_trial has the moment in which a trial began"):
+        (*_, last) = study.get_trials()
+        assert last.datetime_start
+        assert _optuna.last_start(storage, "s") == last.datetime_start.timestamp()
+        optuna.create_study(study_name="empty", storage=storage)
+        assert _optuna.last_start(storage, "empty") == 0.0
+
+
 def test_a_trial_has_an_id_by_its_number(storage: BaseStorage, study: optuna.Study) -> None:
     with expects("get_trial_id_from_study_id_trial_number finds a trial's id"):
         for number in range(3):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import optuna
 import pytest
 from support import study_options
 
 from cifar_hpo.errors import StudyError
 from cifar_hpo.study.space import Space
-from cifar_hpo.study.storage import open_existing, open_storage, study_lock
+from cifar_hpo.study.storage import load_study, open_existing, open_storage, study_lock
 from cifar_hpo.study.study import Study
 
 
@@ -53,3 +54,18 @@ def test_a_folder_without_studies_says_where_to_go() -> None:
         open_existing(None)
     open_storage(None)
     assert open_existing(None)
+
+
+def test_the_study_that_was_worked_on_last_is_loaded_unless_one_is_named() -> None:
+    storage = open_storage("memory")
+    with pytest.raises(StudyError, match=r"^there is no study here; there are: none$"):
+        load_study(storage)
+    studies = {
+        name: optuna.create_study(study_name=name, storage=storage) for name in ("a", "b", "c")
+    }
+    for name in ("c", "a", "b", "a"):
+        studies[name].ask()
+    assert load_study(storage).study_name == "a"
+    assert load_study(storage, "c").study_name == "c"
+    with pytest.raises(StudyError, match=r"^there is no study d; there are: a, b, c$"):
+        load_study(storage, "d")
