@@ -61,6 +61,9 @@ class Objective:
         "git",
     )
 
+    def __init__(self) -> None:
+        self._prepared: dict[str, str] = {}
+
     def validate(self, config: DictConfig) -> Config:
         """The typed form of a composed config; imports nothing heavy.
 
@@ -71,9 +74,16 @@ class Objective:
     def prepare(self, checked: Config) -> str:
         """Decode the images once, and hold batch and splits against them.
 
-        Returns the dataset's name and digest. Raises DataError where the images can't be had,
-        ConfigError where they are too few.
+        Returns the dataset's name and digest. A grid asks for each of its cells, most of which
+        share images and batches; these are looked at once. Raises DataError where the images can't
+        be had, ConfigError where they are too few.
         """
+        key = repr((checked.data, checked.training.batch_size))
+        if key not in self._prepared:
+            self._prepared[key] = self._prepare(checked)
+        return self._prepared[key]
+
+    def _prepare(self, checked: Config) -> str:
         from cifar_hpo.data.dataset import load_dataset
 
         dataset = load_dataset(checked.data)
