@@ -12,7 +12,18 @@ import pytest
 from cifar_hpo.paths import PACKAGE
 
 LAYERS = (
-    ("__init__", "errors", "paths", "console", "metrics", "table", "trial", "task", "processor"),
+    (
+        "__init__",
+        "errors",
+        "paths",
+        "console",
+        "metrics",
+        "table",
+        "trial",
+        "task",
+        "processor",
+        "hydra_internals",
+    ),
     ("config",),
     ("study", "data", "workers"),
     ("sweep", "analysis", "training", "tracking"),
@@ -34,7 +45,7 @@ FOREIGN = {
     "tensorflow": ("training", "predict"),
     "mlflow": ("tracking",),
     "multiprocessing": ("workers",),
-    "hydra": ("__main__", "_hydra", "objective", "study", "sweep", "workers"),
+    "hydra": ("__main__", "_hydra", "hydra_internals", "objective", "study", "sweep", "workers"),
 }
 """Which parts may import a library at all."""
 

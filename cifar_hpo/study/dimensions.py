@@ -27,6 +27,7 @@ from hydra.core.override_parser.types import (
 from hydra.errors import HydraException
 
 from cifar_hpo.errors import ConfigError
+from cifar_hpo.hydra_internals import parsed_value
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def parse_value(text: str) -> Value:
     (override,) = OverridesParser.create().parse_overrides([f"key={text}"])
     if override.is_sweep_override():
         return text
-    return _element_value(override._value)  # noqa: SLF001  value() forgets that a text had quotes
+    return _element_value(parsed_value(override))
 
 
 def dimension_identity(written: str) -> str:

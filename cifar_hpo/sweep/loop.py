@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from cifar_hpo.console import still
 from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, TrialError, one_line
+from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.study import Study
 from cifar_hpo.sweep import progress
@@ -40,7 +41,6 @@ from cifar_hpo.workers.jobs import (
     LimitPassed,
     PruningQuery,
     WorkerLost,
-    return_value,
 )
 from cifar_hpo.workers.pool import Pool, stream
 

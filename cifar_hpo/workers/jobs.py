@@ -81,11 +81,6 @@ class JobResult:
     worker: int | None = None
 
 
-def return_value(returned: JobReturn) -> Any:
-    """What a job returned or raised; Hydra's own property prints and raises the latter."""
-    return returned._return_value  # noqa: SLF001
-
-
 def compose(launcher: HydraLauncher, number: int, overrides: Sequence[str]) -> DictConfig:
     """The config of a job, as every Hydra launcher makes it."""
     setup_globals()

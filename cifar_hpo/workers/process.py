@@ -23,10 +23,11 @@ from hydra.core.utils import JobReturn, JobStatus, env_override, run_job, setup_
 from omegaconf import DictConfig
 
 from cifar_hpo import trial
+from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.task import Task, as_task
 from cifar_hpo.trial import Progress
 from cifar_hpo.workers import _multiprocessing as forking
-from cifar_hpo.workers.jobs import HydraLauncher, Job, JobResult, return_value
+from cifar_hpo.workers.jobs import HydraLauncher, Job, JobResult
 from cifar_hpo.workers.pace import Pace
 
 THREAD_VARIABLES = (

@@ -1,0 +1,34 @@
+"""What is used of Hydra beyond its documented interface; a failure says what to mend."""
+
+from __future__ import annotations
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.core.utils import JobReturn, JobStatus
+
+from cifar_hpo.hydra_internals import parsed_value, return_value
+
+MEND = "mend hydra_internals.py"
+
+
+@pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED])
+def test_what_a_job_returned_or_raised_is_read_without_being_raised(status: JobStatus) -> None:
+    error = ValueError("no luck")
+    returned = JobReturn(status=status)
+    returned.return_value = error
+    try:
+        value = return_value(returned)
+    except AttributeError:
+        pytest.fail(f"JobReturn keeps its value under another name: {MEND}")
+    assert value is error
+
+
+@pytest.mark.parametrize(("text", "is_quoted"), [("relu", False), ("'relu'", True), ("3", False)])
+def test_an_override_knows_whether_its_text_had_quotes(text: str, is_quoted: bool) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"key={text}"])
+    try:
+        value = parsed_value(override)
+    except AttributeError:
+        pytest.fail(f"Override keeps what was parsed under another name: {MEND}")
+    assert isinstance(value, QuotedString) == is_quoted, f"Override has lost the quotes: {MEND}"
