@@ -17,6 +17,7 @@ import shutil
 import tarfile
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from cifar_hpo.config.app import IMAGE_SIZE
 from cifar_hpo.console import Heartbeat, terminal
+from cifar_hpo.data.pickled import read_pickle
 from cifar_hpo.errors import DataError, one_line
 
 log = logging.getLogger(__name__)
@@ -147,20 +149,6 @@ def _verify(archive: Path) -> None:
         )
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles dicts, lists, bytes, numbers and NumPy arrays; anything else could run code."""
-
-    ALLOWED = (("_codecs", "encode"), ("numpy", "dtype"), ("numpy", "ndarray"))
-    RECONSTRUCT = ("numpy.core.multiarray", "numpy._core.multiarray")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self.ALLOWED:
-            return super().find_class(module, name)
-        if module in self.RECONSTRUCT and name == "_reconstruct":
-            return super().find_class("numpy._core.multiarray", name)
-        raise DataError(f"refused: a CIFAR-10 batch that wants to call {module}.{name}")
-
-
 def read_cifar10(source: Path) -> DecodedImages:
     """CIFAR-10 from the official archive, held against its checksum, or from its unpacked folder.
 
@@ -196,13 +184,15 @@ def _read_batch(name: str, file: IO[bytes]) -> Split:
     unreadable = (
         pickle.UnpicklingError,
         EOFError,
-        KeyError,
+        LookupError,
         TypeError,
         ValueError,
         AttributeError,
+        MemoryError,
+        RecursionError,
     )
     try:
-        batch = _ArraysOnly(file, encoding="bytes").load()
+        batch = read_pickle(file)
         pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
     except unreadable as error:
         raise DataError(f"{name}: not a CIFAR-10 batch ({one_line(error)})") from error
@@ -217,14 +207,9 @@ def _read_batch(name: str, file: IO[bytes]) -> Split:
 
 def read_npz(path: Path) -> DecodedImages:
     """The images of x_train, y_train, x_test, y_test; labels (n,) or (n, 1). Raises DataError."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in NPZ_ARRAYS}
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
-        expected = f"expected an .npz with {', '.join(NPZ_ARRAYS)}"
-        raise DataError(f"{path}: {one_line(error)}; {expected}") from error
+    arrays = _load_npz(path)
     labels = arrays["y_train"]
-    if not np.issubdtype(labels.dtype, np.integer) or not labels.size:
+    if not np.issubdtype(labels.dtype, np.integer) or not labels.size or not labels.ndim:
         raise DataError(
             f"{path}: y_train is {labels.dtype} of shape {labels.shape}, expected whole numbers "
             "from 0"
@@ -237,17 +222,42 @@ def read_npz(path: Path) -> DecodedImages:
     return DecodedImages(train, test, classes)
 
 
+def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The four arrays of an .npz. Raises DataError where they can't be read."""
+    expected = f"expected an .npz with {', '.join(NPZ_ARRAYS)}"
+    unreadable = (
+        zipfile.BadZipFile,
+        zlib.error,
+        LookupError,
+        ValueError,
+        TypeError,
+        EOFError,
+        OSError,
+        RuntimeError,  # an encrypted or an unknown form of archive
+        MemoryError,
+    )
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: a single array; {expected}")
+            with archive:
+                return {name: archive[name] for name in NPZ_ARRAYS}
+    except unreadable as error:
+        raise DataError(f"{path}: {one_line(error)}; {expected}") from error
+
+
 def _validate_split(where: str, images: NDArray[Any], labels: NDArray[Any], classes: int) -> Split:
     """Images and labels, the latter as (n,) of uint8.
 
     where: begins the message of the DataError that a wrong form or range raises.
     """
-    if images.dtype != np.uint8 or images.shape[1:] != SHAPE or not len(images):
+    if images.dtype != np.uint8 or images.shape[1:] != SHAPE or not images.size:
         raise DataError(
             f"{where}: images are {images.dtype} of shape {images.shape}, expected uint8 of "
             "shape (n, 32, 32, 3)"
         )
-    if labels.shape == (len(labels), 1):
+    if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.reshape(-1)  # (n, 1) to (n,)
     if labels.shape != (len(images),):
         raise DataError(
@@ -255,8 +265,9 @@ def _validate_split(where: str, images: NDArray[Any], labels: NDArray[Any], clas
             f"({len(images)},)"
         )
     count = min(classes, MAX_CLASSES)
-    is_whole = np.issubdtype(labels.dtype, np.integer)
-    if not is_whole or labels.min() < 0 or labels.max() >= count:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{where}: labels are {labels.dtype}, expected whole numbers from 0")
+    if labels.min() < 0 or labels.max() >= count:
         raise DataError(
             f"{where}: labels from {labels.min()} to {labels.max()}, expected whole numbers from "
             f"0 to {count - 1}"

@@ -208,6 +208,23 @@ def truncated(root: Path) -> Path:
     return path
 
 
+def single_array(root: Path) -> Path:
+    np.save(root / "one.npy", images(20, 0)[0])
+    return (root / "one.npy").rename(root / "one.npz")
+
+
+def damaged(root: Path) -> Path:
+    """Compressed, with bytes changed in the middle."""
+    pixels, labels = images(20, 0)
+    path = root / "damaged.npz"
+    np.savez_compressed(path, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    content = bytearray(path.read_bytes())
+    for place in range(2000, 2100):
+        content[place] ^= 255
+    path.write_bytes(bytes(content))
+    return path
+
+
 def emptied(root: Path) -> None:
     shutil.rmtree(root / "train" / "owl")
     (root / "train" / "owl").mkdir()
@@ -240,6 +257,28 @@ BROKEN: dict[str, tuple[Read, Write, str]] = {
         read_npz,
         broken_npz(lambda arrays: arrays.update(y_test=arrays["y_test"] + 5)),
         "from 0 to 9",
+    ),
+    "one array": (read_npz, single_array, "a single array; expected an .npz with x_train"),
+    "damaged": (read_npz, damaged, "expected an .npz with x_train"),
+    "words as labels": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(y_test=np.array(["cat"] * 20))),
+        "test: labels are <U3, expected whole numbers from 0",
+    ),
+    "a label alone": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(y_train=np.array(3))),
+        r"y_train is int64 of shape \(\), expected whole numbers",
+    ),
+    "a label alone in test": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(y_test=np.array(3))),
+        r"20 images but labels of shape \(\)",
+    ),
+    "no images": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(x_test=np.array(3, np.uint8))),
+        r"images are uint8 of shape \(\)",
     ),
     "objects": (
         read_npz,
