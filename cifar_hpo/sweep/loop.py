@@ -115,14 +115,17 @@ class Sweep:
                 self._close(status)
 
     def failed(self) -> list[FinishedTrial]:
-        """The study's failed trials, those of earlier commands among them."""
-        return [trial for trial in self.study.finished_trials() if trial.state == FAILED]
+        """The failed trials of this space, those of earlier commands among them."""
+        space, trials = self.study.space, self.study.finished_trials()
+        return [trial for trial in trials if trial.state == FAILED and space.holds(trial.params)]
 
     def raise_failures(self) -> None:
-        """Raise SweepFailed where a trial of this call failed, or one did and nothing else ran."""
+        """Raise SweepFailed while the outcome of a planned configuration is FAILED.
+
+        So the exit code tells how the study stands, however many commands it took.
+        """
         failed = self.failed()
-        has_new = any(trial.number in self.returned for trial in failed)
-        if has_new or (failed and not self.returned):
+        if failed:
             count = len(self.study.finished_trials())
             first = f"the first: {failed[0].error}"
             raise SweepFailed(f"{len(failed)} of {count} trials failed; {first}")

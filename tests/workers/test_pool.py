@@ -197,6 +197,18 @@ def test_a_raising_trial_fails_alone_and_a_sweep_of_them_stops(tmp_path: Path) -
     assert 4 <= len(seen(tmp_path / "all")) <= 6
 
 
+def test_the_exit_code_tells_of_a_failure_until_it_is_made_good(tmp_path: Path) -> None:
+    """Whatever else a later command finishes."""
+    body = "if config.x == 1 and not Path('mended').exists(): raise OSError('no luck')"
+    assert code_of(app(tmp_path, body, "+x=0,1")) == 1
+    assert code_of(app(tmp_path, body, "+x=0,1,2")) == 1
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2"]
+    assert code_of(app(tmp_path, body, "+x=0,2,3")) == 0, "what failed is no part of this grid"
+    (tmp_path / "mended").touch()
+    assert code_of(app(tmp_path, body, "+x=0,1,2", "hydra.sweeper.retry_failed=true")) == 0
+    assert code_of(app(tmp_path, body, "+x=0,1,2")) == 0
+
+
 def test_workers_are_replaced_after_some_trials(tmp_path: Path) -> None:
     overrides = (
         "+x=range(0,5)",
