@@ -87,6 +87,15 @@ class ReplicaMetrics:
         return [metrics[name] for metrics in self.by_replica.values()]
 
 
+def direction_of(name: str) -> str:
+    """Whether less of a metric is better: `minimize` or `maximize`.
+
+    Accuracies are the better the higher; losses, sizes, seconds and spreads the lower.
+    """
+    is_accuracy = "accuracy" in name and not is_spread(name)
+    return "maximize" if is_accuracy else "minimize"
+
+
 def replica_name(replica: int, name: str) -> str:
     """The name under which one replica's metric is stored."""
     return f"replica_{replica}/{name}"
@@ -95,6 +104,11 @@ def replica_name(replica: int, name: str) -> str:
 def spread_name(name: str) -> str:
     """The name under which a metric's standard deviation over replicas is stored."""
     return name + SPREAD
+
+
+def is_spread(name: str) -> bool:
+    """Whether this is the name of a standard deviation over replicas."""
+    return name.endswith(SPREAD)
 
 
 def without_spread(name: str) -> str:

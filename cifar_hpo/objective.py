@@ -23,6 +23,7 @@ from cifar_hpo.attempt import Attempt, EpochLog, attempt_record
 from cifar_hpo.config import app
 from cifar_hpo.config.app import Config
 from cifar_hpo.errors import ConfigError, TrialError, UserError, exit_with
+from cifar_hpo.metrics import is_spread
 from cifar_hpo.trial import FINISHED, Context, Pruned, TrialResult
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Objective:
         "train_seconds",
         "epochs",
     )
+    epoch_metrics = ("val_accuracy", "val_loss", "accuracy", "loss")
     imports = (
         "cifar_hpo.training.trainer",
         "cifar_hpo.tracking.runs",
@@ -135,6 +137,12 @@ class Objective:
             "operations": multiply_adds,
             "multiply_adds": multiply_adds,
         }
+
+    def lacks(self, checked: Config, metric: str) -> str:
+        """Why a trial will not have a metric: a spread over replicas needs two of them."""
+        if is_spread(metric) and checked.training.replicas == 1:
+            return "a spread needs training.replicas=2 or more"
+        return ""
 
     def __call__(self, config: DictConfig) -> TrialResult:
         """Validate, prepare, train, evaluate and log one configuration.

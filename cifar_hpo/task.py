@@ -15,13 +15,15 @@ class Task(Protocol):
     """A task function with its hooks; `as_task` fills in those that a function does not have.
 
     imports: modules that trials need, imported once for all workers while the parent composes.
-    metrics: what a trial comes to, with several replicas also `_std` behind the name of one; empty
-    where nobody can say. defaults_before: keys that studies of earlier versions do not have, and
-    what those did, so that they go on under this one.
+    metrics: what a trial comes to, with several replicas also `_std` behind the name of one.
+    epoch_metrics: those of which a pruner gets a value after each epoch. Both are empty where
+    nobody can say. defaults_before: keys that studies of earlier versions do not have, and what
+    those did, so that they go on under this one.
     """
 
     imports: Sequence[str]
     metrics: Sequence[str]
+    epoch_metrics: Sequence[str]
     defaults_before: Mapping[str, Any]
 
     def __call__(self, config: DictConfig) -> Any:
@@ -50,6 +52,9 @@ class Task(Protocol):
     def measure(self, checked: Any) -> Mapping[str, float]:
         """What is known of a configuration before it is trained, for constraints."""
 
+    def lacks(self, checked: Any, metric: str) -> str:
+        """Why a trial of this configuration will not have a metric; empty where it will."""
+
     def run(self, config: DictConfig, checked: Any) -> Any:
         """Run one trial whose config was validated before."""
 
@@ -59,6 +64,7 @@ class _Function:
 
     imports: Sequence[str] = ()
     metrics: Sequence[str] = ()
+    epoch_metrics: Sequence[str] = ()
     defaults_before: Mapping[str, Any] = {}
 
     def __init__(self, function: Callable[[DictConfig], Any]) -> None:
@@ -85,6 +91,9 @@ class _Function:
     def measure(self, checked: Any) -> Mapping[str, float]:  # noqa: ARG002
         return {}
 
+    def lacks(self, checked: Any, metric: str) -> str:  # noqa: ARG002
+        return ""
+
     def run(self, config: DictConfig, checked: Any) -> Any:  # noqa: ARG002
         return self.function(config)
 
@@ -92,12 +101,14 @@ class _Function:
 HOOKS = (
     "imports",
     "metrics",
+    "epoch_metrics",
     "defaults_before",
     "validate",
     "prepare",
     "warnings",
     "cost",
     "measure",
+    "lacks",
     "run",
 )
 

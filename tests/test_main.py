@@ -95,6 +95,9 @@ SWEPT_WRONG = {
     "optimizer.learning_rate=interval(0.001,0.1)": "hydra.sweeper.n_trials",
     "training.batch_size=100000,32": "training.batch_size",
     "hydra.sweeper.metric=val_acuracy": "hydra.sweeper.metric",
+    "hydra.sweeper.metric=val_accuracy_std": "training.replicas=2",
+    "hydra.sweeper.metric=[]": "hydra.sweeper.metric",
+    "hydra/sweeper/pruner=median hydra.sweeper.metric=test_accuracy": "hydra.sweeper.pruner",
     "hydra.sweeper.study_name=../../x": "hydra.sweeper.study_name",
     "hydra.sweeper.n_trials=-1": "hydra.sweeper.n_trials",
     "hydra.sweeper.direction=up": "hydra.sweeper.direction",
@@ -110,7 +113,7 @@ SWEPT_WRONG = {
 def test_a_wrong_sweep_is_refused_before_a_worker_starts(
     override: str, run: Run, small: list[str], tmp_path: Path
 ) -> None:
-    shown = run("-m", *small, override)
+    shown = run("-m", *small, *override.split())
     assert_refused(shown, SWEPT_WRONG[override])
     assert not list(tmp_path.rglob("worker_*.log"))
 

@@ -6,6 +6,7 @@ import pytest
 
 from cifar_hpo.metrics import (
     ReplicaMetrics,
+    direction_of,
     replica_name,
     spread_name,
     stored_names,
@@ -69,3 +70,21 @@ def test_a_metric_of_each_replica_is_found_by_number() -> None:
 def test_what_a_summary_stores_is_found_again() -> None:
     flat = ReplicaMetrics.from_list([FIRST, SECOND]).summary()
     assert values_by_replica(flat, "val_accuracy") == {0: 0.5, 1: 0.7}
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [
+        ("val_accuracy", "maximize"),
+        ("test_accuracy", "maximize"),
+        ("loss", "minimize"),
+        ("val_loss_std", "minimize"),
+        ("val_accuracy_std", "minimize"),
+        ("parameters", "minimize"),
+        ("train_seconds", "minimize"),
+    ],
+)
+def test_accuracies_are_the_better_the_higher_and_all_else_the_lower(
+    name: str, direction: str
+) -> None:
+    assert direction_of(name) == direction

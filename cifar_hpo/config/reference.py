@@ -242,13 +242,11 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 def type_text(field: dataclasses.Field[Any]) -> str:
     """The type of a key in words; an open one takes a value or a list of such values."""
-    annotation = str(field.type)
-    if annotation == "Any":
-        return open_type_text(field)
-    name, _, optional = annotation.partition(" | ")
+    name, _, optional = str(field.type).partition(" | ")
+    text = open_type_text(field) if name == "Any" else TYPES[name]
     if not optional:
-        return TYPES[name]
-    return f"{TYPES[name].replace(' or ', ', ')} or null"
+        return text
+    return f"{text.replace(' or ', ', ')} or null"
 
 
 def open_type_text(field: dataclasses.Field[Any]) -> str:

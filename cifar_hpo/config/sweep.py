@@ -154,8 +154,11 @@ class Sweeper:
     patience: int | None = key(
         "trials without a better value after which the sweep stops", default=None, low=1
     )
-    direction: Any = key(
-        "of the metric, or a list for several", default="maximize", choices=("maximize", "minimize")
+    direction: Any | None = key(
+        "of the metric, or a list for several; null is each metric's own where the task knows it, "
+        "else maximize",
+        default=None,
+        choices=("maximize", "minimize"),
     )
     metric: Any = key(
         "what trials are compared by, or a list for several", default="val_accuracy", choices=()

@@ -210,9 +210,23 @@ def _parse_conditions(
                 f"hydra.sweeper.conditions.{key}",
                 f"{condition!r}: both {key} and {needed} must vary",
             )
-        parsed[key] = (needed, frozenset(map(parse_value, values.split(","))))
+        choices = frozenset(map(parse_value, values.split(",")))
+        _refuse_unknown_choices(key, condition, choices, parts[needed])
+        parsed[key] = (needed, choices)
     _refuse_circles(parsed)
     return parsed
+
+
+def _refuse_unknown_choices(
+    key: str, condition: str, choices: frozenset[Value], needed: Dimension | str
+) -> None:
+    """Raise ConfigError for a condition on what can't be: its parameter would never exist."""
+    if isinstance(needed, str):
+        return
+    unknown = sorted(str(choice) for choice in choices if not needed.has(choice))
+    if unknown:
+        problem = f"{condition!r}: {', '.join(unknown)} can't be, so {key} would not exist then"
+        raise ConfigError(f"hydra.sweeper.conditions.{key}", problem)
 
 
 def _refuse_circles(conditions: Mapping[str, tuple[str, frozenset[Value]]]) -> None:

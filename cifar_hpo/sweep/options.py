@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cifar_hpo.config.fields import check_values
@@ -21,9 +21,10 @@ from cifar_hpo.config.sweep import (
     Sweeper,
 )
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.metrics import without_spread
+from cifar_hpo.metrics import direction_of, without_spread
 from cifar_hpo.study.space import Space
 from cifar_hpo.sweep.constraints import Constraint
+from cifar_hpo.task import Task
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 LIMITS = ("n_trials", "timeout", "target", "patience")
@@ -34,19 +35,20 @@ Options = dict[str, Any]
 
 
 def settle_options(
-    options: Options, space: Space, launcher: Mapping[str, Any], metrics: Sequence[str]
+    options: Options, space: Space, launcher: Mapping[str, Any], task: Task
 ) -> Options:
-    """The options with the sampler that `auto` stands for.
+    """The options with the sampler that `auto` stands for, and the directions of the metrics.
 
-    launcher: its options, where it is ours. metrics: those that a trial comes to; empty where
-    nobody can say. Raises ConfigError for the first that is wrong.
+    launcher: its options, where it is ours. Raises ConfigError for the first that is wrong.
     """
     _validate_ranges(options, launcher)
     _validate_name(options["study_name"])
     options = {**options, "sampler": _settled_sampler(options, space)}
     _validate_sampler(options, space)
     _validate_end(options)
-    _validate_metrics(options, metrics)
+    _validate_metrics(options, task)
+    options["direction"] = _settled_direction(options, task)
+    _validate_directions(options)
     for text in options["constraints"]:
         Constraint.parse(text)
     return options
@@ -98,21 +100,43 @@ def _validate_sampler(options: Options, space: Space) -> None:
 
 def _validate_end(options: Options) -> None:
     is_grid = options["sampler"]["name"] == "grid"
-    if not is_grid and not any(options[limit] for limit in LIMITS):
+    if not is_grid and all(options[limit] is None for limit in LIMITS):
         hint = f"say how many trials, or one of {', '.join(LIMITS[1:])}"
         raise ConfigError("hydra.sweeper.n_trials", f"this space has no end; {hint}")
 
 
-def _validate_metrics(options: Options, known: Sequence[str]) -> None:
-    """Metrics that are measured, a direction for each, and one to prune by."""
-    metrics, directions = listed(options["metric"]), listed(options["direction"])
+def _validate_metrics(options: Options, task: Task) -> None:
+    """Metrics that trials come to, and one of which a pruner gets values."""
+    metrics, pruner = listed(options["metric"]), options["pruner"]["name"]
+    if not metrics:
+        raise ConfigError("hydra.sweeper.metric", "none; a study compares trials by one or more")
     for name in metrics:
-        if known and without_spread(name) not in known:
-            problem = f"a trial has no {name}; it has {', '.join(known)}"
+        if task.metrics and without_spread(name) not in task.metrics:
+            problem = f"a trial has no {name}; it has {', '.join(task.metrics)}"
             raise ConfigError("hydra.sweeper.metric", problem)
+    if pruner == "none":
+        return
+    if len(metrics) > 1:
+        problem = "a trial can't be pruned by several metrics; pruner=none"
+        raise ConfigError("hydra.sweeper.pruner", problem)
+    if task.epoch_metrics and metrics[0] not in task.epoch_metrics:
+        by_epoch = ", ".join(task.epoch_metrics)
+        problem = f"{metrics[0]} has no value by epoch to prune by; {by_epoch} have, or pruner=none"
+        raise ConfigError("hydra.sweeper.pruner", problem)
+
+
+def _settled_direction(options: Options, task: Task) -> str | list[str]:
+    """The direction that is given, else each metric's own where the task knows its metrics."""
+    direction: str | list[str] | None = options["direction"]
+    if direction is not None:
+        return direction
+    metric = options["metric"]
+    directions = [direction_of(name) if task.metrics else "maximize" for name in listed(metric)]
+    return directions if isinstance(metric, list) else directions[0]
+
+
+def _validate_directions(options: Options) -> None:
+    metrics, directions = listed(options["metric"]), listed(options["direction"])
     if len(metrics) != len(directions):
         problem = f"{len(directions)} directions for {len(metrics)} metrics"
         raise ConfigError("hydra.sweeper.direction", problem)
-    if len(metrics) > 1 and options["pruner"]["name"] != "none":
-        problem = "a trial can't be pruned by several metrics; pruner=none"
-        raise ConfigError("hydra.sweeper.pruner", problem)

@@ -14,12 +14,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cifar_hpo import paths
+from cifar_hpo.errors import ConfigError
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.sweep.composer import Composer, absent_keys
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.sweep.identity import automatic_name, automatic_name_in_0_1, meaning_of
-from cifar_hpo.sweep.options import Options, settle_options
+from cifar_hpo.sweep.options import Options, listed, settle_options
 from cifar_hpo.task import Task, as_task
 from cifar_hpo.workers.jobs import HydraLauncher
 
@@ -67,7 +68,7 @@ class Plan:
         loader = sweeper.hydra_context.config_loader
         space = Space.parse(arguments, options["params"], loader, options["conditions"])
         launcher_options = getattr(launcher, "options", {})
-        options = settle_options(options, space, launcher_options, task.metrics)
+        options = settle_options(options, space, launcher_options, task)
         space = dataclasses.replace(space, absent=absent_keys(space, launcher))
 
         composer = Composer(launcher, space)
@@ -75,7 +76,7 @@ class Plan:
         configs = [composer.compose_task(cell) for cell in cells]
         checked = {}
         for cell, config in zip(cells, configs, strict=True):
-            checked[identity(cell)] = task.validate(config)
+            checked[identity(cell)] = _validated(task, config, listed(options["metric"]))
         return cls(
             space=space,
             options=options,
@@ -147,7 +148,9 @@ class Plan:
         Raises what the task's `validate` raises.
         """
         known = self.checked.get(identity(params))
-        return self.task.validate(config) if known is None else known
+        if known is not None:
+            return known
+        return _validated(self.task, config, listed(self.options["metric"]))
 
     def broken_constraint(self, config: DictConfig, checked: Any) -> str:
         """Why a configuration must not be tried; empty where it fulfils all constraints."""
@@ -189,6 +192,16 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, folder / paths.SWEEP_CONFIG)
         return folder
+
+
+def _validated(task: Task, config: DictConfig, metrics: Sequence[str]) -> Any:
+    """What the task makes of a config, whose trial will have the study's metrics."""
+    checked = task.validate(config)
+    for metric in metrics:
+        problem = task.lacks(checked, metric)
+        if problem:
+            raise ConfigError("hydra.sweeper.metric", f"a trial will have no {metric}: {problem}")
+    return checked
 
 
 def _plain_values(options: Mapping[str, Any]) -> Options:

@@ -85,7 +85,21 @@ def test_parameters_that_need_one_another_are_refused(
         Space.parse(CHAIN, {}, loader, conditions)
 
 
+@pytest.mark.parametrize("condition", ["+b=3", "+b=1,two", "+b="])
+def test_a_condition_on_a_choice_that_can_t_be_is_refused(
+    condition: str, loader: ConfigLoaderImpl
+) -> None:
+    with pytest.raises(ConfigError, match=r"^hydra\.sweeper\.conditions\.\+a: .* can't be, so \+a"):
+        Space.parse(CHAIN, {}, loader, {"+a": condition})
+
+
 KEYS = ["+a", "+b", "+c", "+d"]
+CHOICES_AS_WRITTEN = {
+    "1,2": ["1", "2"],
+    "0,0.5,2": ["0", "0.5", "2"],
+    "choice(a)": ["a"],
+    "a,b,true": ["a", "b", "true"],
+}
 
 
 @st.composite
@@ -93,15 +107,17 @@ def spaces(draw: st.DrawFn) -> Space:
     """Up to four dimensions, some of which need a choice of another, but never in a circle."""
     keys = draw(st.lists(st.sampled_from(KEYS), min_size=1, unique=True))
     overrides = []
+    choices = {}
     for key in draw(st.permutations(keys)):
-        choices = draw(st.sampled_from(["1,2", "0,0.5,2", "choice(a)", "a,b,true"]))
-        overrides.append(f"{key}={choices}")
+        written = draw(st.sampled_from(sorted(CHOICES_AS_WRITTEN)))
+        overrides.append(f"{key}={written}")
+        choices[key] = CHOICES_AS_WRITTEN[written]
     conditions = {}
     for place, key in enumerate(keys[1:]):
         needed = draw(st.none() | st.sampled_from(keys[: place + 1]))
         if needed:
-            values = draw(st.sampled_from(["1", "0", "a", "a,2", "true"]))
-            conditions[key] = f"{needed}={values}"
+            values = draw(st.lists(st.sampled_from(choices[needed]), min_size=1, unique=True))
+            conditions[key] = f"{needed}={','.join(values)}"
     return parse_space(*overrides, **conditions)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from cifar_hpo.config.sweep import Sweeper
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.study.space import Choices, Interval, Space
 from cifar_hpo.sweep.options import Options, settle_options
+from cifar_hpo.task import Task, as_task
 
 FINITE = Space({"x": Choices({1: "1", 2: "2"})})
 ENDLESS = Space({"x": Interval(0.1, 1, log=False)})
@@ -22,8 +23,19 @@ def options(**given: Any) -> Options:
     return {**defaults, "sampler": {"name": "auto"}, "pruner": {"name": "none"}, **given}
 
 
+def task(metrics: tuple[str, ...] = (), epoch_metrics: tuple[str, ...] = ()) -> Task:
+    """One that knows these metrics."""
+
+    def function(config: DictConfig) -> float:
+        return float(config.x)
+
+    hooks: Any = function
+    hooks.metrics, hooks.epoch_metrics = metrics, epoch_metrics
+    return as_task(function)
+
+
 def settle(space: Space = FINITE, metrics: tuple[str, ...] = (), **given: Any) -> Options:
-    return settle_options(options(**given), space, {}, metrics)
+    return settle_options(options(**given), space, {}, task(metrics, metrics[:2]))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +46,7 @@ def test_auto_is_a_grid_where_there_is_an_end_and_no_budget(
     space: Space, n_trials: int | None, sampler: str
 ) -> None:
     given = options(n_trials=n_trials)
-    assert settle_options(given, space, {}, ())["sampler"] == {"name": sampler}
+    assert settle_options(given, space, {}, task())["sampler"] == {"name": sampler}
     assert given["sampler"] == {"name": "auto"}, "what was given stays as it was"
 
 
@@ -48,7 +60,9 @@ def test_auto_is_a_grid_where_there_is_an_end_and_no_budget(
         ({"sampler": {"name": "tpe"}}, "hydra.sweeper.n_trials"),
         ({"pruner": {"name": "median", "interval_steps": 0}}, "hydra.sweeper.pruner"),
         ({"metric": "val_acuracy"}, "hydra.sweeper.metric"),
-        ({"metric": ["loss", "val_loss"]}, "hydra.sweeper.direction"),
+        ({"metric": []}, "hydra.sweeper.metric"),
+        ({"metric": ["loss", "val_loss"], "direction": "minimize"}, "hydra.sweeper.direction"),
+        ({"metric": "val_accuracy", "pruner": {"name": "median"}}, "hydra.sweeper.pruner"),
         (
             {
                 "metric": ["loss", "val_loss"],
@@ -73,10 +87,34 @@ def test_a_grid_of_an_interval_is_refused() -> None:
 
 def test_the_launchers_options_are_held_against_their_ranges_where_it_is_ours() -> None:
     with pytest.raises(ConfigError, match=r"hydra\.launcher\.n_workers"):
-        settle_options(options(), FINITE, {"n_workers": 0}, ())
-    assert settle_options(options(), FINITE, {"n_jobs": 0}, ())
+        settle_options(options(), FINITE, {"n_workers": 0}, task())
+    assert settle_options(options(), FINITE, {"n_jobs": 0}, task())
 
 
 def test_a_metric_s_spread_is_a_metric_too_and_any_where_nobody_can_say() -> None:
     assert settle(metrics=("val_loss",), metric="val_loss_std", direction="minimize")
     assert settle(metric="whatever")
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("val_accuracy", "maximize"),
+        ("val_loss", "minimize"),
+        ("val_accuracy_std", "minimize"),
+        (["val_accuracy", "parameters"], ["maximize", "minimize"]),
+    ],
+)
+def test_known_metrics_have_a_direction_of_their_own(metric: Any, direction: Any) -> None:
+    known = ("val_accuracy", "val_loss", "parameters")
+    assert settle(metrics=known, metric=metric)["direction"] == direction
+    given = "maximize" if isinstance(metric, str) else ["maximize", "maximize"]
+    assert settle(metrics=known, metric=metric, direction=given)["direction"] == given
+
+
+def test_of_a_metric_that_nobody_knows_more_is_better() -> None:
+    assert settle(metric="cost")["direction"] == "maximize"
+
+
+def test_zero_is_a_target() -> None:
+    assert settle(ENDLESS, target=0.0, sampler={"name": "tpe"})["target"] == 0.0
