@@ -16,6 +16,8 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
+from cifar_hpo.redaction import redacted
+
 
 class UserError(Exception):
     """Something the user can mend; ends the program with exit code 2 and no traceback."""
@@ -55,6 +57,7 @@ def exit_with(error: Exception) -> NoReturn:
     """
     happened = isinstance(error, SweepFailed | TrialError)
     line = one_line(error).split(" Config search path:")[0].split(" See https://")[0]
+    line = redacted(line)
     print(line if happened else f"error: {line}", file=sys.stderr)
     sys.exit(1 if happened else 2)
 

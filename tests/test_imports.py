@@ -22,6 +22,7 @@ LAYERS = (
         "trial",
         "task",
         "processor",
+        "redaction",
         "hydra_internals",
     ),
     ("config",),

@@ -9,8 +9,10 @@ from omegaconf import OmegaConf
 
 from cifar_hpo.config.fields import flat
 from cifar_hpo.errors import ConfigError
+from cifar_hpo.redaction import has_secret
 
-PASSWORD = re.compile(r"\w+://[^/@\s:]*:[^/@\s]+@")
+TARGET = re.compile(r"_target_['\"]?\s*:")
+"""A call inside of a value that is itself a mapping, as text."""
 
 
 def refuse_secrets_and_calls(config: Any) -> None:
@@ -25,9 +27,9 @@ def refuse_secrets_and_calls(config: Any) -> None:
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=False)
     for path, value in flat(config).items():
-        if path.endswith("_target_") or "_target_:" in str(value):
+        if path.endswith("_target_") or TARGET.search(str(value)):
             problem = "refused: a config does not call functions; choose by the names in --help"
             raise ConfigError(path, problem)
-        if PASSWORD.search(str(value)):
+        if has_secret(str(value)):
             hint = "put the URI in an environment variable and write '${oc.env:NAME}'"
             raise ConfigError(path, f"carries a password, which would end in logs and runs; {hint}")

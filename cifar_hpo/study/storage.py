@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from cifar_hpo.paths import (
     sqlite_file,
     storage_url,
 )
+from cifar_hpo.redaction import redacted
 from cifar_hpo.study import _optuna
 
 SQLITE_TIMEOUT = 60
@@ -47,9 +47,9 @@ def open_storage(given: str | None) -> BaseStorage:
     try:
         return _optuna.connect(url, options)
     except Exception as error:  # noqa: BLE001  SQLAlchemy's and the drivers' errors share no base
-        where = re.sub(r"//.*@", "//***@", url)
-        cause = f"{type(error).__name__}: {one_line(error)[:120]}"
-        raise StudyError(f"hydra.sweeper.storage: {where} can't be opened ({cause})") from None
+        cause = f"{type(error).__name__}: {redacted(one_line(error))[:120]}"
+        where = f"hydra.sweeper.storage: {redacted(url)}"
+        raise StudyError(f"{where} can't be opened ({cause})") from None
 
 
 def open_existing(given: str | None) -> BaseStorage:

@@ -19,8 +19,8 @@ from typing import Any, Self
 import optuna
 from optuna.trial import TrialState
 
-from cifar_hpo.config.secrets import PASSWORD
 from cifar_hpo.errors import ConfigError
+from cifar_hpo.redaction import has_secret
 from cifar_hpo.study.budget import Budget
 from cifar_hpo.study.candidates import (
     SKIPPED,
@@ -119,7 +119,7 @@ class Study:
 
     def set_run(self, uri: str, run_id: str) -> None:
         """Note where MLflow has this study, for the report; not where the URI holds a password."""
-        if not PASSWORD.search(uri):
+        if not has_secret(uri):
             self._stored.study.set_user_attr(RUN, [uri, run_id])
 
     def set_folder(self, folder: Path) -> None:

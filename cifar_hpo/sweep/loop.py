@@ -19,6 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from cifar_hpo.console import still
 from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, TrialError, one_line
 from cifar_hpo.hydra_internals import return_value
+from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.study import Study
 from cifar_hpo.sweep import progress
@@ -238,7 +239,7 @@ def to_trial_result(job_result: JobResult, metrics: Sequence[str]) -> TrialResul
         return replace(result, metrics=_as_metrics(value, metrics))
     if isinstance(value, Pruned):
         return replace(result, state=PRUNED, error=one_line(value))
-    error = one_line(value)
+    error = redacted(one_line(value))
     if not isinstance(value, TrialError | WorkerLost):
         error = f"{type(value).__name__}: {error}"
     is_transient = isinstance(value, WorkerLost) and not isinstance(value, LimitPassed)

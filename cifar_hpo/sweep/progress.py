@@ -16,6 +16,7 @@ from rich.text import Text
 from cifar_hpo import paths
 from cifar_hpo.config.app import SYNTHETIC_NOTICE
 from cifar_hpo.console import PLAIN, Heartbeat, clock, sparkline, terminal
+from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.study import Study
 from cifar_hpo.study.tables import trial_table
@@ -172,9 +173,10 @@ def print_summary(study: Study, plan: Plan, tracker: StudyTracker, pool: Pool | 
         console.print(SYNTHETIC_NOTICE, style="bold red", **PLAIN)
     if not tracker.run_id:
         return
-    store = tracker.uri.removeprefix(paths.SQLITE)
+    uri = redacted(tracker.uri)
+    store = uri.removeprefix(paths.SQLITE)
     console.print(f"runs:   experiment {tracker.experiment_name} in {store}", **PLAIN)
-    console.print(f"browse: {_browse_command(tracker.uri)}", **PLAIN)
+    console.print(f"browse: {_browse_command(uri)}", **PLAIN)
     console.print(f"report: python -m cifar_hpo.report {study.name}", **PLAIN)
     if ranking[0].state == FINISHED:
         arguments = plan.rerun_arguments(ranking[0].params)

@@ -26,6 +26,7 @@ from mlflow.entities import Metric, Param, RunTag
 from numpy.typing import NDArray
 
 from cifar_hpo import paths
+from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, Pruned
 
@@ -346,7 +347,8 @@ def attempt_run(record: AttemptRecord) -> Iterator[AttemptRun]:
         status = FINISHED
         raise
     except Exception:
-        run.client.log_text(run.run_id, traceback.format_exc(), paths.ARTIFACT_TRACEBACK)
+        text = redacted(traceback.format_exc())
+        run.client.log_text(run.run_id, text, paths.ARTIFACT_TRACEBACK)
         raise
     except BaseException:
         status = KILLED

@@ -1,0 +1,57 @@
+"""Passwords and tokens in URIs are found in every form that SQLAlchemy and MLflow take."""
+
+from __future__ import annotations
+
+import pytest
+
+from cifar_hpo.redaction import has_secret, redacted
+
+SECRETS = {
+    "postgresql://me:SECRET@host/db": "postgresql://me:***@host/db",
+    "postgresql+psycopg://me:SEC/RET@host:5432/db": "postgresql+psycopg://me:***@host:5432/db",
+    "postgresql://me:SEC@RET@host/db": "postgresql://me:***@host/db",
+    "postgresql://me:SEC?RET@host/db": "postgresql://me:***@host/db",
+    "mysql://:SECRET@host": "mysql://:***@host",
+    "https://me:SECRET@host:5000/a/b": "https://me:***@host:5000/a/b",
+    "https://SECRET@host/path": "https://***@host/path",
+    "postgresql://host/db?user=me&password=SECRET": "postgresql://host/db?user=me&password=***",
+    "postgresql://host/db?password=SECRET&sslmode=require": (
+        "postgresql://host/db?password=***&sslmode=require"
+    ),
+    "mssql+pyodbc://?odbc_connect=DRIVER%3D%7BX%7D%3BPWD%3DSECRET": (
+        "mssql+pyodbc://?odbc_connect=***"
+    ),
+    "http://host/?access_token=SECRET#x": "http://host/?access_token=***#x",
+    "can't connect to 'postgresql://me:SECRET@host/db' (timeout)": (
+        "can't connect to 'postgresql://me:***@host/db' (timeout)"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_a_secret_is_masked_and_the_rest_stays(text: str) -> None:
+    assert has_secret(text)
+    assert redacted(text) == SECRETS[text]
+    assert redacted(redacted(text)) == redacted(text)
+    assert "SEC" not in redacted(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://me@host/db",
+        "sqlite:///mlruns/studies.db",
+        "sqlite:////home/me@work/a:b.db",
+        "http://127.0.0.1:5000/path@version",
+        "http://host:5000",
+        "https://host/a@b",
+        "databricks://profile",
+        "${oc.env:STORE}",
+        "model.filters=4:8@x",
+        "s3://bucket/a:b@c",
+        "",
+    ],
+)
+def test_what_has_no_secret_stays_as_it_is(text: str) -> None:
+    assert not has_secret(text)
+    assert redacted(text) == text
