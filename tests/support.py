@@ -196,7 +196,7 @@ def study_options(sampler: str = "grid", **changes: Any) -> dict[str, Any]:
             options[name] = field.default
     schema = sweep_schema.SAMPLER_SCHEMAS.get(sampler, sweep_schema.Sampler)
     options["sampler"] = vars(schema(name=sampler)) | {"seed": changes.pop("seed", 0)}
-    options |= {"pruner": {"name": "none"}, "metric": "y"}
+    options |= {"pruner": {"name": "none"}, "metric": "y", "direction": "maximize"}
     options |= {"enqueue": [], "constraints": [], "conditions": {}}
     return options | changes
 

@@ -53,7 +53,7 @@ def options(sampler: str, trials: int) -> dict[str, Any]:
         "sampler": chosen,
         "pruner": {"name": "none"},
     }
-    return given | empty | {"metric": "y", "n_trials": trials}
+    return given | empty | {"metric": "y", "direction": "maximize", "n_trials": trials}
 
 
 def measure(sampler: str, trials: int) -> tuple[float, float]:
