@@ -79,7 +79,7 @@ def run_sweep(
             tracker = open_tracker(plan, study)
         sweep = Sweep(plan, study, pool, tracker)
         sweep.run()
-        progress.print_summary(study, plan, tracker, pool)
+        progress.print_summary(study, plan, tracker, pool, sweep.notices)
     sweep.raise_failures()
     return sweep.batches()
 
@@ -88,6 +88,7 @@ class Sweep:
     """A sweep under way: its study, where its jobs run, and what keeps its record.
 
     returned: Hydra's view of each trial that this call ran and that counted, by its number.
+    notices: what the user should know at the end.
     """
 
     def __init__(self, plan: Plan, study: Study, pool: Pool | None, tracker: StudyTracker) -> None:
@@ -96,6 +97,7 @@ class Sweep:
         self.pool = pool
         self.tracker = tracker
         self.returned: dict[int, JobReturn] = {}
+        self.notices: list[str] = []
 
     def run(self) -> None:
         """Until nothing is left to try or a limit is reached; the study's run ends with it."""
@@ -208,16 +210,29 @@ class Sweep:
         )
 
     def _close(self, status: str) -> None:
-        """End the study's run with what was found; the best model becomes the champion if it is
-        one."""
-        self.tracker.close_abandoned()
+        """End the study's run with what was found. No step of it costs the others."""
+        ranking = self.study.ranking()
+        note, best = progress.ranking_note(self.study), self.plan.best(ranking)
+        self._attempt("runs of dead workers", self.tracker.close_abandoned)
+        self._attempt("the champion", self._register_champion)
+        self._attempt("the study's run", lambda: self.tracker.close(status, note, best))
+
+    def _attempt(self, what: str, step: Callable[[], None]) -> None:
+        """Do a step of the tracker's; where it fails, that is said at the end."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  MLflow's and its servers' errors share no base
+            self.notices.append(f"not logged: {what} ({redacted(one_line(error))[:200]})")
+
+    def _register_champion(self) -> None:
+        """The best trial's model becomes the champion if it is one."""
         ranking = self.study.ranking()
         best = ranking[0] if ranking else None
         if best and best.value is not None and best.run_id:
             metric, direction = self.study.metrics[0], self.study.directions[0]
-            self.tracker.register_champion(best.run_id, metric, best.value, direction)
-        note = progress.ranking_note(self.study)
-        self.tracker.close(status, note, self.plan.best(ranking))
+            kept = self.tracker.register_champion(best.run_id, metric, best.value, direction)
+            if kept:
+                self.notices.append(kept)
 
 
 def to_trial_result(job_result: JobResult, metrics: Sequence[str]) -> TrialResult:

@@ -160,9 +160,20 @@ def ranking_note(study: Study) -> str:
     return _ranking_table(study, study.ranking()[:MAX_ROWS]).to_markdown()
 
 
-def print_summary(study: Study, plan: Plan, tracker: StudyTracker, pool: Pool | None) -> None:
-    """The ranking, where everything is, and what to type next; nothing where no trial counted."""
+def print_summary(
+    study: Study,
+    plan: Plan,
+    tracker: StudyTracker,
+    pool: Pool | None,
+    notices: Sequence[str] = (),
+) -> None:
+    """The ranking, where everything is, and what to type next.
+
+    notices: what else the user should know; where no trial counted there is nothing beside them.
+    """
     console = terminal()
+    for notice in notices:
+        console.print(notice, style="yellow", **PLAIN)
     ranking = study.ranking()
     if not ranking:
         return
@@ -196,7 +207,10 @@ def _is_synthetic_fallback(plan: Plan) -> bool:
 
 
 def _browse_command(uri: str) -> str:
-    """MLflow's own command; it finds mlflow.db in the current folder by itself."""
+    """MLflow's own command, which finds mlflow.db in the current folder by itself; of a server its
+    address."""
+    if uri.startswith(("http://", "https://")):
+        return uri
     file = paths.sqlite_file(uri)
     if file and file.name == paths.MLFLOW_DB.name:
         return "mlflow ui"

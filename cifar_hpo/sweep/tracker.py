@@ -27,8 +27,11 @@ class StudyTracker(Protocol):
     def log_best(self, finished: int, value: float | None) -> None:
         """The best value after so many counted trials; None where no trial has one."""
 
-    def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> None:
-        """Register the model of the best trial's run, unless the present champion is as good."""
+    def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> str:
+        """Register the model of the best trial's run, unless the present champion is as good.
+
+        Returns why the present one stays where the two can't be compared; else it is empty.
+        """
 
     def close_abandoned(self) -> None:
         """Mark attempts as KILLED that still say RUNNING but whose process is gone."""
@@ -50,7 +53,8 @@ class NoTracker:
 
     def log_best(self, finished: int, value: float | None) -> None: ...
 
-    def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> None: ...
+    def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> str:  # noqa: ARG002
+        return ""
 
     def close_abandoned(self) -> None: ...
 

@@ -87,11 +87,24 @@ def child_runs(parent_run_id: str, status: str) -> str:
     return f"attributes.status = '{status}' and tags.`{PARENT_RUN}` = '{parent_run_id}'"
 
 
-def model_uri(run: Any) -> str | None:
+def model_id(run: Any) -> str | None:
     """The model that a run has logged; None where it has none."""
     if not run.outputs or not run.outputs.model_outputs:
         return None
-    return f"models:/{run.outputs.model_outputs[0].model_id}"
+    return str(run.outputs.model_outputs[0].model_id)
+
+
+def model_uri(run: Any) -> str | None:
+    """The address of the model that a run has logged; None where it has none."""
+    logged = model_id(run)
+    return None if logged is None else f"models:/{logged}"
+
+
+def dataset_digest(run: Any) -> str:
+    """The digest of the first dataset that a run has logged; empty where it has none."""
+    if not run.inputs or not run.inputs.dataset_inputs:
+        return ""
+    return str(run.inputs.dataset_inputs[0].dataset.digest)
 
 
 def log_keras_model(model: Any, classes: Sequence[str], example: NDArray[np.uint8]) -> None:

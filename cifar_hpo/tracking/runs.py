@@ -36,6 +36,9 @@ OWNER = "cifar_hpo.owner"
 CHAMPION = "champion"
 """The alias of the best version of a registered model."""
 
+VALIDATION = "data.validation"
+"""The param that says which images a model was selected by."""
+
 MAX_PARAM_LENGTH = 500
 MAX_OVERRIDES_LENGTH = 5_000
 MAX_NAME_LENGTH = 200
@@ -102,6 +105,33 @@ class Predictions:
         confusion = self.confusion()
         shares = np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
         return dict(zip(self.classes, shares.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """By what a model's value was measured; None where that is not known any more.
+
+    digest: of the images' content. validation: the config's data.validation.
+    """
+
+    metric: str
+    digest: str | None = None
+    validation: str | None = None
+
+    @classmethod
+    def by_run(cls, run: Any, metric: str) -> Measured:
+        """As its MLflow run has it."""
+        return cls(metric, _mlflow.dataset_digest(run), run.data.params.get(VALIDATION, ""))
+
+    def difference(self, other: Measured) -> str:
+        """How the other was measured in another way; empty where the two can be compared."""
+        if self.metric != other.metric:
+            return f"by {other.metric}"
+        if other.digest is not None and self.digest != other.digest:
+            return "on other images"
+        if other.validation is not None and self.validation != other.validation:
+            return f"with {VALIDATION}={other.validation}"
+        return ""
 
 
 def owner() -> str:
@@ -226,34 +256,51 @@ class StudyRun:
             self.client.log_dict(self.run_id, dict(best), paths.ARTIFACT_BEST)
         self.client.set_terminated(self.run_id, status)
 
-    def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> None:
+    def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> str:
         """Register the model of a run as the champion of its dataset.
 
-        The present champion stays where it is as good in the same metric.
+        The present champion stays where it is as good, or was measured otherwise: by another
+        metric, on images of another content, or on another validation split. Returns why it stays
+        in the latter case, as a sentence; else it is empty.
         """
         run = self.client.get_run(run_id)
         source = _mlflow.model_uri(run)
         if source is None:
-            return
+            return ""
         name = f"cifar_hpo-{run.data.tags['data']}"
         with contextlib.suppress(mlflow.MlflowException):  # it is there already
             self.client.create_registered_model(name)
-        present = self._champion_value(name, metric)
+        measured = Measured.by_run(run, metric)
+        present = self._champion(name)
         if present is not None:
-            is_better = value > present if direction == "maximize" else value < present
+            difference = measured.difference(self._measured(present))
+            if difference:
+                return f"{name} keeps its champion, which was measured {difference}"
+            best = float(present.tags["value"])
+            is_better = value > best if direction == "maximize" else value < best
             if not is_better:
-                return
+                return ""
         tags = {"metric": metric, "value": str(value), "study": run.data.tags.get("study", "")}
-        version = self.client.create_model_version(name, source, run_id, tags=tags)
+        version = self.client.create_model_version(
+            name, source, run_id, tags=tags, model_id=_mlflow.model_id(run)
+        )
         self.client.set_registered_model_alias(name, CHAMPION, version.version)
+        return ""
 
-    def _champion_value(self, name: str, metric: str) -> float | None:
-        """What the present champion came to; None where there is none in this metric."""
+    def _champion(self, name: str) -> Any:
+        """The version of a registered model that is champion now; None where none is."""
         try:
-            tags = self.client.get_model_version_by_alias(name, CHAMPION).tags
+            return self.client.get_model_version_by_alias(name, CHAMPION)
         except mlflow.MlflowException:
             return None
-        return float(tags["value"]) if tags.get("metric") == metric else None
+
+    def _measured(self, version: Any) -> Measured:
+        """How a champion was measured; by its metric alone where its run is gone."""
+        metric = str(version.tags.get("metric", ""))
+        try:
+            return Measured.by_run(self.client.get_run(version.run_id), metric)
+        except mlflow.MlflowException:
+            return Measured(metric)
 
 
 class AttemptRun:

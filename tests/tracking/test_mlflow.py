@@ -111,7 +111,9 @@ def test_switches_are_set_before_mlflow_reads_them() -> None:
     assert ended.returncode == 0, f"MLflow has no longer a switch: {MEND}: {ended.stderr}"
     telemetry, *values = ended.stdout.split()
     assert telemetry == "None", f"MLflow sends telemetry all the same: {MEND}"
-    assert values == ["True", "False", "False"], f"MLflow reads its switches otherwise: {MEND}"
+    assert values == ["True", "False", "False", "True"], (
+        f"MLflow reads its switches otherwise: {MEND}"
+    )
 
 
 def test_a_run_id_that_was_left_does_not_catch_the_next_run(

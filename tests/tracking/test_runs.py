@@ -247,13 +247,21 @@ def test_an_attempt_s_metrics_have_the_epochs_done_as_their_step(uri: str) -> No
 class WithModel(StudyRun):
     """A study whose runs have models, without the seconds of making any."""
 
-    def add(self, study: str = "s") -> str:
+    def add(self, study: str = "s", digest: str = "1", validation: str = "0.1") -> str:
         tags = {"data": "four", "study": study}
         run_id = str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
+        self.client.log_param(run_id, "data.validation", validation)
+        dataset = mlflow.entities.Dataset("four", digest, "local", "nowhere")
+        self.client.log_inputs(run_id, [mlflow.entities.DatasetInput(dataset)])
         model = mlflow.initialize_logged_model(source_run_id=run_id)
         output = mlflow.entities.LoggedModelOutput(model.model_id, step=0)
         self.client.log_outputs(run_id, [output])
         return run_id
+
+    def champion(self) -> str:
+        """The run whose model is champion."""
+        version = self.client.get_model_version_by_alias("cifar_hpo-four", CHAMPION)
+        return str(version.run_id)
 
 
 def test_a_better_model_becomes_the_champion_of_its_dataset(uri: str) -> None:
@@ -269,16 +277,44 @@ def test_a_better_model_becomes_the_champion_of_its_dataset(uri: str) -> None:
     assert champion.tags == {"metric": "val_accuracy", "value": "0.75", "study": "s"}
 
 
-def test_a_champion_is_compared_in_its_own_metric_and_direction(uri: str) -> None:
+@pytest.mark.parametrize(
+    ("digest", "validation", "metric", "difference"),
+    [
+        ("1", "0.1", "val_loss", "by val_accuracy"),
+        ("2", "0.1", "val_accuracy", "on other images"),
+        ("1", "test", "val_accuracy", "with data.validation=0.1"),
+    ],
+)
+def test_a_champion_that_was_measured_otherwise_stays_and_that_is_said(
+    uri: str, digest: str, validation: str, metric: str, difference: str
+) -> None:
     study = WithModel(uri, "e", "s")
-    by_accuracy, by_loss, larger_loss = study.add(), study.add(), study.add()
-    study.register_champion(by_accuracy, "val_accuracy", 0.5, "maximize")
-    study.register_champion(by_loss, "val_loss", 2.0, "minimize")
-    champion = study.client.get_model_version_by_alias("cifar_hpo-four", CHAMPION)
-    assert champion.run_id == by_loss, "the two metrics can't be compared"
-    study.register_champion(larger_loss, "val_loss", 2.5, "minimize")
-    champion = study.client.get_model_version_by_alias("cifar_hpo-four", CHAMPION)
-    assert champion.run_id == by_loss
+    first, other = study.add(), study.add(digest=digest, validation=validation)
+    assert study.register_champion(first, "val_accuracy", 0.5, "maximize") == ""
+    kept = study.register_champion(other, metric, 0.9, "maximize")
+    assert kept == f"cifar_hpo-four keeps its champion, which was measured {difference}"
+    assert study.champion() == first
+
+
+def test_less_of_a_loss_makes_a_champion(uri: str) -> None:
+    study = WithModel(uri, "e", "s")
+    first, larger, smaller = study.add(), study.add(), study.add()
+    study.register_champion(first, "val_loss", 2.0, "minimize")
+    study.register_champion(larger, "val_loss", 2.5, "minimize")
+    assert study.champion() == first
+    study.register_champion(smaller, "val_loss", 1.5, "minimize")
+    assert study.champion() == smaller
+
+
+def test_a_champion_whose_run_is_gone_is_compared_by_its_metric(uri: str) -> None:
+    study = WithModel(uri, "e", "s")
+    first, better = study.add(), study.add(digest="2")
+    study.register_champion(first, "val_accuracy", 0.5, "maximize")
+    version = study.client.get_model_version_by_alias("cifar_hpo-four", CHAMPION)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(version), "run_id", "gone")
+        assert study.register_champion(better, "val_accuracy", 0.9, "maximize") == ""
+    assert study.champion() == better
 
 
 def test_a_run_without_a_model_is_no_champion(uri: str) -> None:
