@@ -23,6 +23,7 @@ LAYERS = (
         "task",
         "processor",
         "redaction",
+        "confusion",
         "hydra_internals",
     ),
     ("config",),

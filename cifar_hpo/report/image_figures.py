@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from cifar_hpo.confusion import accuracy_by_class
 from cifar_hpo.report.style import BLUE, INK, new_axes
 
 MAX_NUMBERED_CLASSES = 20
@@ -38,9 +39,10 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
 def per_class(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """The share of each class's test images that was recognised; matrix (c, c)."""
     figure, axes = new_axes(4.2, 4.8)
-    shares = np.diag(matrix) / np.maximum(matrix.sum(axis=1), 1)  # (c,)
-    bars = axes.barh(list(classes), shares, color=BLUE)
-    axes.bar_label(bars, [f"{share:.2f}" for share in shares], padding=3, color=INK)
+    accuracies = accuracy_by_class(matrix, classes)
+    bars = axes.barh(list(accuracies), list(accuracies.values()), color=BLUE)
+    texts = [f"{accuracy:.2f}" for accuracy in accuracies.values()]
+    axes.bar_label(bars, texts, padding=3, color=INK)
     axes.invert_yaxis()
     axes.set(xlabel="accuracy on test images", xlim=(0, 1.1))
     return figure

@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from cifar_hpo.analysis.comparison import TEST_ACCURACY, Comparison, Configuration
 from cifar_hpo.analysis.statistics import against_best
+from cifar_hpo.confusion import accuracy_by_class
 from cifar_hpo.results.article import ENHANCED, ROWS, STUDIES
 from cifar_hpo.results.replication import (
     Comparisons,
@@ -168,11 +169,7 @@ def class_accuracies(trial: FinishedTrial, tracking_uri: str | None) -> dict[str
         return {}
     from cifar_hpo.tracking.reader import RunReader
 
-    matrix, classes = RunReader(tracking_uri).confusion(trial.run_id)  # (c, c), rows are true
-    shares = {}
-    for place, name in enumerate(classes):
-        shares[name] = float(matrix[place, place] / max(matrix[place].sum(), 1))
-    return shares
+    return accuracy_by_class(*RunReader(tracking_uri).confusion(trial.run_id))
 
 
 def versions() -> str:

@@ -26,6 +26,7 @@ from mlflow.entities import Metric, Param, RunTag
 from numpy.typing import NDArray
 
 from cifar_hpo import paths
+from cifar_hpo.confusion import accuracy_by_class
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, Pruned
@@ -102,9 +103,7 @@ class Predictions:
 
     def accuracy_by_class(self) -> dict[str, float]:
         """The share of each class's images that are recognised; 0 for a class without any."""
-        confusion = self.confusion()
-        shares = np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
-        return dict(zip(self.classes, shares.tolist(), strict=True))
+        return accuracy_by_class(self.confusion(), self.classes)
 
 
 @dataclass(frozen=True)
