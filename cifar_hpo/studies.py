@@ -18,6 +18,7 @@ import yaml
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from cifar_hpo.config.fields import as_list
 from cifar_hpo.console import terminal
 from cifar_hpo.errors import StudyError, UserError, exit_with
 from cifar_hpo.paths import (
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @dataclass(frozen=True)
-class StoredStudy:
+class RankedStudy:
     """A study as its storage has it.
 
     directions: of each of its metrics. ranking: its counted trials, the best first.
@@ -102,7 +103,7 @@ class StoredStudy:
     ranking: Sequence[FinishedTrial]
 
     @classmethod
-    def load(cls, storage: BaseStorage, name: str) -> StoredStudy:
+    def load(cls, storage: BaseStorage, name: str) -> RankedStudy:
         """Raises StudyError when the study is not there."""
         study = load_study(storage, name)
         trials = finished_trials(study.get_trials(deepcopy=False))
@@ -115,8 +116,7 @@ class StoredStudy:
 
     @property
     def metrics(self) -> list[str]:
-        metric = self.study.user_attrs.get(MEANING, {}).get("metric", "value")
-        return metric if isinstance(metric, list) else [metric]
+        return as_list(self.study.user_attrs.get(MEANING, {}).get("metric", "value"))
 
     @property
     def keys(self) -> list[str]:
@@ -135,7 +135,7 @@ def list_studies(storage: BaseStorage) -> None:
     """Print a row for each study: how many of its trials ended how, and the best value."""
     rows = []
     for name in sorted(optuna.get_all_study_names(storage)):
-        stored = StoredStudy.load(storage, name)
+        stored = RankedStudy.load(storage, name)
         states = [trial.state for trial in stored.ranking]
         counts = [str(states.count(state)) for state in (FINISHED, PRUNED, FAILED)]
         waiting = stored.study.get_trials(
@@ -150,14 +150,14 @@ def list_studies(storage: BaseStorage) -> None:
 
 def show(storage: BaseStorage, name: str) -> None:
     """Print the ranking of a study."""
-    stored = StoredStudy.load(storage, name)
+    stored = RankedStudy.load(storage, name)
     table = trial_table(stored.ranking, stored.metrics, stored.directions, stored.keys)
     terminal().print(table.to_rich())
 
 
 def export(storage: BaseStorage, name: str, form: str) -> None:
     """Print all trials of a study, the best first, as `csv` or `json`."""
-    stored = StoredStudy.load(storage, name)
+    stored = RankedStudy.load(storage, name)
     if form == "json":
         json.dump([asdict(trial) for trial in stored.ranking], sys.stdout, indent=1)
         return
@@ -173,7 +173,7 @@ def export(storage: BaseStorage, name: str, form: str) -> None:
 
 def delete(storage: BaseStorage, name: str, *, is_sure: bool) -> None:
     """Delete a study from its storage, after asking unless the user is sure."""
-    stored = StoredStudy.load(storage, name)
+    stored = RankedStudy.load(storage, name)
     question = f"delete study {name} with {len(stored.ranking)} trials? [y/N] "
     if is_sure or input(question).lower() == "y":
         optuna.delete_study(study_name=name, storage=storage)
@@ -184,7 +184,7 @@ def best(storage: BaseStorage, name: str, config: Path | None) -> None:
 
     Raises StudyError when no trial has finished, or nothing holds its configuration any more.
     """
-    stored = StoredStudy.load(storage, name)
+    stored = RankedStudy.load(storage, name)
     trial = stored.best
     composed = composed_trial(stored, trial)
     if config is None:
@@ -224,7 +224,7 @@ class ComposedTrial:
         return yaml.safe_dump({"defaults": defaults, **self.config}, sort_keys=False)
 
 
-def composed_trial(stored: StoredStudy, trial: FinishedTrial) -> ComposedTrial:
+def composed_trial(stored: RankedStudy, trial: FinishedTrial) -> ComposedTrial:
     """A trial's configuration: from its folder, else from its MLflow run.
 
     Raises StudyError when neither has it.
@@ -277,7 +277,7 @@ def _choices(overrides: Sequence[str], config: Mapping[str, Any]) -> dict[str, s
     return choices
 
 
-def trial_folder(stored: StoredStudy, number: int) -> Path | None:
+def trial_folder(stored: RankedStudy, number: int) -> Path | None:
     """Where Hydra kept a trial's configuration; None where that is not to be found.
 
     hydra.sweep.subdir may name the trials' folders otherwise than by their numbers, and another
@@ -292,7 +292,7 @@ def trial_folder(stored: StoredStudy, number: int) -> Path | None:
     return None
 
 
-def sweep_folders(stored: StoredStudy) -> list[Path]:
+def sweep_folders(stored: RankedStudy) -> list[Path]:
     """Where the study's sweep may have left its trials: what it noted, and the default."""
     noted = stored.study.user_attrs.get(FOLDER)
     default = OUTPUTS / stored.name

@@ -14,7 +14,7 @@ import pytest
 from support import lay_out, run_in
 
 from cifar_hpo.paths import HYDRA_FOLDER, HYDRA_SETTINGS
-from cifar_hpo.studies import ComposedTrial, StoredStudy, sweep_folders, trial_folder
+from cifar_hpo.studies import ComposedTrial, RankedStudy, sweep_folders, trial_folder
 from cifar_hpo.study.study import FOLDER
 
 
@@ -118,7 +118,7 @@ def test_a_command_quotes_what_a_shell_would_take_apart_and_names_the_config() -
 def test_the_folder_of_a_trial_is_found_whatever_its_name(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s")
     study.set_user_attr(FOLDER, str(tmp_path))
-    stored = StoredStudy(study, ["maximize"], [])
+    stored = RankedStudy(study, ["maximize"], [])
     keep_settings(tmp_path / "0", 0, "s")
     keep_settings(tmp_path / "deep" / "lr=0.1", 1, "s")
     keep_settings(tmp_path / "2", 2, None)
@@ -134,7 +134,7 @@ def test_the_folder_of_a_trial_is_found_whatever_its_name(tmp_path: Path) -> Non
 
 def test_a_study_that_noted_no_folder_is_looked_for_in_the_default_one() -> None:
     study = optuna.create_study(study_name="s")
-    stored = StoredStudy(study, ["maximize"], [])
+    stored = RankedStudy(study, ["maximize"], [])
     assert sweep_folders(stored) == [Path("mlruns/outputs/s")]
     study.set_user_attr(FOLDER, "/noted")
     assert sweep_folders(stored) == [Path("/noted"), Path("mlruns/outputs/s")]

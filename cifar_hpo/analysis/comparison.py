@@ -17,7 +17,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from cifar_hpo.analysis.statistics import CONFIDENCE, against_best, confidence_interval
-from cifar_hpo.config.fields import flat
+from cifar_hpo.config.fields import as_list, flat
 from cifar_hpo.metrics import values_by_replica
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
 from cifar_hpo.study.space import Value, identity
@@ -109,8 +109,7 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
     """
     study = load_study(storage, name)
     meaning = study.user_attrs.get(MEANING, {})
-    metric = meaning.get("metric", "value")
-    metrics = metric if isinstance(metric, list) else [metric]
+    metrics = as_list(meaning.get("metric", "value"))
     directions = [direction.name.lower() for direction in study.directions]
     trials = finished_trials(study.get_trials(deepcopy=False))
     ranking = ranked(trials, directions)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo import processor
-from cifar_hpo.config.fields import check_values, key
+from cifar_hpo.config.fields import check_values, key, without_hydra
 from cifar_hpo.config.secrets import refuse_secrets_and_calls
 from cifar_hpo.errors import ConfigError, one_line
 
@@ -325,8 +325,7 @@ def validate_config(config: DictConfig) -> Config:
 
     Raises ConfigError for the first wrong key, type, range or combination.
     """
-    names = [str(name) for name in config if name != "hydra"]
-    config = OmegaConf.masked_copy(config, names)
+    config = without_hydra(config)
     refuse_secrets_and_calls(config)
     typed = _to_typed(config)
     for field in dataclasses.fields(typed):

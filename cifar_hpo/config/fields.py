@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from cifar_hpo.errors import ConfigError
 
@@ -65,6 +67,17 @@ def check_values(path: str, schema: type, values: Mapping[str, Any]) -> None:
             _check_value(f"{path}.{field.name}", values[field.name], field)
 
 
+def as_list(value: str | Sequence[str]) -> list[str]:
+    """An option that may be a single name or several."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A composed config without Hydra's own part."""
+    names = [str(name) for name in config if name != "hydra"]
+    return OmegaConf.masked_copy(config, names)
+
+
 def flat(node: Any, path: str = "") -> dict[str, Any]:
     """Nested dicts as one, keys joined with dots; a list is one value."""
     if not isinstance(node, dict):
@@ -108,13 +121,19 @@ def _check_number(path: str, value: Any, limits: Mapping[str, Any]) -> None:
 
 
 def _is_number(limits: Mapping[str, Any]) -> bool:
-    return limits["whole"] or any(limits[name] is not None for name in SIGNS)
+    return limits["whole"] or bool(bounds(limits))
 
 
 def range_text(limits: Mapping[str, Any]) -> str:
     """A key's range, such as `≥ 0 and < 1`; empty where it has none. limits: its metadata."""
+    return " and ".join(f"{sign} {limit:g}" for sign, limit in bounds(limits))
+
+
+def bounds(limits: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The ends of a key's range, each with its sign."""
     ends = []
     for name, (sign, _) in SIGNS.items():
-        if limits[name] is not None:
-            ends.append(f"{sign} {limits[name]:g}")
-    return " and ".join(ends)
+        limit = limits.get(name)
+        if limit is not None:
+            ends.append((sign, limit))
+    return ends

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from cifar_hpo.config.app import OPTIMIZERS, Data, Mlflow, Model, Training
-from cifar_hpo.config.fields import SIGNS, flat
+from cifar_hpo.config.fields import bounds, flat
 from cifar_hpo.config.sweep import (
     EXTRAS,
     PRUNER_SCHEMAS,
@@ -264,11 +264,7 @@ def range_text(field: dataclasses.Field[Any]) -> str:
     limits = field.metadata
     if limits.get("choices"):
         return f"`{'`, `'.join(limits['choices'])}`"
-    bounds = []
-    for name, (sign, _) in SIGNS.items():
-        if limits.get(name) is not None:
-            bounds.append(f"{sign} {limits[name]}")
-    return ", ".join(bounds)
+    return ", ".join(f"{sign} {limit}" for sign, limit in bounds(limits))
 
 
 def value_text(value: Any) -> str:

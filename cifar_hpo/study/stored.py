@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar_hpo.config.fields import flat
+from cifar_hpo.config.fields import as_list, flat
 from cifar_hpo.errors import StudyError
 from cifar_hpo.study import _optuna, migration, samplers
 from cifar_hpo.study.dimensions import Value, dimension_identity
@@ -161,11 +161,6 @@ def check_definition(study: optuna.Study, meaning: Mapping[str, Any]) -> None:
         shown = ", ".join(differences[:MAX_SHOWN_DIFFERENCES])
         hint = "choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true"
         raise StudyError(f"study {study.study_name} means something else ({shown}); {hint}")
-
-
-def as_list(value: str | Sequence[str]) -> list[str]:
-    """An option that may be a single name or several."""
-    return [value] if isinstance(value, str) else list(value)
 
 
 def _create_or_load(storage: BaseStorage, name: str, options: Mapping[str, Any]) -> optuna.Study:

@@ -19,6 +19,7 @@ from typing import Any, Self
 import optuna
 from optuna.trial import TrialState
 
+from cifar_hpo.config.fields import as_list
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.redaction import has_secret
 from cifar_hpo.study.budget import Budget
@@ -33,7 +34,7 @@ from cifar_hpo.study.ranking import OUTCOME, FinishedTrial, finished_trials, ran
 from cifar_hpo.study.recovery import recover
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import open_storage, study_lock
-from cifar_hpo.study.stored import MEANING, StoredStudy, as_list, choose_name
+from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Progress, TrialResult, TrialSpec
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from cifar_hpo.config.fields import without_hydra
 from cifar_hpo.study.space import Choices, Space, Value
 from cifar_hpo.workers.jobs import HydraLauncher, compose
 
@@ -84,12 +85,6 @@ class Composer:
     def _is_plain(self, key: str) -> bool:
         """Whether a parameter's override does no more than give a key another value."""
         return key not in self.space.groups and key[0] != "~" and "@" not in key
-
-
-def without_hydra(config: DictConfig) -> DictConfig:
-    """A composed config without Hydra's own part."""
-    names = [str(name) for name in config if name != "hydra"]
-    return OmegaConf.masked_copy(config, names)
 
 
 def absent_keys(space: Space, launcher: HydraLauncher) -> dict[tuple[Value, ...], frozenset[str]]:

@@ -213,11 +213,11 @@ class Sweep:
         """End the study's run with what was found. No step of it costs the others."""
         ranking = self.study.ranking()
         note, best = progress.ranking_note(self.study), self.plan.best(ranking)
-        self._attempt("runs of dead workers", self.tracker.close_abandoned)
-        self._attempt("the champion", self._register_champion)
-        self._attempt("the study's run", lambda: self.tracker.close(status, note, best))
+        self._try_step("runs of dead workers", self.tracker.close_abandoned)
+        self._try_step("the champion", self._register_champion)
+        self._try_step("the study's run", lambda: self.tracker.close(status, note, best))
 
-    def _attempt(self, what: str, step: Callable[[], None]) -> None:
+    def _try_step(self, what: str, step: Callable[[], None]) -> None:
         """Do a step of the tracker's; where it fails, that is said at the end."""
         try:
             step()

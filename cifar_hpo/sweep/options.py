@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cifar_hpo.config.fields import check_values
+from cifar_hpo.config.fields import as_list, check_values
 from cifar_hpo.config.sweep import (
     EXTRAS,
     PRUNER_SCHEMAS,
@@ -52,11 +52,6 @@ def settle_options(
     for text in options["constraints"]:
         Constraint.parse(text)
     return options
-
-
-def listed(value: Any) -> list[Any]:
-    """One or several, as a list."""
-    return list(value) if isinstance(value, list) else [value]
 
 
 def _validate_ranges(options: Options, launcher: Mapping[str, Any]) -> None:
@@ -107,7 +102,7 @@ def _validate_end(options: Options) -> None:
 
 def _validate_metrics(options: Options, task: Task) -> None:
     """Metrics that trials come to, and one of which a pruner gets values."""
-    metrics, pruner = listed(options["metric"]), options["pruner"]["name"]
+    metrics, pruner = as_list(options["metric"]), options["pruner"]["name"]
     if not metrics:
         raise ConfigError("hydra.sweeper.metric", "none; a study compares trials by one or more")
     for name in metrics:
@@ -131,12 +126,12 @@ def _settled_direction(options: Options, task: Task) -> str | list[str]:
     if direction is not None:
         return direction
     metric = options["metric"]
-    directions = [direction_of(name) if task.metrics else "maximize" for name in listed(metric)]
+    directions = [direction_of(name) if task.metrics else "maximize" for name in as_list(metric)]
     return directions if isinstance(metric, list) else directions[0]
 
 
 def _validate_directions(options: Options) -> None:
-    metrics, directions = listed(options["metric"]), listed(options["direction"])
+    metrics, directions = as_list(options["metric"]), as_list(options["direction"])
     if len(metrics) != len(directions):
         problem = f"{len(directions)} directions for {len(metrics)} metrics"
         raise ConfigError("hydra.sweeper.direction", problem)

@@ -14,13 +14,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cifar_hpo import paths
+from cifar_hpo.config.fields import as_list
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.sweep.composer import Composer, absent_keys
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.sweep.identity import automatic_name, automatic_name_in_0_1, meaning_of
-from cifar_hpo.sweep.options import Options, listed, settle_options
+from cifar_hpo.sweep.options import Options, settle_options
 from cifar_hpo.task import Task, as_task
 from cifar_hpo.workers.jobs import HydraLauncher
 
@@ -76,7 +77,7 @@ class Plan:
         configs = [composer.compose_task(cell) for cell in cells]
         checked = {}
         for cell, config in zip(cells, configs, strict=True):
-            checked[identity(cell)] = _validated(task, config, listed(options["metric"]))
+            checked[identity(cell)] = _validated(task, config, as_list(options["metric"]))
         return cls(
             space=space,
             options=options,
@@ -150,7 +151,7 @@ class Plan:
         known = self.checked.get(identity(params))
         if known is not None:
             return known
-        return _validated(self.task, config, listed(self.options["metric"]))
+        return _validated(self.task, config, as_list(self.options["metric"]))
 
     def broken_constraint(self, config: DictConfig, checked: Any) -> str:
         """Why a configuration must not be tried; empty where it fulfils all constraints."""

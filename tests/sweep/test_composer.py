@@ -15,9 +15,10 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
+from cifar_hpo.config.fields import without_hydra
 from cifar_hpo.paths import CONF
 from cifar_hpo.study.space import Space
-from cifar_hpo.sweep.composer import Composer, absent_keys, without_hydra
+from cifar_hpo.sweep.composer import Composer, absent_keys
 from cifar_hpo.workers.jobs import HydraLauncher, compose
 
 
