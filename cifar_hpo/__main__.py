@@ -6,23 +6,37 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_hpo import trial
+from cifar_hpo import interruption, trial
 from cifar_hpo.config.secrets import refuse_secrets_and_calls
 from cifar_hpo.errors import SweepFailed, UserError, exit_with, one_line
 from cifar_hpo.objective import objective
 from cifar_hpo.paths import CONF
 
 
-def terminated(*_: object) -> None:
+def terminated(number: int, _: object) -> None:
     """Exit, so that a run that is ended is KILLED, not left RUNNING; an exit that a destructor
-    swallowed comes again after the epoch."""
-    trial.set_reporter(lambda _: sys.exit(128 + signal.SIGTERM))
-    sys.exit(128 + signal.SIGTERM)
+    swallowed comes again after the epoch. A second signal does not break the end in order, which
+    may take a second from then on."""
+
+    def end_soon(*_: object) -> None:
+        interruption.end_soon(128 + number)
+
+    def end(*_: object) -> NoReturn:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    for later in interruption.SIGNALS:
+        if signal.getsignal(later) is terminated:
+            signal.signal(later, end_soon)
+    trial.set_reporter(end)
+    end()
 
 
 def main() -> None:
@@ -31,7 +45,9 @@ def main() -> None:
     is_full_error_wanted = "HYDRA_FULL_ERROR" in os.environ
     # Hydra would end the program itself, with many lines and exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, terminated)
+    for number in interruption.SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as it is under nohup
+            signal.signal(number, terminated)
     try:
         refuse_secrets_and_calls(_overrides(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()

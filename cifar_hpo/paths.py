@@ -43,6 +43,9 @@ SHARED_LOCKS = "cifar_hpo-{digest}"
 # In a sweep's folder, which hydra.sweep.dir names.
 SWEEP_CONFIG = "multirun.yaml"
 WORKER_LOG = "worker_{slot}.log"
+LEFT_RESULTS = ".results"
+LEFT_RESULT = "{study}-{number}.json"
+LEFT_RESULT_DRAFT = ".{result}.{process}"
 
 # In a trial's folder.
 HYDRA_FOLDER = ".hydra"

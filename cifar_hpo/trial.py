@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cifar_hpo.errors import TrialError, one_line
+from cifar_hpo.redaction import redacted
+
 CONTEXT = "CIFAR_HPO_TRIAL"
 """The environment variable in which a trial's `Context` travels; an environment reaches the jobs of
 every launcher."""
@@ -55,6 +58,21 @@ class TrialResult:
     run_id: str = ""
     worker: int | None = None
 
+    @property
+    def run_status(self) -> str:
+        """The status of its MLflow run: a pruned attempt is FINISHED there."""
+        return FINISHED if self.state == PRUNED else self.state
+
+    @classmethod
+    def of_error(cls, error: BaseException) -> TrialResult:
+        """What an exception that a trial raised means for it, with no password in the text."""
+        if isinstance(error, Pruned):
+            return cls(PRUNED, error=one_line(error))
+        text = redacted(one_line(error))
+        if not isinstance(error, TrialError):
+            text = f"{type(error).__name__}: {text}"
+        return cls(FAILED, error=text)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -75,11 +93,15 @@ class Progress:
 class Context:
     """What a trial knows of the study around it; empty for a single run.
 
-    varied: the keys that vary. pruner, storage: the pruner's options and the study's storage, for a
-    trial that asks the pruner itself; None and empty where no pruner may stop it.
+    study_id: unlike its name never another study's. left_results: the folder in which a trial
+    leaves its result. varied: the keys that vary. pruner, storage: the pruner's options and the
+    study's storage, for a trial that asks the pruner itself; None and empty where no pruner may
+    stop it.
     """
 
     study: str = ""
+    study_id: str = ""
+    left_results: str = ""
     parent_run_id: str = ""
     experiment_id: str = ""
     metric: str = "val_accuracy"

@@ -25,6 +25,8 @@ LAYERS = (
         "redaction",
         "confusion",
         "hydra_internals",
+        "interruption",
+        "left_results",
     ),
     ("config",),
     ("study", "data", "workers"),

@@ -1,19 +1,21 @@
 """What an interrupted or dead command left in a study: `recover` closes it or takes it up again.
 
-A trial that is left RUNNING is no outcome. One whose outcome was noted is closed with that; any
-other has another attempt under its number, if it is still a configuration of the space.
+A trial that is left RUNNING is no outcome. One whose outcome was noted, or that left its result on
+disk, is closed with that; any other has another attempt under its number, if it is still a
+configuration of the space.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_hpo.study import _optuna
 from cifar_hpo.study.ranking import OUTCOME
-from cifar_hpo.study.space import Space
+from cifar_hpo.study.space import Space, Value
 from cifar_hpo.study.stored import StoredStudy
 from cifar_hpo.trial import TrialSpec
 
@@ -28,19 +30,39 @@ class Recovered(NamedTuple):
     trial: optuna.Trial
 
 
-def recover(stored: StoredStudy, space: Space, *, is_grid: bool) -> list[Recovered]:
+LeftOutcome = Callable[[TrialSpec], Mapping[str, Any] | None]
+"""Gives the outcome that a trial left on disk, as it is noted with the trial; None where it left
+none."""
+
+
+def recover(
+    stored: StoredStudy,
+    space: Space,
+    *,
+    is_grid: bool,
+    left_outcome: LeftOutcome,
+    is_wanted: Callable[[Mapping[str, Value]], bool],
+) -> list[Recovered]:
     """Leave no trial RUNNING without an owner; returns those that go on.
 
     The study must be locked by this process, so that nobody else works on its trials. is_grid:
     whether waiting trials without parameters, which a sampler would fill in, are of no use.
+    is_wanted: whether a configuration may go on now; another one waits.
     """
     recovered = []
     for trial in stored.unfinished_trials():
+        can_go_on = _can_go_on(trial, space)
         outcome = trial.user_attrs.get(OUTCOME)
+        if not outcome and can_go_on:
+            outcome = left_outcome(_spec(space, trial))
+            if outcome:
+                stored.open_trial(trial.number).set_user_attr(OUTCOME, dict(outcome))
         if outcome:
             stored.close_trial(trial.number, outcome)
-        elif _can_go_on(trial, space):
+        elif can_go_on and is_wanted(trial.params):
             recovered.append(_another_attempt(stored, space, trial))
+        elif can_go_on:
+            stored.set_state(trial.number, TrialState.WAITING)
         elif trial.state is TrialState.RUNNING or is_grid:
             stored.set_state(trial.number, TrialState.FAIL)
     return recovered
@@ -58,7 +80,12 @@ def _another_attempt(stored: StoredStudy, space: Space, trial: FrozenTrial) -> R
     """Let a trial run again under its number."""
     stored.set_state(trial.number, TrialState.RUNNING)
     open_trial = stored.open_trial(trial.number)
+    spec = _spec(space, trial)
+    open_trial.set_user_attr(ATTEMPT, spec.attempt)
+    return Recovered(spec, open_trial)
+
+
+def _spec(space: Space, trial: FrozenTrial) -> TrialSpec:
+    """Another attempt at a trial."""
     attempt = trial.user_attrs.get(ATTEMPT, 0) + 1
-    open_trial.set_user_attr(ATTEMPT, attempt)
-    overrides = space.overrides(trial.params)
-    return Recovered(TrialSpec(trial.number, overrides, trial.params, attempt), open_trial)
+    return TrialSpec(trial.number, space.overrides(trial.params), trial.params, attempt)

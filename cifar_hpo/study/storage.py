@@ -77,6 +77,12 @@ def load_study(storage: BaseStorage, name: str | None = None) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
+def is_file(storage: BaseStorage) -> bool:
+    """Whether it is an SQLite file, whose locks keep out every process that can open it."""
+    url = _optuna.url_of(storage)
+    return url is not None and sqlite_file(url) is not None
+
+
 @contextlib.contextmanager
 def study_lock(storage: BaseStorage, study: str) -> Iterator[None]:
     """One asker for a study: two would lay out the same cells, and take each other's running trials

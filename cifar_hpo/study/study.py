@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -33,7 +34,7 @@ from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import OUTCOME, FinishedTrial, finished_trials, ranked
 from cifar_hpo.study.recovery import recover
 from cifar_hpo.study.space import Space, Value, identities, identity
-from cifar_hpo.study.storage import open_storage, study_lock
+from cifar_hpo.study.storage import is_file, open_storage, study_lock
 from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Progress, TrialResult, TrialSpec
@@ -45,6 +46,16 @@ RUN = "mlflow"
 
 FOLDER = "folder"
 """The attribute of Optuna's study that says where its last sweep left its trials' folders."""
+
+ID = "id"
+"""The attribute of Optuna's study that tells it from all others, whatever their names."""
+
+LeftResult = Callable[["Study", TrialSpec], TrialResult | None]
+"""Gives the result that a trial of a study left on disk; None where it left none."""
+
+
+def _nothing_left(study: Study, spec: TrialSpec) -> None:
+    """For those that leave nothing on disk."""
 
 
 class Study:
@@ -87,12 +98,14 @@ class Study:
         costs: Mapping[str, float] | None = None,
         *,
         earlier_name: str | None = None,
+        left_result: LeftResult = _nothing_left,
     ) -> Self:
         """The study of that name, created or continued.
 
         options: `hydra.sweeper`'s. meaning: what the study's identity rests on, as JSON. costs: of
         a grid's cells by their identity; the longest are tried first, so that no worker ends
-        alone. earlier_name: the name that version 0.1 gave it.
+        alone. earlier_name: the name that version 0.1 gave it. left_result: gives the results of
+        trials that ended when nobody was there to note it.
 
         Raises StudyError when the storage can't be read, another process holds the study, or it
         means something else; ConfigError for an enqueued configuration that is not in the space.
@@ -105,7 +118,7 @@ class Study:
             if options["warm_start"]:
                 stored.warm_start(options["warm_start"], space)
             study = cls(stored, space, options, costs or {})
-            study._recover()
+            study._recover(left_result)
             study._enqueue()
             study._lock = until_opened.pop_all()
         return study
@@ -114,9 +127,38 @@ class Study:
         return self
 
     def __exit__(self, *_: object) -> None:
+        try:
+            self.release()
+        finally:
+            self._lock.close()
+
+    @property
+    def id(self) -> str:
+        """What tells this study from all others, whatever their names."""
+        known: str | None = self._stored.study.user_attrs.get(ID)
+        if known is None:
+            known = uuid.uuid4().hex
+            self._stored.study.set_user_attr(ID, known)
+        return known
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its last sweep left its trials' folders; None for a new study."""
+        noted: str | None = self._stored.study.user_attrs.get(FOLDER)
+        return None if noted is None else Path(noted)
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether nobody else can work on it, on whichever machine: its lock lies beside its
+        file."""
+        return is_file(self._stored.storage)
+
+    def release(self) -> None:
+        """Let unfinished trials wait for the next command."""
         for spec in (*self.running.values(), *self._requeued):
             self._stored.set_state(spec.number, TrialState.WAITING)
-        self._lock.close()
+        self.running.clear()
+        self._requeued.clear()
 
     def set_run(self, uri: str, run_id: str) -> None:
         """Note where MLflow has this study, for the report; not where the URI holds a password."""
@@ -155,6 +197,13 @@ class Study:
         """Seconds in which trials may still start; None without a timeout."""
         return self._budget.seconds_left()
 
+    def leave_out(self, configurations: Iterable[str]) -> None:
+        """Never try these cells of a grid, which break a constraint; they are not planned either.
+
+        configurations: their identities.
+        """
+        self._workload.leave_out(configurations)
+
     def specs(self) -> Iterator[TrialSpec | None]:
         """What is still to be tried; None when that depends on what is running now."""
         self._budget.start()
@@ -174,7 +223,7 @@ class Study:
 
     def discard(self, spec: TrialSpec, reason: str) -> None:
         """Give up a trial before it starts; it does not count."""
-        self._workload.discard(spec.params)
+        self._workload.leave_out([identity(spec.params)])
         del self.running[spec.number]
         self._begun -= 1
         self._open_trials.pop(spec.number).set_user_attr(SKIPPED, reason)
@@ -198,12 +247,33 @@ class Study:
         self._count(FinishedTrial(number=spec.number, params=spec.params, **outcome))
         return True
 
-    def _recover(self) -> None:
+    def _recover(self, left_result: LeftResult) -> None:
         """Go on with what an interrupted or dead command left, and count what it had counted."""
-        for recovered in recover(self._stored, self.space, is_grid=self.is_grid):
-            self._open_trials[recovered.spec.number] = recovered.trial
-            self._requeued.append(recovered.spec)
         self._finished = finished_trials(self._stored.trials())
+        failed = identities(self._failed_configurations())
+
+        def left_outcome(spec: TrialSpec) -> dict[str, Any] | None:
+            result = left_result(self, spec)
+            return None if result is None else _outcome(result, self.metrics)
+
+        def is_wanted(params: Mapping[str, Value]) -> bool:
+            return not self.options["retry_failed"] or identity(params) in failed
+
+        recovered = recover(
+            self._stored,
+            self.space,
+            is_grid=self.is_grid,
+            left_outcome=left_outcome,
+            is_wanted=is_wanted,
+        )
+        for trial in recovered:
+            self._open_trials[trial.spec.number] = trial.trial
+            self._requeued.append(trial.spec)
+        trials = self._stored.trials()
+        self._finished = finished_trials(trials)
+        if self.is_grid:
+            skipped = [trial.params for trial in trials if SKIPPED in trial.user_attrs]
+            self.leave_out(identities(skipped))
 
     def _enqueue(self) -> None:
         """Let known-good configurations be tried first; what they leave open the sampler fills in.
@@ -219,12 +289,15 @@ class Study:
 
     def _candidates(self) -> Candidates:
         """What may be tried beside the requeued trials."""
-        tried = self._finished_configurations()
-        tried |= identities(spec.params for spec in self._requeued)
+        requeued = identities(spec.params for spec in self._requeued)
         if self.options["retry_failed"]:
-            return ListedCandidates(self._stored, self._failed_configurations())
+            failed = self._failed_configurations()
+            again = [params for params in failed if identity(params) not in requeued]
+            return ListedCandidates(self._stored, again)
+        tried = self._finished_configurations() | requeued
         if not self.is_grid:
             return SampledCandidates(self._stored, self.space, tried)
+        tried |= self._workload.left_out
         untried = [cell for cell in self._ordered_cells() if identity(cell) not in tried]
         return ListedCandidates(self._stored, untried)
 
@@ -263,7 +336,8 @@ class Study:
         return identities(trial.params for trial in self._finished)
 
     def _failed_configurations(self) -> list[Mapping[str, Value]]:
-        return [trial.params for trial in self._finished if trial.state in (FAILED, KILLED)]
+        failed = [trial for trial in self._finished if trial.state in (FAILED, KILLED)]
+        return [trial.params for trial in failed if self.space.holds(trial.params)]
 
     def _count(self, trial: FinishedTrial) -> None:
         """Of one configuration tried again after a failure, the last trial counts."""

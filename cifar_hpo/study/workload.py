@@ -32,17 +32,17 @@ class Workload:
         self.costs: Mapping[str, float] = costs or {}
         if not any(self.costs.values()):
             self.costs = {}
-        self._discarded: set[str] = set()
+        self.left_out: set[str] = set()
 
-    def discard(self, params: Mapping[str, Value]) -> None:
-        """Plan without a configuration."""
-        self._discarded.add(identity(params))
+    def leave_out(self, configurations: Iterable[str]) -> None:
+        """Plan without these."""
+        self.left_out.update(configurations)
 
     def planned(self, finished: AbstractSet[str]) -> int | None:
         """How many trials there will be in all; None where only time or success limits them."""
         if not self.is_grid and (self.n_trials or self.space.size > MAX_LISTED_CELLS):
             return self.n_trials
-        planned = len((self._cells - self._discarded) | finished)
+        planned = len((self._cells - self.left_out) | finished)
         return min(planned, self.n_trials or planned)
 
     def cost(self, params: Mapping[str, Value]) -> float:
@@ -55,7 +55,7 @@ class Workload:
         count = max(0, (self.planned(finished) or 0) - len(begun))
         if not self.is_grid:
             return [self._mean_cost] * count
-        return self.longest_first(self._cells - begun - self._discarded)[:count]
+        return self.longest_first(self._cells - begun - self.left_out)[:count]
 
     def longest_first(self, configurations: Iterable[str]) -> list[float]:
         """The costs of some configurations."""

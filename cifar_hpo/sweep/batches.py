@@ -1,32 +1,140 @@
-"""Trials through any Hydra launcher: `run_batches` gives it as many jobs as there are now."""
+"""Trials through any Hydra launcher: `run_batches` gives it as many jobs as there are now.
+
+A launcher tells what came of a batch when all of it has ended. Meanwhile `_Watch` notes each result
+that a trial leaves on disk, as it comes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Self
 
-from hydra.core.utils import env_override
+from hydra.core.utils import JobReturn, JobStatus, env_override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from cifar_hpo.workers.jobs import HydraLauncher, Job, JobResult
+from cifar_hpo.errors import UserError, one_line
+from cifar_hpo.left_results import LeftResults
+from cifar_hpo.redaction import redacted
+from cifar_hpo.workers.jobs import HydraLauncher, Job, JobResult, WorkerLost
+from cifar_hpo.workers.pool import available_cores
+
+log = logging.getLogger(__name__)
+
+LOOK_INTERVAL = 0.5
+"""Seconds between two looks for results on disk."""
+
+Take = Callable[[JobResult], None]
+"""Notes what came of a job."""
 
 
 def run_batches(
-    jobs: Iterator[Job | None], launcher: HydraLauncher, max_size: int | None
+    jobs: Iterator[Job | None],
+    launcher: HydraLauncher,
+    max_size: int | None,
+    *,
+    take: Take,
+    left: LeftResults,
+    while_launched: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[JobResult]:
-    """Launch batch after batch, and yield what came of each of its jobs.
+    """Launch batch after batch, and yield what came of each job at the end of its batch.
 
     jobs: None in it says that what comes next depends on what runs now. max_size: of a batch; None
-    for no limit.
+    for as many as the launcher runs at a time. take: is given a result before its batch ends, from
+    another thread, while this one waits for the launcher. left: where trials leave their results.
+    while_launched: entered while the launcher has control.
     """
     waiting = _Waiting(jobs)
+    size = max_size or jobs_at_a_time(launcher)
     while True:
-        batch = waiting.take_batch(max_size)
+        batch = waiting.take_batch(size)
         if not batch:
             return
-        overrides = [job.spec.overrides for job in batch]
-        with env_override(dict(batch[0].environment)):
-            returned = launcher.launch(overrides, initial_job_idx=batch[0].spec.number)
+        environment = env_override(dict(batch[0].environment))
+        with environment, _Watch(batch, left, take), while_launched():
+            returned = _launch(launcher, batch)
         for job, job_return in zip(batch, returned, strict=True):
             yield JobResult(job, job_return)
+
+
+def _launch(launcher: HydraLauncher, batch: Sequence[Job]) -> Sequence[JobReturn]:
+    """What came of each job; of all of them that they are lost, where the launcher gave up.
+
+    Launchers do so when one of their processes is killed. What the others left on disk counts.
+    """
+    overrides = [job.spec.overrides for job in batch]
+    try:
+        return launcher.launch(overrides, initial_job_idx=batch[0].spec.number)
+    except (HydraException, UserError):
+        raise
+    except Exception as error:  # noqa: BLE001  each launcher has errors of its own
+        cause = f"{type(error).__name__}: {redacted(one_line(error))}"
+        log.warning("the launcher gave up a batch: %s", cause)
+        lost = []
+        for job in batch:
+            returned = JobReturn(overrides=job.spec.overrides, status=JobStatus.FAILED)
+            returned.return_value = WorkerLost(f"the launcher gave up: {cause}")
+            lost.append(returned)
+        return lost
+
+
+def jobs_at_a_time(launcher: HydraLauncher) -> int:
+    """How many jobs a launcher runs at a time, as far as its config tells: Hydra's own runs one,
+    joblib's has `n_jobs`; for any other it is the number of cores.
+
+    So a study learns of its trials as early as may be, and stops in time.
+    """
+    options = OmegaConf.select(launcher.config, "hydra.launcher", default={})
+    cores = available_cores()
+    if str(options.get("_target_", "")).endswith("BasicLauncher"):
+        return 1
+    n_jobs = options.get("n_jobs")
+    if not isinstance(n_jobs, int) or n_jobs == 0:
+        return cores
+    return n_jobs if n_jobs > 0 else max(1, cores + 1 + n_jobs)
+
+
+class _Watch:
+    """Looks for the results that a batch's jobs leave on disk, while a launcher runs them."""
+
+    def __init__(self, batch: Sequence[Job], left: LeftResults, take: Take) -> None:
+        self.waiting = {job.spec.number: job for job in batch}
+        self.left = left
+        self.take = take
+        self.error: Exception | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="results", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self.error and not error:
+            raise self.error
+
+    def _look(self) -> None:
+        while not self._ended.wait(LOOK_INTERVAL):
+            try:
+                self._take_left()
+            except Exception as error:  # noqa: BLE001  raised again where the batch ends
+                self.error = error
+                return
+
+    def _take_left(self) -> None:
+        for number in self.left.numbers():
+            job = self.waiting.get(number)
+            left = job and self.left.read(number, job.spec.overrides)
+            if job and left:
+                del self.waiting[number]
+                returned = JobReturn(overrides=job.spec.overrides, status=JobStatus.COMPLETED)
+                returned.return_value = left.value
+                self.take(JobResult(job, returned, seconds=left.seconds))
 
 
 class _Waiting:
@@ -36,10 +144,10 @@ class _Waiting:
         self.jobs = jobs
         self.next_job: Job | None = None
 
-    def take_batch(self, max_size: int | None) -> list[Job]:
+    def take_batch(self, max_size: int) -> list[Job]:
         """As many as there are now and fit together, up to a size."""
         batch: list[Job] = []
-        while max_size is None or len(batch) < max_size:
+        while len(batch) < max_size:
             job = self.next_job or next(self.jobs, None)
             self.next_job = None
             if job is None:

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import numbers
-import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,8 +16,10 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 
 from cifar_hpo.console import still
-from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, TrialError, one_line
+from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, one_line
 from cifar_hpo.hydra_internals import return_value
+from cifar_hpo.interruption import Interruption
+from cifar_hpo.left_results import Left, LeftResults
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.study import Study
@@ -26,16 +27,7 @@ from cifar_hpo.sweep import progress
 from cifar_hpo.sweep.batches import run_batches
 from cifar_hpo.sweep.plan import Plan
 from cifar_hpo.sweep.tracker import StudyTracker
-from cifar_hpo.trial import (
-    FAILED,
-    FINISHED,
-    KILLED,
-    PRUNED,
-    Context,
-    Pruned,
-    TrialResult,
-    TrialSpec,
-)
+from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult, TrialSpec
 from cifar_hpo.workers.jobs import (
     Job,
     JobResult,
@@ -52,6 +44,10 @@ MAX_SKIPPED = 500
 
 HOW_TO_RESUME = "the same command goes on from here"
 
+SIGNAL_DELAY = 0.1
+"""Seconds in which a signal that ended a worker reaches this process, too, where it was sent to
+all."""
+
 Batches = list[list[JobReturn]]
 """Hydra's view of a sweep."""
 
@@ -65,6 +61,43 @@ def run_sweep(
     launcher Hydra was given, batch by batch. Raises StudyError when the study can't be continued,
     SweepFailed at the end where a trial failed.
     """
+    with Interruption(HOW_TO_RESUME, pool.kill if pool else _nothing) as interruption:
+        recovered: list[TrialResult] = []
+        study = _open_study(plan, recovered)
+        with study:
+            left = _left_results(plan, study)
+            with still("opening the study's run"):
+                tracker = open_tracker(plan, study)
+            for result in recovered:
+                _end_run(tracker, result)
+            sweep = Sweep(plan, study, tracker, left, interruption, pool=pool)
+            sweep.run()
+            progress.print_summary(study, plan, tracker, pool, sweep.notices)
+    sweep.raise_failures()
+    return sweep.batches()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _open_study(plan: Plan, recovered: list[TrialResult]) -> Study:
+    """The study; the cells that break a constraint are left out of it.
+
+    recovered: is given the results of trials that ended when nobody was there to note it.
+    """
+
+    def left_result(study: Study, spec: TrialSpec) -> TrialResult | None:
+        if study.folder is None:
+            return None
+        results = LeftResults.in_sweep_folder(study.folder, study.id)
+        left = results.read(spec.number, spec.overrides)
+        if left is None:
+            return None
+        result = _from_left(left, study.metrics)
+        recovered.append(result)
+        return result
+
     study = Study.open(
         plan.name,
         plan.space,
@@ -72,30 +105,52 @@ def run_sweep(
         plan.meaning,
         plan.costs(),
         earlier_name=plan.earlier_name,
+        left_result=left_result,
     )
-    with study, _terminable():
-        study.set_folder(plan.name_folder(study.name))
-        with still("opening the study's run"):
-            tracker = open_tracker(plan, study)
-        sweep = Sweep(plan, study, pool, tracker)
-        sweep.run()
-        progress.print_summary(study, plan, tracker, pool, sweep.notices)
-    sweep.raise_failures()
-    return sweep.batches()
+    study.leave_out(plan.left_out())
+    return study
+
+
+def _end_run(tracker: StudyTracker, result: TrialResult) -> None:
+    """Give a trial's run its end, which its process perhaps did not live to give it."""
+    if result.run_id:
+        tracker.end_attempt(result.run_id, result.run_status)
+
+
+def _left_results(plan: Plan, study: Study) -> LeftResults:
+    """Where the trials of this sweep leave their results; what earlier ones left there is noted by
+    now."""
+    folder = plan.name_folder(study.name)
+    for earlier in {study.folder or folder, folder}:
+        LeftResults.in_sweep_folder(earlier, study.id).clear()
+    study.set_folder(folder)
+    return LeftResults.in_sweep_folder(folder, study.id)
 
 
 class Sweep:
     """A sweep under way: its study, where its jobs run, and what keeps its record.
 
-    returned: Hydra's view of each trial that this call ran and that counted, by its number.
-    notices: what the user should know at the end.
+    left: where trials leave their results. pool: None where another launcher runs them. returned:
+    Hydra's view of each trial that this call ran and that counted, by its number. notices: what the
+    user should know at the end.
     """
 
-    def __init__(self, plan: Plan, study: Study, pool: Pool | None, tracker: StudyTracker) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        study: Study,
+        tracker: StudyTracker,
+        left: LeftResults,
+        interruption: Interruption,
+        *,
+        pool: Pool | None,
+    ) -> None:
         self.plan = plan
         self.study = study
         self.pool = pool
         self.tracker = tracker
+        self.left = left
+        self.interruption = interruption
         self.returned: dict[int, JobReturn] = {}
         self.notices: list[str] = []
 
@@ -104,7 +159,7 @@ class Sweep:
         status = KILLED
         try:
             with progress.follow(self.study, self.pool) as screen:
-                for event in self._events():
+                for event in self._events(screen):
                     if isinstance(event, PruningQuery):
                         spec = event.job.spec
                         event.answer(self.study.should_prune(spec, event.progress))
@@ -114,6 +169,7 @@ class Sweep:
         finally:
             if self.pool:
                 self.pool.close()
+            self.study.release()
             with still("closing the study's run"):
                 self._close(status)
 
@@ -139,25 +195,49 @@ class Sweep:
         size = self.plan.options["max_batch_size"] or max(len(ordered), 1)
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
-    def _events(self) -> Iterator[JobResult | PruningQuery]:
+    def _events(self, screen: progress.Screen) -> Iterator[JobResult | PruningQuery]:
         jobs = self._jobs()
         if self.pool:
-            return stream(jobs, self.pool)
-        return run_batches(jobs, self.plan.launcher, self.plan.options["max_batch_size"])
+            return stream(jobs, self.pool, self.interruption.check)
+        return run_batches(
+            jobs,
+            self.plan.launcher,
+            self.plan.options["max_batch_size"],
+            take=lambda job_result: self._take(job_result, screen),
+            left=self.left,
+            while_launched=self.interruption.raised_at_once,
+        )
 
     def _take(self, job_result: JobResult, screen: progress.Screen) -> None:
         """Count what came of a job, and tell everyone."""
         spec = job_result.job.spec
-        result = to_trial_result(job_result, self.study.metrics)
-        is_lost = isinstance(return_value(job_result.returned), WorkerLost)
-        if is_lost and job_result.run_id:
-            self.tracker.end_attempt(job_result.run_id, KILLED)
+        if spec.number in self.returned:  # counted before its batch ended
+            self.returned[spec.number] = job_result.returned
+            return
+        result = self._result(job_result)
         is_counted = self.study.tell(spec, result)
         screen.trial_ended(spec, result, is_counted=is_counted)
         if is_counted:
+            self.left.remove(spec.number)
             self.returned[spec.number] = job_result.returned
             best = self.study.ranking()[0].value
             self.tracker.log_best(len(self.study.finished_trials()), best)
+
+    def _result(self, job_result: JobResult) -> TrialResult:
+        """What a job's end means; a worker that was lost may have left a result before."""
+        if not isinstance(return_value(job_result.returned), WorkerLost):
+            return to_trial_result(job_result, self.study.metrics)
+        time.sleep(SIGNAL_DELAY)
+        self.interruption.check()
+        spec = job_result.job.spec
+        left = self.left.read(spec.number, spec.overrides)
+        if left is not None:
+            result = replace(_from_left(left, self.study.metrics), worker=job_result.worker)
+            _end_run(self.tracker, result)
+            return result
+        if job_result.run_id:
+            self.tracker.end_attempt(job_result.run_id, KILLED)
+        return to_trial_result(job_result, self.study.metrics)
 
     def _jobs(self) -> Iterator[Job | None]:
         """The study's specs as jobs, without those that are wrong after all or break a constraint.
@@ -200,6 +280,8 @@ class Sweep:
         is_pruned = self.plan.is_pruned
         return Context(
             study=self.study.name,
+            study_id=self.study.id,
+            left_results=str(self.left.folder),
             parent_run_id=self.tracker.run_id,
             experiment_id=self.tracker.experiment_id,
             metric=self.study.metrics[0],
@@ -241,24 +323,34 @@ def to_trial_result(job_result: JobResult, metrics: Sequence[str]) -> TrialResul
     metrics: the study's; a task that returns no `TrialResult` returns their values.
     """
     value = return_value(job_result.returned)
-    is_completed = job_result.returned.status is JobStatus.COMPLETED
-    if is_completed and isinstance(value, TrialResult):
-        return replace(value, worker=job_result.worker)
-    result = TrialResult(
-        state=FINISHED,
-        seconds=job_result.seconds,
-        run_id=job_result.run_id,
-        worker=job_result.worker,
-    )
-    if is_completed:
-        return replace(result, metrics=_as_metrics(value, metrics))
-    if isinstance(value, Pruned):
-        return replace(result, state=PRUNED, error=one_line(value))
-    error = redacted(one_line(value))
-    if not isinstance(value, TrialError | WorkerLost):
-        error = f"{type(value).__name__}: {error}"
-    is_transient = isinstance(value, WorkerLost) and not isinstance(value, LimitPassed)
-    return replace(result, state=FAILED, error=error, transient=is_transient)
+    if job_result.returned.status is JobStatus.COMPLETED:
+        result = _of_value(value, metrics, job_result.seconds)
+    else:
+        result = _of_error(value)
+        result = replace(result, seconds=job_result.seconds)
+    run_id = result.run_id or job_result.run_id
+    return replace(result, run_id=run_id, worker=job_result.worker)
+
+
+def _from_left(left: Left, metrics: Sequence[str]) -> TrialResult:
+    """What a trial came to, by what it left on disk."""
+    result = _of_value(left.value, metrics, left.seconds)
+    return replace(result, seconds=result.seconds or left.seconds)
+
+
+def _of_value(value: Any, metrics: Sequence[str], seconds: float) -> TrialResult:
+    """By what a task returned."""
+    if isinstance(value, TrialResult):
+        return value
+    return TrialResult(FINISHED, _as_metrics(value, metrics), seconds=seconds)
+
+
+def _of_error(error: Exception) -> TrialResult:
+    """By what a task raised, or how its worker was lost."""
+    if isinstance(error, WorkerLost):
+        is_transient = not isinstance(error, LimitPassed)
+        return TrialResult(FAILED, error=redacted(one_line(error)), transient=is_transient)
+    return TrialResult.of_error(error)
 
 
 def _as_metrics(value: Any, names: Sequence[str]) -> dict[str, float]:
@@ -272,24 +364,3 @@ def _as_metrics(value: Any, names: Sequence[str]) -> dict[str, float]:
             return {}
         metrics[name] = float(number)
     return metrics
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM stops the sweep as Ctrl-C does: running trials are KILLED, the study resumes by the
-    same command."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(HOW_TO_RESUME) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -164,6 +164,18 @@ class Plan:
                 return problem
         return ""
 
+    def left_out(self) -> set[str]:
+        """The identities of the cells, of those that were checked, that break a constraint."""
+        left_out: set[str] = set()
+        if not self.constraints or self.options["sampler"]["name"] != "grid":
+            return left_out
+        for cell in _cells_to_check(self.space):
+            key = identity(cell)
+            config = self.composer.compose_task(cell)
+            if self.broken_constraint(config, self.checked[key]):
+                left_out.add(key)
+        return left_out
+
     def rerun_arguments(self, params: Mapping[str, Value]) -> list[str]:
         """The arguments that train one configuration as a single run."""
         name = self.base.hydra.job.config_name

@@ -7,15 +7,17 @@ worker whose parent dies ends itself.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import cloudpickle
+import psutil
 from hydra.core.utils import JobReturn, configure_log, env_override
 
 from cifar_hpo import paths
@@ -79,6 +81,12 @@ class Pool:
         """End every worker, whatever it is doing."""
         while self.workers:
             self.workers.pop().kill()
+
+    def kill(self) -> None:
+        """End every worker at once, from any thread, and wait for none."""
+        for worker in list(self.workers):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.system_process.kill()
 
     @property
     def busy(self) -> list[Worker]:
@@ -172,15 +180,18 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def stream(jobs: Iterator[Job | None], pool: Pool) -> Iterator[JobResult | PruningQuery]:
+def stream(
+    jobs: Iterator[Job | None], pool: Pool, check: Callable[[], None] = lambda: None
+) -> Iterator[JobResult | PruningQuery]:
     """Feed jobs to idle workers, and yield each result as it comes and each question on the way.
 
     A job is pulled only when a slot is free. `jobs` yields None when there is nothing to start
-    until a running one has ended.
+    until a running one has ended. check: called at every turn; what it raises ends the stream.
     """
     is_exhausted = False
     while True:
         while not is_exhausted:
+            check()
             worker = pool.idle_worker()
             if worker is None:
                 break
@@ -194,6 +205,7 @@ def stream(jobs: Iterator[Job | None], pool: Pool) -> Iterator[JobResult | Pruni
             worker.start(job)
         if not pool.busy:
             return
+        check()
         yield from pool.wait()
 
 

@@ -142,8 +142,10 @@ def serve(pipe: Connection, log: str, environment: Mapping[str, str], packed_tas
 
     What is printed goes to the log.
     """
-    # Ctrl-C reaches the whole group of processes, of which the parent decides.
+    # Ctrl-C and the end of a terminal reach the whole group of processes, of which the parent
+    # decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.clear()

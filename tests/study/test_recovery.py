@@ -7,11 +7,12 @@ from typing import Any
 
 import optuna
 import pytest
-from support import finished, study_options, work
+from support import finished, study_options, swept, work
 
 from cifar_hpo.study.space import Space
 from cifar_hpo.study.stored import StoredStudy
 from cifar_hpo.study.study import Study
+from cifar_hpo.trial import FAILED, TrialResult, TrialSpec
 
 
 def test_an_interrupted_trial_waits_and_goes_on_under_its_number(
@@ -69,3 +70,88 @@ def test_a_waiting_trial_that_left_the_space_is_closed(space: Callable[..., Spac
         ]
     trials = optuna.load_study(study_name="s", storage="sqlite:///mlruns/studies.db").trials
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_result_that_was_left_on_disk_counts_and_is_not_tried_again(
+    space: Callable[..., Space],
+) -> None:
+    wanted = space("+x=1,2,3")
+    with Study.open("s", wanted, study_options(), {}) as study:
+        specs: Iterator[Any] = study.specs()
+        next(specs), next(specs)
+
+    def left_result(study: Study, spec: TrialSpec) -> TrialResult | None:
+        assert study.name == "s"
+        return finished(0.5) if spec.overrides == ("+x=2",) else None
+
+    with Study.open("s", wanted, study_options(), {}, left_result=left_result) as study:
+        assert [trial.params for trial in study.finished_trials()] == [{"+x": 2}]
+        specs_done = work(study, lambda spec: finished(1))
+    assert [spec.overrides for spec in specs_done] == [("+x=1",), ("+x=3",)]
+    trials = optuna.load_study(study_name="s", storage="sqlite:///mlruns/studies.db").trials
+    assert [trial.value for trial in trials] == [1, 0.5, 1]
+
+
+def test_a_retry_that_was_interrupted_is_not_begun_twice(space: Callable[..., Space]) -> None:
+    wanted = space("+x=1,2")
+    swept(wanted, lambda spec: TrialResult(FAILED, error="no luck"))
+    again = study_options(retry_failed=True)
+    with Study.open("s", wanted, again, {"a": 1}) as study:
+        assert next(study.specs())
+    with Study.open("s", wanted, again, {"a": 1}) as study:
+        specs = work(study, lambda spec: finished(1))
+    assert sorted(spec.overrides for spec in specs) == [("+x=1",), ("+x=2",)]
+
+
+def test_a_retry_leaves_waiting_what_has_not_failed(space: Callable[..., Space]) -> None:
+    wanted = space("+x=1,2,3")
+    with Study.open("s", wanted, study_options(), {"a": 1}) as study:
+        specs: Iterator[Any] = study.specs()
+        first, _ = next(specs), next(specs)
+        study.tell(first, TrialResult(FAILED, error="no luck"))
+    specs_again, _ = swept(wanted, lambda spec: finished(1), retry_failed=True)
+    assert [spec.overrides for spec in specs_again] == [("+x=1",)]
+    specs_later, ranking = swept(wanted, lambda spec: finished(1))
+    assert sorted(spec.overrides for spec in specs_later) == [("+x=2",), ("+x=3",)]
+    assert len(ranking) == 3
+
+
+def test_cells_that_are_left_out_are_neither_planned_nor_written(
+    space: Callable[..., Space],
+) -> None:
+    wanted = space("+x=1,2,3")
+    for _ in range(2):
+        with Study.open("s", wanted, study_options(), {}) as study:
+            study.leave_out(['{"+x": 2}'])
+            assert study.planned() == 2
+            work(study, lambda spec: finished(1))
+    trials = optuna.load_study(study_name="s", storage="sqlite:///mlruns/studies.db").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_cell_that_was_given_up_before_it_started_stays_out(space: Callable[..., Space]) -> None:
+    wanted = space("+x=1,2,3")
+    for _ in range(2):
+        with Study.open("s", wanted, study_options(), {}) as study:
+            for spec in study.specs():
+                assert spec
+                if spec.params == {"+x": 2}:
+                    study.discard(spec, "too large")
+                else:
+                    study.tell(spec, finished(1))
+            assert study.planned() == 2
+    trials = optuna.load_study(study_name="s", storage="sqlite:///mlruns/studies.db").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_a_studys_id_stays_and_is_no_other_studys(space: Callable[..., Space]) -> None:
+    wanted = space("+x=1")
+    ids = []
+    for name in ("s", "s", "t"):
+        with Study.open(name, wanted, study_options(), {}) as study:
+            ids.append(study.id)
+            assert study.is_exclusive
+    assert ids[0] == ids[1]
+    assert ids[0] != ids[2]
+    with Study.open("s", wanted, study_options(storage="memory"), {}) as study:
+        assert not study.is_exclusive

@@ -3,15 +3,20 @@ real signals."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import psutil
 import pytest
 from support import wait_for
+
+from cifar_hpo.paths import LEFT_RESULTS
 
 APP = """
 import os, signal, time
@@ -21,7 +26,7 @@ import hydra
 @hydra.main(version_base="1.3", config_path=None)
 def task(config):
     with Path("seen.txt").open("a") as seen:
-        seen.write(f"{config.x} {os.getpid()} {os.environ['OMP_NUM_THREADS']}\\n")
+        seen.write(f"{config.x} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\\n")
     BODY
     return float(config.x)
 
@@ -30,13 +35,15 @@ if __name__ == "__main__":
 """
 
 
-def app(folder: Path, body: str, *overrides: str) -> subprocess.Popen[str]:
+def app(
+    folder: Path, body: str, *overrides: str, launcher: str = "workers"
+) -> subprocess.Popen[str]:
     """Start the app with a sweep over `x`, its study kept in the folder."""
     (folder / "app.py").write_text(APP.replace("BODY", body.replace("\n", "\n    ")))
     plugins = [
         "-m",
         "hydra/sweeper=study",
-        "hydra/launcher=workers",
+        f"hydra/launcher={launcher}",
         "hydra.sweep.dir=out",
         "hydra.sweeper.study_name=s",
     ]
@@ -220,7 +227,8 @@ def test_workers_are_replaced_after_some_trials(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGKILL, -9)]
+    ("sent", "code"),
+    [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGHUP, 1), (signal.SIGKILL, -9)],
 )
 def test_an_interrupted_sweep_leaves_no_process_and_resumes(
     tmp_path: Path, sent: signal.Signals, code: int
@@ -237,6 +245,133 @@ def test_an_interrupted_sweep_leaves_no_process_and_resumes(
     (tmp_path / "again").touch()
     assert code_of(app(tmp_path, body, "+x=0,1,2,3")) == 0
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2", "2", "3", "3"]
+
+
+def states(folder: Path) -> list[str]:
+    """Of Optuna's trials."""
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/mlruns/studies.db")
+    return [trial.state.name for trial in study.trials]
+
+
+def left(folder: Path) -> list[Path]:
+    return list((folder / "out" / LEFT_RESULTS).glob("*.json"))
+
+
+def test_a_trial_that_ended_while_the_parent_was_busy_and_then_died_counts(tmp_path: Path) -> None:
+    body = "while not Path('go').exists(): time.sleep(0.05)"
+    process = app(tmp_path, body, "+x=0,1,2", "hydra.launcher.n_workers=2")
+    wait_for(lambda: len(seen(tmp_path)) == 2)
+    process.send_signal(signal.SIGSTOP)
+    (tmp_path / "go").touch()
+    wait_for(lambda: len(left(tmp_path)) == 2)
+    process.kill()
+    process.communicate(timeout=60)
+    assert states(tmp_path) == ["RUNNING", "RUNNING"]
+    assert code_of(app(tmp_path, body, "+x=0,1,2")) == 0
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2"]
+    assert states(tmp_path) == ["COMPLETE"] * 3
+    assert not left(tmp_path)
+
+
+def test_a_worker_that_dies_after_its_result_was_left_costs_nothing(tmp_path: Path) -> None:
+    body = """if config.x == 1:
+    from cifar_hpo.left_results import LeftResults
+    write = LeftResults.write
+    def write_and_die(*given, **named):
+        write(*given, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+    LeftResults.write = write_and_die"""
+    process = app(tmp_path, body, "+x=0,1,2")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert "tried again" not in out
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2"]
+    assert states(tmp_path) == ["COMPLETE"] * 3
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_under_another_launcher_each_result_is_noted_as_it_comes(
+    tmp_path: Path, launcher: str
+) -> None:
+    body = "if config.x == 5 and not Path('go').exists():\n    time.sleep(60)"
+    process = app(tmp_path, body, "+x=0,1,2,3,4,5", launcher=launcher)
+    wait_for(lambda: len(seen(tmp_path)) == 6)
+    wait_for(lambda: states(tmp_path).count("COMPLETE") == 5)
+    descendants = psutil.Process(process.pid).children(recursive=True)
+    for one in (psutil.Process(process.pid), *descendants):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.communicate(timeout=60)
+    (tmp_path / "go").touch()
+    assert code_of(app(tmp_path, body, "+x=0,1,2,3,4,5", launcher=launcher)) == 0
+    assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2", "3", "4", "5", "5"]
+    assert states(tmp_path) == ["COMPLETE"] * 6
+
+
+def test_under_another_launcher_a_target_ends_the_sweep(tmp_path: Path) -> None:
+    process = app(tmp_path, "", "+x=0,1,2,3,4,5", "hydra.sweeper.target=2", launcher="basic")
+    assert code_of(process) == 0
+    assert [x for x, *_ in seen(tmp_path)] == ["0", "1", "2"]
+
+
+def test_a_killed_process_of_another_launcher_costs_its_own_trial_one_attempt(
+    tmp_path: Path,
+) -> None:
+    body = "mark = Path('died')\nif config.x == 1 and not mark.exists():\n    mark.touch()\n    "
+    body += "os.kill(os.getpid(), signal.SIGKILL)"
+    process = app(tmp_path, body, "+x=0,1,2", launcher="joblib")
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert "the launcher gave up" in out + err
+    assert states(tmp_path) == ["COMPLETE"] * 3
+
+
+def test_signals_to_all_and_again_leave_no_process_and_no_trial_running(tmp_path: Path) -> None:
+    """As from a terminal that closes, or by somebody who presses Ctrl-C in haste."""
+    body = "time.sleep(0.2)"
+    for sent in ((signal.SIGINT,) * 2, (signal.SIGHUP, signal.SIGTERM), (signal.SIGTERM,)):
+        process = app(tmp_path, body, "+x=range(0,40)", "hydra.launcher.n_workers=2")
+        done = len(seen(tmp_path))
+        wait_for(lambda done=done: len(seen(tmp_path)) >= done + 3)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        for number in sent:
+            for one in (psutil.Process(process.pid), *workers):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.send_signal(number)
+        process.communicate(timeout=10)
+        psutil.wait_procs(workers, timeout=5)
+        assert not [worker.pid for worker in workers if is_running(worker.pid)]
+        assert "RUNNING" not in states(tmp_path)
+        assert "FAIL" not in states(tmp_path)
+
+
+def test_a_second_signal_ends_a_sweep_at_once_whatever_it_is_doing(tmp_path: Path) -> None:
+    """Here it waits for a database that another process holds."""
+    process = app(tmp_path, "time.sleep(0.3)", "+x=range(0,40)", "hydra.launcher.n_workers=2")
+    wait_for(lambda: len(seen(tmp_path)) >= 3)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlruns/studies.db", timeout=20)) as held:
+        held.execute("BEGIN EXCLUSIVE")
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=2)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=5)
+    psutil.wait_procs(workers, timeout=5)
+    assert not [worker.pid for worker in workers if is_running(worker.pid)]
+    assert process.returncode == 130
+
+
+def test_a_sweep_that_ignores_the_end_of_its_terminal_goes_on(tmp_path: Path) -> None:
+    body = "time.sleep(0.5)"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, for what it starts
+    try:
+        process = app(tmp_path, body, "+x=0,1")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: len(seen(tmp_path)) >= 1)
+    process.send_signal(signal.SIGHUP)
+    assert code_of(process) == 0
 
 
 def test_two_commands_on_one_study_at_once(tmp_path: Path) -> None:

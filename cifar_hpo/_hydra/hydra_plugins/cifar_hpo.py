@@ -61,11 +61,15 @@ class StudySweeper(Sweeper):
         """Hydra's contract."""
         from hydra.core.plugins import Plugins
 
+        from cifar_hpo.workers.leaving import LeavingResult
+
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=hydra_context,
+            task_function=LeavingResult(task_function),
+            config=config,
         )
 
     def sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
