@@ -61,6 +61,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.slot = settings.slot
+        self.log = settings.log
         self.jobs_done = 0
         self.job: Job | None = None
         self.pace = Pace(time.monotonic())
@@ -123,7 +124,7 @@ class Worker:
         exitcode = self.process.exitcode
         if exitcode is not None and exitcode < 0:
             return f"worker killed by {signal.Signals(-exitcode).name}"
-        return f"worker ended with exit code {exitcode}"
+        return f"worker ended with exit code {exitcode}; its last words are in {self.log}"
 
 
 def thread_environment(threads: int) -> dict[str, str]:
