@@ -54,7 +54,7 @@ def main() -> None:
     except KeyboardInterrupt as interrupt:
         sys.stderr.write("; ".join(["interrupted", *map(str, interrupt.args)]) + "\n")
         sys.exit(130)
-    except (HydraException, OmegaConfBaseException, UserError, SweepFailed) as error:
+    except (HydraException, OmegaConfBaseException, UserError, SweepFailed, OSError) as error:
         if is_full_error_wanted:
             raise
         exit_with(error)

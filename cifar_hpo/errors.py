@@ -13,6 +13,7 @@ other exception, and its traceback is shown.
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import NoReturn
 
@@ -50,11 +51,40 @@ class TrialError(Exception):
     """A trial that can't give a value, such as one that diverged; a retry would end likewise."""
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+"""Errors of a disk that the user can mend: make room, change rights, choose another path."""
+
+
+def has_no_space(error: object) -> bool:
+    """Whether a disk is full, or what the user may fill of it."""
+    return isinstance(error, OSError) and error.errno in NO_SPACE
+
+
+def disk_error(error: OSError) -> UserError | None:
+    """What the user can mend of a disk; None for any other error."""
+    hints = dict.fromkeys(NO_SPACE, "make room, then the same command goes on")
+    hints |= dict.fromkeys(NO_RIGHT, "give yourself the right to write there, or go elsewhere")
+    hints |= dict.fromkeys(NO_PLACE, "move it away, or choose another path")
+    if error.errno not in hints:
+        return None
+    problem = "no space left" if error.errno in NO_SPACE else (error.strerror or "").lower()
+    place = f": {error.filename}" if error.filename else ""
+    return UserError(f"{problem}{place}; {hints[error.errno]}")
+
+
 def exit_with(error: Exception) -> NoReturn:
     """End the program with the error on one line.
 
-    Exit code 1 for what happened in training, 2 for what the user can mend.
+    Exit code 1 for what happened in training, 2 for what the user can mend. An error of the system
+    that the user can't mend is raised.
     """
+    if isinstance(error, OSError):
+        mendable = disk_error(error)
+        if mendable is None:
+            raise error
+        error = mendable
     happened = isinstance(error, SweepFailed | TrialError)
     line = one_line(error).split(" Config search path:")[0].split(" See https://")[0]
     line = redacted(line)

@@ -6,6 +6,7 @@ Two functions, `storage_url` and `tracking_uri`, say where studies and runs are 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -31,6 +32,7 @@ OUTPUTS = GENERATED / "outputs"
 """The sweeps' folders, by the study's name, unless hydra.sweep.dir says otherwise."""
 
 SQLITE = "sqlite:///"
+SQLITE_URL = re.compile(r"sqlite(?:\+\w+)?:///([^?]+)")
 IN_MEMORY = "memory"
 """The storage that keeps nothing."""
 
@@ -39,6 +41,13 @@ LOCK_HOLDER = ".holder"
 """Ends the name of the file that says which process has the lock."""
 SHARED_LOCKS = "cifar_hpo-{digest}"
 """Begins the names of locks for storages that are no file; digest: of the storage's URL."""
+
+NEW_DATABASE = ".{database}.new"
+NEW_DATABASE_LOCK = ".{database}.lock"
+"""Beside an SQLite file that is being made."""
+
+STUDY_NAME = re.compile(r"[A-Za-z0-9_][\w.@-]{0,119}", re.ASCII)
+"""Names of studies that may become names of files and folders."""
 
 # In a sweep's folder, which hydra.sweep.dir names.
 SWEEP_CONFIG = "multirun.yaml"
@@ -90,4 +99,11 @@ def tracking_uri(given: str | None) -> str:
 
 def sqlite_file(url: str) -> Path | None:
     """The file of an SQLite URL; None for any other."""
-    return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None
+    file = SQLITE_URL.match(url)
+    return Path(file[1]) if file and file[1] != ":memory:" else None
+
+
+def short_path(path: Path) -> Path:
+    """The path as seen from the current folder, where it lies in it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

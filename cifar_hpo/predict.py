@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         probabilities = loaded.model.predict(images, verbose=0)
         table = prediction_table(options.images, probabilities, loaded.classes, loaded.title)
         terminal().print(table)
-    except UserError as error:
+    except (UserError, OSError) as error:
         exit_with(error)
 
 

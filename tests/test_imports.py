@@ -24,6 +24,7 @@ LAYERS = (
         "processor",
         "redaction",
         "confusion",
+        "database",
         "hydra_internals",
         "interruption",
         "left_results",

@@ -12,20 +12,21 @@ from cifar_hpo.console import PLAIN, terminal
 from cifar_hpo.errors import UserError, exit_with
 from cifar_hpo.paths import STUDIES_DB
 from cifar_hpo.report.follow import follow
-from cifar_hpo.report.runs import open_runs
+from cifar_hpo.report.runs import attach, open_runs
 from cifar_hpo.report.tables import leaderboard
-from cifar_hpo.study.storage import open_existing
+from cifar_hpo.study.storage import open_existing, storage_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 for a study or a store that is not there."""
     given = _parser().parse_args(arguments)
     try:
-        if given.watch:
-            watch(given.study, given.storage, given.tracking_uri)
-        else:
-            report(given.study, given.storage, given.tracking_uri, in_browser=given.open)
-    except UserError as error:
+        with storage_errors(given.storage):
+            if given.watch:
+                watch(given.study, given.storage, given.tracking_uri)
+            else:
+                report(given.study, given.storage, given.tracking_uri, in_browser=given.open)
+    except (UserError, OSError) as error:
         exit_with(error)
 
 
@@ -57,8 +58,11 @@ def report(
     console.print(leaderboard(comparison))
     for sentence in verdict(comparison):
         console.print(sentence, **PLAIN)
-    page = write_page(comparison, open_runs(comparison, tracking_uri, console))
+    runs = open_runs(comparison, tracking_uri, console)
+    page = write_page(comparison, runs)
     console.print(f"page: {page}", **PLAIN)
+    if runs and comparison.run_id:
+        attach(runs, comparison, page.parent, console)
     if in_browser:
         webbrowser.open(page.absolute().as_uri())
 

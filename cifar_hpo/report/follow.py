@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cifar_hpo.analysis.comparison import Comparison, compare_study
 from cifar_hpo.console import sparkline
+from cifar_hpo.errors import StudyError
 from cifar_hpo.report.runs import StoredRuns
 from cifar_hpo.report.tables import leaderboard
 from cifar_hpo.table import Table
@@ -35,7 +36,10 @@ def screen(comparison: Comparison, runs: StoredRuns | None) -> Group:
     parts: list[RenderableType] = [Text(title, style="bold"), leaderboard(comparison)]
     if runs and comparison.run_id:
         metric = comparison.metrics[0]
-        running = runs.running(comparison.run_id, metric)
+        try:
+            running = runs.running(comparison.run_id, metric)
+        except StudyError as error:  # a server may be back at the next look
+            return Group(*parts, Text(f"without running trials: {error}", style="yellow"))
         if running:
             parts += [Text(""), running_table(running, metric).to_rich()]
     return Group(*parts)

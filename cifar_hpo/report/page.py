@@ -21,7 +21,8 @@ from cifar_hpo.paths import REPORT_CHART, REPORT_CHARTS, REPORT_PAGE, REPORT_TEM
 from cifar_hpo.report.charts import Chart, charts_of
 from cifar_hpo.report.runs import StoredRuns
 from cifar_hpo.report.style import INK, RC_PARAMS
-from cifar_hpo.report.tables import configuration_table, note
+from cifar_hpo.report.tables import configuration_table
+from cifar_hpo.study.storage import as_file_name
 
 RESOLUTION = 130
 """Of the PNG files, in dots per inch."""
@@ -47,17 +48,15 @@ class Section:
 def write_page(comparison: Comparison, runs: StoredRuns | None) -> Path:
     """Draw all charts, write the page and the pictures, and return the page's path.
 
-    Where MLflow has a run of the study, both are attached to it.
+    Raises StudyError where the study's name can't be that of a folder.
     """
-    folder = REPORTS / comparison.name
+    folder = REPORTS / as_file_name(comparison.name)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(REPORT_CHARTS):
         stale.unlink()
     sections = draw_sections(charts_of(comparison, runs), folder)
     page = folder / REPORT_PAGE
     page.write_text(render(comparison, sections), encoding="utf-8")
-    if runs and comparison.run_id:
-        runs.attach(comparison.run_id, folder, note(comparison))
     return page
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from cifar_hpo.analysis.comparison import Comparison
 from cifar_hpo.console import PLAIN
 from cifar_hpo.errors import StudyError
+from cifar_hpo.report.tables import note
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +27,8 @@ class StoredRuns(Protocol):
         """A metric after each epoch."""
 
     def running(self, parent: str, metric: str) -> Sequence[tuple[str, Sequence[float]]]:
-        """Names of a study's runs that are at work, and their values so far."""
+        """Names of a study's runs that are at work, and their values so far. Raises StudyError
+        where the store can't be read."""
 
     def confusion(self, run_id: str) -> tuple[NDArray[Any], Sequence[str]]:
         """Test images by true (rows) and predicted class, (c, c), and the classes' names."""
@@ -35,7 +37,7 @@ class StoredRuns(Protocol):
         """The class that each test image was taken for, and with what probability; both (n,)."""
 
     def attach(self, run_id: str, folder: Path, note: str) -> None:
-        """Add a report's files and its summary to a run."""
+        """Add a report's files and its summary to a run. Raises StudyError where it can't."""
 
 
 def open_runs(
@@ -43,14 +45,27 @@ def open_runs(
 ) -> StoredRuns | None:
     """The runs in the store given, else in the one that the study was logged to.
 
-    None where there is no store, which is said: there is a report without it too.
+    None where there is no store or it does not have the study, which is said: there is a report
+    without it too.
     """
     if not comparison.run_id and not tracking_uri:
         return None
     from cifar_hpo.tracking.reader import RunReader
 
     try:
-        return RunReader(tracking_uri or comparison.tracking_uri)
+        reader = RunReader(tracking_uri or comparison.tracking_uri)
+        if comparison.run_id:
+            reader.check_run(comparison.run_id)
     except StudyError as error:
         console.print(f"without curves and images: {error}", style="yellow", **PLAIN)
         return None
+    return reader
+
+
+def attach(runs: StoredRuns, comparison: Comparison, folder: Path, console: Console) -> None:
+    """Add the report's files to the study's run; where that can't be, it is said."""
+    assert comparison.run_id is not None
+    try:
+        runs.attach(comparison.run_id, folder, note(comparison))
+    except StudyError as error:
+        console.print(f"the page is not attached to the study's run: {error}", **PLAIN)

@@ -16,7 +16,7 @@ from cifar_hpo.errors import StudyError, UserError, exit_with
 from cifar_hpo.paths import STUDIES_DB
 from cifar_hpo.results.document import replace_parts
 from cifar_hpo.results.parts import ALL_STUDIES, PARTS, VERSIONS, parts_of
-from cifar_hpo.study.storage import open_existing
+from cifar_hpo.study.storage import open_existing, storage_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,13 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file."""
     given = _parser().parse_args(arguments)
     try:
-        comparisons = finished_studies(open_existing(given.storage))
+        with storage_errors(given.storage):
+            comparisons = finished_studies(open_existing(given.storage))
         parts = parts_of(comparisons, given.tracking_uri)
         if given.readme:
             update(given.readme, parts, comparisons)
         else:
             sys.stdout.write("\n\n".join(parts.values()) + "\n")
-    except UserError as error:
+    except (UserError, OSError) as error:
         exit_with(error)
 
 

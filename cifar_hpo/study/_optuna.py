@@ -6,7 +6,11 @@ test for each, which fails where a new Optuna does that step differently.
 
 from __future__ import annotations
 
+import json
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,12 +20,32 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cifar_hpo.study.space import Value
 
+RDB_FOLDER = Path(sys.modules[RDBStorage.__module__].__file__ or "").parent
+"""Where Optuna's code lies that reads a database."""
+
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def connect(url: str, engine_options: dict[str, Any]) -> BaseStorage:
     """A database's storage; raises what SQLAlchemy or the database's driver raise."""
     return RDBStorage(url, engine_kwargs=engine_options)
+
+
+def create_tables(url: str) -> None:
+    """Make a database that has Optuna's tables and no study."""
+    storage = RDBStorage(url)
+    storage.engine.dispose()
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Whether it was raised while a database's content was read: of a damaged one Optuna finds
+    texts that are no JSON, or states that there are not."""
+    is_content = isinstance(error, json.JSONDecodeError | UnicodeDecodeError | LookupError)
+    is_schema = isinstance(error, RuntimeError) and "table schema" in str(error)
+    if not is_content and not is_schema:
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).parent == RDB_FOLDER for frame in frames)
 
 
 def memory() -> BaseStorage:

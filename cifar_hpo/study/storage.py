@@ -6,21 +6,26 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
+import psutil
 from filelock import FileLock, Timeout
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 
+from cifar_hpo.database import Database, new_file
 from cifar_hpo.errors import StudyError, one_line
 from cifar_hpo.paths import (
     IN_MEMORY,
     LOCK_HOLDER,
     SHARED_LOCKS,
-    STUDIES_DB,
+    SQLITE,
     STUDY_LOCK,
+    STUDY_NAME,
+    short_path,
     sqlite_file,
     storage_url,
 )
@@ -30,37 +35,83 @@ from cifar_hpo.study import _optuna
 SQLITE_TIMEOUT = 60
 """Seconds that a write waits for another process's."""
 
+OPTION = "hydra.sweeper.storage (--storage)"
 
-def open_storage(given: str | None) -> BaseStorage:
+HOLDER_TIMEOUT = 2.0
+"""Seconds that are waited for the holder of a lock to give its name."""
+
+
+def open_storage(given: str | None, *, will_write: bool = True) -> BaseStorage:
     """Optuna's storage; None is studies.db among what is generated, `memory` keeps nothing.
 
-    Raises StudyError when it can't be opened, with no password in the message.
+    will_write: whether a storage that can only be read is refused. Raises StudyError when it can't
+    be opened, with no password in the message; nothing is written to a damaged one.
     """
     url = storage_url(given)
     if url == IN_MEMORY:
         return _optuna.memory()
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    file = sqlite_file(url)
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        options = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
+    database = _database(given)
+    database.check(will_write=will_write)
+    with storage_errors(given):
+        file = database.file
+        if file is None:
+            options = database.connect_options()
+            return _optuna.connect(url, {"pool_pre_ping": True, "connect_args": options})
+        _make(file)
+        return _optuna.connect(url, {"connect_args": {"timeout": SQLITE_TIMEOUT}})
+
+
+def _make(file: Path) -> None:
+    """Give a file that is not there Optuna's tables; two processes at once make one."""
     try:
-        return _optuna.connect(url, options)
-    except Exception as error:  # noqa: BLE001  SQLAlchemy's and the drivers' errors share no base
-        cause = f"{type(error).__name__}: {redacted(one_line(error))[:120]}"
-        where = f"hydra.sweeper.storage: {redacted(url)}"
-        raise StudyError(f"{where} can't be opened ({cause})") from None
+        with new_file(file) as draft:
+            if draft is not None:
+                _optuna.create_tables(f"{SQLITE}{draft}")
+    except (FileExistsError, NotADirectoryError):
+        raise StudyError(f"{file} can't be made: {file.parent} is no folder") from None
 
 
-def open_existing(given: str | None) -> BaseStorage:
-    """The storage of studies that are there already. Raises StudyError where this folder has
-    none."""
-    if not given and not STUDIES_DB.exists():
+def open_existing(given: str | None, *, will_write: bool = False) -> BaseStorage:
+    """The storage of studies that are there already. Raises StudyError where there are none."""
+    file = sqlite_file(storage_url(given))
+    if file and not file.exists():
         raise StudyError(
-            f"{STUDIES_DB} is not here; go to the folder where the sweep was started, "
+            f"{short_path(file)} is not here; go to the folder where the sweep was started, "
             "or give --storage"
         )
-    return open_storage(given)
+    return open_storage(given, will_write=will_write)
+
+
+@contextlib.contextmanager
+def storage_errors(given: str | None) -> Iterator[None]:
+    """Raise StudyError in place of what Optuna, SQLAlchemy and the database's driver raise.
+
+    They may at any call, long after a storage was opened.
+    """
+    database = _database(given)
+    try:
+        with database.errors(StorageInternalError):
+            yield
+    except (LookupError, ValueError, RuntimeError) as error:
+        if not _optuna.is_of_storage(error):
+            raise
+        if isinstance(error, RuntimeError):
+            raise StudyError(f"{database} {_schema_problem(one_line(error), database)}") from None
+        cause = f"{type(error).__name__}: {redacted(one_line(error))[:100]}"
+        problem = f"holds what Optuna can't read ({cause}); restore a copy of it"
+        raise StudyError(f"{database} {problem}") from None
+
+
+def _database(given: str | None) -> Database:
+    return Database("Optuna's storage", storage_url(given), "studies", OPTION)
+
+
+def _schema_problem(text: str, database: Database) -> str:
+    """What to do with tables of another version; Optuna's text says whether it is older."""
+    if "storage upgrade" in text:
+        command = f"optuna storage upgrade --storage {redacted(database.url)}"
+        return f"is of an older Optuna; keep a copy, then: {command}"
+    return "is of a newer Optuna; pip install --upgrade optuna"
 
 
 def load_study(storage: BaseStorage, name: str | None = None) -> optuna.Study:
@@ -84,30 +135,55 @@ def is_file(storage: BaseStorage) -> bool:
 
 
 @contextlib.contextmanager
-def study_lock(storage: BaseStorage, study: str) -> Iterator[None]:
+def study_lock(
+    storage: BaseStorage, study: str, *, hint: str = "use hydra.sweeper.fresh=true"
+) -> Iterator[None]:
     """One asker for a study: two would lay out the same cells, and take each other's running trials
     for abandoned ones.
 
     The lock lies beside an SQLite file; for other storages it keeps out the commands of this
-    machine only. Raises StudyError when another process holds the study.
+    machine only. hint: what else to do than to wait. Raises StudyError when another process holds
+    the study, or its name can't be that of a file.
     """
     url = _optuna.url_of(storage)
     if url is None:
         yield
         return
-    path = _lock_file(url, study)
+    path = _lock_file(url, as_file_name(study))
     holder = path.with_suffix(LOCK_HOLDER)
     try:
         lock = FileLock(path, timeout=0).acquire()
     except Timeout:
-        who = holder.read_text() if holder.exists() else "another process"
         raise StudyError(
-            f"study {study}: {who} is working on it; wait for its end, or use "
-            "hydra.sweeper.fresh=true"
+            f"study {study}: {_read_holder(holder)} is working on it; wait for its end, or {hint}"
         ) from None
     with lock:
         holder.write_text(f"process {os.getpid()}")
         yield
+
+
+def _read_holder(holder: Path) -> str:
+    """Who has a lock. It is noted a moment after the lock was taken; until then an earlier
+    holder's name is there, or none."""
+    deadline = time.monotonic() + HOLDER_TIMEOUT
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError):
+            who = holder.read_text()
+            if psutil.pid_exists(int(who.removeprefix("process "))):
+                return who
+        time.sleep(0.05)
+    return "another process"
+
+
+def as_file_name(study: str) -> str:
+    """A study's name where it becomes part of a file's: another program may have named it.
+
+    Raises StudyError where it might lead out of its folder.
+    """
+    if not STUDY_NAME.fullmatch(study):
+        problem = f"{study[:60]!r} is no name that files can have"
+        raise StudyError(f"{problem}; export it with python -m cifar_hpo.studies, or rename it")
+    return study
 
 
 def _lock_file(url: str, study: str) -> Path:

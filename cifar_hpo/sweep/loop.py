@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 
 from cifar_hpo.console import still
-from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, one_line
+from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, has_no_space, one_line
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.interruption import Interruption
 from cifar_hpo.left_results import Left, LeftResults
@@ -224,8 +224,14 @@ class Sweep:
             self.tracker.log_best(len(self.study.finished_trials()), best)
 
     def _result(self, job_result: JobResult) -> TrialResult:
-        """What a job's end means; a worker that was lost may have left a result before."""
-        if not isinstance(return_value(job_result.returned), WorkerLost):
+        """What a job's end means; a worker that was lost may have left a result before.
+
+        Where a trial found no room on a disk that is no outcome: it goes on when there is.
+        """
+        value = return_value(job_result.returned)
+        if isinstance(value, OSError) and has_no_space(value):
+            raise value
+        if not isinstance(value, WorkerLost):
             return to_trial_result(job_result, self.study.metrics)
         time.sleep(SIGNAL_DELAY)
         self.interruption.check()

@@ -6,7 +6,6 @@ What is out of range, missing or without end is refused here, before anything he
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,11 +21,12 @@ from cifar_hpo.config.sweep import (
 )
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.metrics import direction_of, without_spread
+from cifar_hpo.paths import STUDY_NAME
 from cifar_hpo.study.space import Space
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.task import Task
 
-STUDY_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+MAX_NAME_LENGTH = 100
 LIMITS = ("n_trials", "timeout", "target", "patience")
 """Options of which a sweep without an end of its own needs one."""
 
@@ -66,8 +66,10 @@ def _validate_ranges(options: Options, launcher: Mapping[str, Any]) -> None:
 
 
 def _validate_name(name: str | None) -> None:
-    if name is not None and not STUDY_NAME.fullmatch(name):
-        problem = f"{name[:40]!r} is no name: up to 100 letters, digits and - _ . are"
+    if name is None:
+        return
+    if not STUDY_NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
+        problem = f"{name[:40]!r} is no name: up to 100 letters, digits and - _ . @ are"
         raise ConfigError("hydra.sweeper.study_name", problem)
 
 

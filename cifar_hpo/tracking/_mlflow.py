@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,11 @@ from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
 logging.getLogger("alembic").setLevel(logging.WARNING)  # of the store's tables, when they are made
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""The schemes of stores that are a database."""
 
 PARENT_RUN = "mlflow.parentRunId"
 """The tag of a child run; its UI nests runs by it."""
@@ -50,6 +55,11 @@ REQUIREMENTS = [f"{package}=={version(package)}" for package in ("tensorflow", "
 def forget_run_id() -> None:
     """Let the next run be a new one."""
     os.environ.pop(RUN_ID_VARIABLE, None)
+
+
+def create_tables(url: str) -> None:
+    """Make a database that has MLflow's tables and the experiment that all have."""
+    mlflow.MlflowClient(url).search_experiments(max_results=1)
 
 
 def view_address(experiment_id: str) -> str:
@@ -129,6 +139,21 @@ def log_keras_model(model: Any, classes: Sequence[str], example: NDArray[np.uint
         save_exported_model=False,
         validate_serving_input=False,
     )
+
+
+def fetch_keras_model(uri: str) -> str:
+    """The folder of a logged model, on this machine.
+
+    Raises BadZipFile where a byte of the model is not as it was written: Keras reads a file's parts
+    only as far as it needs them, past their checksums.
+    """
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    for file in folder.rglob("*.keras"):
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{file.name} is damaged in {damaged}")
+    return str(folder)
 
 
 class _KerasWithExample:

@@ -15,10 +15,12 @@ import yaml
 from numpy.typing import NDArray
 
 from cifar_hpo import paths
-from cifar_hpo.errors import StudyError
+from cifar_hpo.errors import StudyError, one_line
 from cifar_hpo.metrics import replica_name, stored_names
+from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
-from cifar_hpo.tracking.runs import CHAMPION, connect
+from cifar_hpo.tracking.runs import CHAMPION
+from cifar_hpo.tracking.store import TITLE, connect, open_store, store_errors
 
 
 class ImageModel(Protocol):
@@ -39,15 +41,24 @@ class LoadedModel(NamedTuple):
 class RunReader:
     """Reads what the runs of a store hold, and gives a study's run its report.
 
-    Raises StudyError when the store is not there.
+    Raises StudyError when the store is not there or can't be read.
     """
 
     def __init__(self, tracking_uri: str | None) -> None:
         self.uri = connect(tracking_uri)
-        file = paths.sqlite_file(self.uri)
-        if file is not None and not file.exists():
-            raise StudyError(f"MLflow's store {file} is not here; give --tracking-uri")
+        open_store(self.uri, will_write=False)
         self.client = mlflow.MlflowClient()
+
+    def check_run(self, run_id: str) -> None:
+        """Raise StudyError where the store does not have a run."""
+        with store_errors(self.uri):
+            try:
+                self.client.get_run(run_id)
+            except mlflow.MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                problem = f"has no run {run_id}: it was deleted, or is in another store"
+                raise StudyError(f"{TITLE} {problem}; give --tracking-uri") from None
 
     def views(self) -> dict[str, str]:
         """Where MLflow's UI shows each study, as the last part of an address, the latest first."""
@@ -74,13 +85,14 @@ class RunReader:
 
     def running(self, parent: str, metric: str) -> list[tuple[str, list[float]]]:
         """Names of the runs of a study that are at work, and their values so far."""
-        experiment_id = self.client.get_run(parent).info.experiment_id
-        runs = self.client.search_runs([experiment_id], _mlflow.child_runs(parent, "RUNNING"))
         progress = []
-        for run in runs:
-            name = metric if metric in run.data.metrics else replica_name(0, metric)
-            values = [value for _, value in self._points(run.info.run_id, name)]
-            progress.append((run.info.run_name, values))
+        with store_errors(self.uri):
+            experiment_id = self.client.get_run(parent).info.experiment_id
+            runs = self.client.search_runs([experiment_id], _mlflow.child_runs(parent, "RUNNING"))
+            for run in runs:
+                name = metric if metric in run.data.metrics else replica_name(0, metric)
+                values = [value for _, value in self._points(run.info.run_id, name)]
+                progress.append((run.info.run_name, values))
         return progress
 
     def confusion(self, run_id: str) -> tuple[NDArray[np.int64], list[str]]:
@@ -97,11 +109,18 @@ class RunReader:
         """The model of a run, else the champion of a registered model.
 
         name: of the registered model, where there are several with a champion. Raises StudyError
-        when there is none.
+        when there is none, or it is gone, damaged or not ours.
         """
-        title, uri = self._find_champion(name) if run_id is None else self._find_model(run_id)
-        metadata = mlflow.models.get_model_info(uri).metadata
-        return LoadedModel(title, mlflow.keras.load_model(uri), list(metadata["classes"]))
+        with store_errors(self.uri):
+            title, uri = self._find_champion(name) if run_id is None else self._find_model(run_id)
+        try:
+            folder = _mlflow.fetch_keras_model(uri)
+            metadata = mlflow.models.get_model_info(folder).metadata
+            return LoadedModel(title, mlflow.keras.load_model(folder), list(metadata["classes"]))
+        except Exception as error:  # noqa: BLE001  Keras, h5py and zipfile share no base
+            cause = f"{type(error).__name__}: {redacted(one_line(error))[:120]}"
+            hint = "name another by --run, or train it again"
+            raise StudyError(f"{title}: its model can't be loaded ({cause}); {hint}") from None
 
     def _find_model(self, run_id: str) -> tuple[str, str]:
         """Title and URI of the model that a run has logged."""
@@ -137,18 +156,26 @@ class RunReader:
         return versions
 
     def _download(self, run_id: str, name: str) -> Path:
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
+        """A run's artifact. Raises StudyError when it has none of that name."""
+        try:
+            return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
+        except (mlflow.MlflowException, OSError):
+            raise StudyError(f"run {run_id} has no {name}") from None
 
     def attach(self, run_id: str, folder: Path, note: str) -> None:
-        """A report's files and its summary, which MLflow shows as the run's description."""
-        self.client.log_artifacts(run_id, str(folder), paths.ARTIFACT_REPORT)
-        self.client.set_tag(run_id, _mlflow.NOTE, note)
+        """A report's files and its summary, which MLflow shows as the run's description.
+
+        Raises StudyError where the store, or the place of its artifacts, can't be written.
+        """
+        try:
+            with store_errors(self.uri):
+                self.client.log_artifacts(run_id, str(folder), paths.ARTIFACT_REPORT)
+                self.client.set_tag(run_id, _mlflow.NOTE, note)
+        except OSError as error:
+            raise StudyError(redacted(one_line(error))) from None
 
     def configuration(self, run_id: str) -> tuple[list[str], dict[str, Any]]:
         """The overrides of a run and its composed config. Raises StudyError when it has none."""
-        try:
-            overrides = json.loads(self._download(run_id, paths.ARTIFACT_OVERRIDES).read_text())
-            config = yaml.safe_load(self._download(run_id, paths.ARTIFACT_CONFIG).read_text())
-        except (mlflow.MlflowException, OSError):
-            raise StudyError(f"run {run_id} has no {paths.ARTIFACT_OVERRIDES}") from None
+        overrides = json.loads(self._download(run_id, paths.ARTIFACT_OVERRIDES).read_text())
+        config = yaml.safe_load(self._download(run_id, paths.ARTIFACT_CONFIG).read_text())
         return overrides, config

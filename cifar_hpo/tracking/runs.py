@@ -20,7 +20,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import psutil
-from filelock import FileLock
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Metric, Param, RunTag
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from cifar_hpo import paths
 from cifar_hpo.confusion import accuracy_by_class
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
+from cifar_hpo.tracking.store import connect, experiment, store_lock
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, Pruned
 
 OWNER = "cifar_hpo.owner"
@@ -150,38 +150,6 @@ def is_alive(owner: str) -> bool:
         return bool(abs(psutil.Process(int(pid)).create_time() - float(started)) < 0.1)
     except psutil.NoSuchProcess:
         return False
-
-
-def connect(tracking_uri: str | None) -> str:
-    """Point MLflow at its store and return the store's URI.
-
-    It is the one given, else MLFLOW_TRACKING_URI, else mlflow.db here.
-    """
-    uri = paths.tracking_uri(tracking_uri)
-    mlflow.set_tracking_uri(uri)
-    _mlflow.forget_run_id()
-    return uri
-
-
-def experiment(name: str) -> str:
-    """The id of the experiment, made on first use.
-
-    Two processes at once make one database and one experiment.
-    """
-    with _store_lock():
-        active = mlflow.set_experiment(name)
-    if _mlflow.EXPERIMENT_KIND not in active.tags:
-        mlflow.set_experiment_tag(_mlflow.EXPERIMENT_KIND, _mlflow.TRAINING)
-    return str(active.experiment_id)
-
-
-def _store_lock() -> FileLock:
-    """Held while MLflow looks for something and makes it if it is missing.
-
-    That goes wrong for two processes at once.
-    """
-    paths.MLFLOW_LOCK.parent.mkdir(exist_ok=True)
-    return FileLock(paths.MLFLOW_LOCK)
 
 
 class StudyRun:
@@ -359,7 +327,7 @@ class AttemptRun:
 
     def _log_dataset(self, dataset: DatasetRecord) -> None:
         name = f"{dataset.name} SYNTHETIC FALLBACK" if dataset.fallback else dataset.name
-        with _store_lock():
+        with store_lock():
             shown = from_numpy(
                 dataset.image, targets=dataset.label, name=name, digest=dataset.digest
             )

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from cifar_hpo.errors import has_no_space
 from cifar_hpo.left_results import LeftResults
 from cifar_hpo.task import HOOKS, as_task
 from cifar_hpo.trial import Context, TrialResult
@@ -46,6 +47,8 @@ def _left(run: Callable[[], Any]) -> Any:
     try:
         value = run()
     except Exception as error:
+        if isinstance(error, OSError) and has_no_space(error):
+            raise  # no outcome: the trial goes on when there is room
         left.write(number, overrides, TrialResult.of_error(error), seconds=_since(started))
         raise
     left.write(number, overrides, value, seconds=_since(started))

@@ -17,7 +17,7 @@ from cifar_hpo.study.study import Study
 def test_a_garbled_storage_is_told_and_never_replaced() -> None:
     Path("mlruns").mkdir()
     Path("mlruns/studies.db").write_bytes(b"not a database" * 100)
-    with pytest.raises(StudyError, match=r"mlruns/studies\.db can't be opened"):
+    with pytest.raises(StudyError, match=r"mlruns/studies\.db is damaged; restore"):
         Study.open("s", Space({}), study_options(), {})
     assert Path("mlruns/studies.db").read_bytes() == b"not a database" * 100
 

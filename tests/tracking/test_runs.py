@@ -24,10 +24,10 @@ from cifar_hpo.tracking.runs import (
     Predictions,
     StudyRun,
     attempt_run,
-    connect,
     is_alive,
     owner,
 )
+from cifar_hpo.tracking.store import connect
 from cifar_hpo.trial import Context, Pruned
 
 DATASET = DatasetRecord("four", "0123", np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.uint8))

@@ -75,6 +75,7 @@ class StudySweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
         """Hydra's contract: run all trials, and return what came of them in batches."""
         from cifar_hpo.console import still
+        from cifar_hpo.study.storage import storage_errors
         from cifar_hpo.sweep.plan import Plan
 
         with still("preparing the sweep"):
@@ -85,7 +86,8 @@ class StudySweeper(Sweeper):
                 plan.name_folder(plan.name)
                 from cifar_hpo.sweep.loop import run_sweep
 
-            return run_sweep(plan, pool, _open_tracker)
+            with storage_errors(self.options["storage"]):
+                return run_sweep(plan, pool, _open_tracker)
 
     def _pool(self, jobs: int | None) -> contextlib.AbstractContextManager[Pool | None]:
         """Our own workers, where they are the launcher; their server imports while data is
@@ -104,10 +106,13 @@ def _open_tracker(plan: Plan, study: Study) -> StudyTracker:
     options = plan.base.get("mlflow")
     if options is None:
         return NoTracker()
+    from cifar_hpo.paths import tracking_uri
     from cifar_hpo.tracking.runs import StudyRun
+    from cifar_hpo.tracking.store import store_errors
 
-    run = StudyRun(options.tracking_uri, options.experiment or study.name, study.name)
-    run.set_ui_columns(study.metrics, study.directions[0], list(plan.space.dimensions))
+    with store_errors(tracking_uri(options.tracking_uri)):
+        run = StudyRun(options.tracking_uri, options.experiment or study.name, study.name)
+        run.set_ui_columns(study.metrics, study.directions[0], list(plan.space.dimensions))
     study.set_run(run.uri, run.run_id)
     return run
 
