@@ -67,7 +67,8 @@ def save(
 ) -> None:
     """Write state, model, optimizer, random states and early stopping.
 
-    The checkpoint before this one stays until this one is whole, and beside it afterwards.
+    The checkpoint before this one stays until this one is whole, and beside it afterwards. Raises
+    OSError where it can't be written; then nothing of it is left, and the one before it is.
     """
     best = _keras.best_weights(stopping)
     arrays: dict[str, NDArray[Any]] = {}
@@ -83,10 +84,14 @@ def save(
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     draft = path.with_name(CHECKPOINT_DRAFT.format(checkpoint=path.name))
-    with draft.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with draft.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        draft.unlink(missing_ok=True)  # it would keep a full disk full
+        raise
     with contextlib.suppress(FileNotFoundError):
         path.replace(_before(path))
     draft.replace(path)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -22,11 +23,13 @@ from numpy.typing import NDArray
 
 from cifar_hpo.config.app import Config, Data, Training
 from cifar_hpo.data.dataset import Dataset
-from cifar_hpo.errors import ConfigError, TrialError
+from cifar_hpo.errors import ConfigError, TrialError, disk_error
 from cifar_hpo.paths import CHECKPOINT
 from cifar_hpo.training import checkpoint
 from cifar_hpo.training.compiled import initial_network, keras_model
 from cifar_hpo.training.replicas import Weights
+
+log = logging.getLogger(__name__)
 
 NEVER = 10**9
 """The patience, in epochs, of early stopping that is off."""
@@ -146,6 +149,7 @@ class _GroupTraining:
         self.checkpoint = folder and folder / CHECKPOINT.format(replica=group[0])
         self.epochs: list[list[dict[str, float]]] = []
         self.seconds = 0.0
+        self.is_loss_said = False  # of a checkpoint
 
     @property
     def has_ended(self) -> bool:
@@ -184,13 +188,21 @@ class _GroupTraining:
         return metrics
 
     def save(self) -> None:
-        """Leave a checkpoint, where there is a folder for it."""
+        """Leave a checkpoint, where there is a folder for it.
+
+        One that can't be written costs what a restart would have to train again, not the training.
+        """
         if self.checkpoint is None:
             return
         model = self.network.model
         stopped = model.stop_training
         state = checkpoint.State(self.identity, self.epochs, self.seconds, stopped)
-        checkpoint.save(self.checkpoint, state, model, self.stopping)
+        try:
+            checkpoint.save(self.checkpoint, state, model, self.stopping)
+        except OSError as error:
+            if not self.is_loss_said:
+                log.warning("no checkpoint could be written: %s", disk_error(error) or error)
+            self.is_loss_said = True
 
     def end(self) -> None:
         """Leave the network with the weights that count: averaged, and the best epoch's."""
