@@ -30,7 +30,7 @@ from cifar_hpo.paths import (
     STUDIES_DB,
 )
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
-from cifar_hpo.study.storage import load_study, open_existing
+from cifar_hpo.study.storage import load_study, open_existing, storage_errors, study_lock
 from cifar_hpo.study.study import FOLDER, MEANING, RUN
 from cifar_hpo.study.tables import MISSING, trial_table
 from cifar_hpo.table import Table
@@ -45,20 +45,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 for a storage or a study that is not there."""
     given = _parser().parse_args(arguments)
     try:
-        storage = open_existing(given.storage)
-        match given.command:
-            case "list":
-                list_studies(storage)
-            case "show":
-                show(storage, given.study)
-            case "best":
-                best(storage, given.study, given.config)
-            case "export":
-                export(storage, given.study, given.format)
-            case "delete":
-                delete(storage, given.study, is_sure=given.yes)
-    except UserError as error:
+        with storage_errors(given.storage):
+            run_command(given)
+    except (UserError, OSError) as error:
         exit_with(error)
+
+
+def run_command(given: argparse.Namespace) -> None:
+    """One of the commands, on the storage that is given."""
+    storage = open_existing(given.storage, will_write=given.command == "delete")
+    match given.command:
+        case "list":
+            list_studies(storage)
+        case "show":
+            show(storage, given.study)
+        case "best":
+            best(storage, given.study, given.config)
+        case "export":
+            export(storage, given.study, given.format)
+        case "delete":
+            delete(storage, given.study, is_sure=given.yes)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,11 +178,24 @@ def export(storage: BaseStorage, name: str, form: str) -> None:
 
 
 def delete(storage: BaseStorage, name: str, *, is_sure: bool) -> None:
-    """Delete a study from its storage, after asking unless the user is sure."""
+    """Delete a study from its storage, after asking unless the user is sure.
+
+    Raises StudyError while a sweep works on it, and where nobody can be asked.
+    """
     stored = RankedStudy.load(storage, name)
-    question = f"delete study {name} with {len(stored.ranking)} trials? [y/N] "
-    if is_sure or input(question).lower() == "y":
-        optuna.delete_study(study_name=name, storage=storage)
+    with study_lock(storage, name, hint="end it"):
+        question = f"delete study {name} with {len(stored.ranking)} trials? [y/N] "
+        if is_sure or _confirmed(question):
+            optuna.delete_study(study_name=name, storage=storage)
+
+
+def _confirmed(question: str) -> bool:
+    """Whether the user says yes. Raises StudyError where there is nobody to say so."""
+    try:
+        return input(question).lower() == "y"
+    except (EOFError, RuntimeError):  # the latter without a standard input
+        sys.stdout.write("\n")
+        raise StudyError("nothing was deleted: nobody can be asked here; say --yes") from None
 
 
 def best(storage: BaseStorage, name: str, config: Path | None) -> None:
@@ -191,7 +210,10 @@ def best(storage: BaseStorage, name: str, config: Path | None) -> None:
         sys.stdout.write(composed.to_command() + "\n")
         return
     title = f"# Trial {trial.number} of study {name}, value {trial.value:.4f}.\n"
-    config.write_text(title + composed.to_config(), encoding="utf-8")
+    try:
+        config.write_text(title + composed.to_config(), encoding="utf-8")
+    except FileNotFoundError:
+        raise StudyError(f"--config: {config.parent} is no folder") from None
 
 
 @dataclass(frozen=True)
