@@ -1,14 +1,14 @@
 """`python -m cifar_hpo.ui`: MLflow's UI and optuna-dashboard on this folder's stores.
 
-Each is a `Server`, for this machine only; Ctrl-C ends both.
+Each is a `Server`, for this machine only; Ctrl-C ends both, and so does any other end of `ui`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,12 +17,10 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cifar_hpo import paths
 from cifar_hpo.errors import StudyError, UserError, exit_with
-
-HOST = "127.0.0.1"
+from cifar_hpo.ui_server import HOST, MLFLOW, OPTUNA, URLS
 
 MAX_STUDIES = 5
 """Studies to whose runs an address is printed, the latest first."""
@@ -40,15 +38,33 @@ STOP_TIMEOUT = 5
 
 @dataclass(frozen=True)
 class Server:
-    """A web server of this machine: its name, its port, and the command that runs it."""
+    """A web server of this machine: its title, its port, and what `ui_server` is to show.
 
-    name: str
+    name, url: as `ui_server` takes them.
+    """
+
+    title: str
     port: int
-    command: Sequence[str]
+    name: str
+    url: str
 
     @property
     def address(self) -> str:
         return f"http://{HOST}:{self.port}"
+
+    def start(self, log: int) -> subprocess.Popen[bytes]:
+        """Its process, which leads a process group and ends with this one.
+
+        log: the file that takes what it prints. The URL is in no argument: it may hold a password.
+        """
+        return subprocess.Popen(  # noqa: S603  our own module
+            [sys.executable, "-m", "cifar_hpo.ui_server", self.name, str(self.port)],
+            env=os.environ | {URLS[self.name]: self.url},
+            start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,14 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A KeyboardInterrupt that meets an import may end Python with another code.
     signal.signal(signal.SIGINT, _exit)
     signal.signal(signal.SIGTERM, _exit)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup wants
+        signal.signal(signal.SIGHUP, _exit)
     try:
+        check_stores(options)
         servers = configure_servers(options)
         with running(servers) as processes:
             print_addresses(servers, options.tracking_uri)
             while all(process.poll() is None for process in processes):
                 time.sleep(0.2)
             raise StudyError(f"a server has ended by itself; its last words are in {paths.UI_LOG}")
-    except UserError as error:
+    except (UserError, OSError) as error:
         exit_with(error)
 
 
@@ -91,48 +110,30 @@ def _exit(*_: object) -> None:
     sys.exit(0)
 
 
+def check_stores(options: argparse.Namespace) -> None:
+    """Raise StudyError where a store is not there or can't be read; a server would say it in many
+    lines, and make an SQLite file that is not there."""
+    from cifar_hpo.study.storage import open_existing, storage_errors
+    from cifar_hpo.tracking.reader import RunReader
+
+    with storage_errors(options.storage):
+        open_existing(options.storage)
+    RunReader(options.tracking_uri)
+
+
 def configure_servers(options: argparse.Namespace) -> list[Server]:
     """The servers to run, MLflow's first; optuna-dashboard where it is installed.
 
-    Raises StudyError where there is nothing to show or a port is taken.
+    Raises StudyError where a port is taken.
     """
-    storage = paths.storage_url(options.storage)
-    tracking_uri = paths.tracking_uri(options.tracking_uri)
-    _check_exists(storage)
-    _check_exists(tracking_uri)
-    servers = [_mlflow_server(tracking_uri, options.mlflow_port)]
-    dashboard = _find_command("optuna-dashboard")
-    if dashboard:
+    port = free_port(options.mlflow_port, MLFLOW_PORT, "--mlflow-port")
+    servers = [Server("MLflow", port, MLFLOW, paths.tracking_uri(options.tracking_uri))]
+    if importlib.util.find_spec("optuna_dashboard"):
         port = free_port(options.optuna_port, OPTUNA_PORT, "--optuna-port")
-        command = [dashboard, storage, "--host", HOST, "--port", str(port)]
-        servers.append(Server("Optuna", port, command))
+        servers.append(Server("Optuna", port, OPTUNA, paths.storage_url(options.storage)))
     else:
         sys.stdout.write("Optuna  not installed; pip install 'cifar_hpo[ui]'\n")
     return servers
-
-
-def _mlflow_server(tracking_uri: str, chosen_port: int | None) -> Server:
-    port = free_port(chosen_port, MLFLOW_PORT, "--mlflow-port")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri]
-    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
-    return Server("MLflow", port, command)
-
-
-def _check_exists(url: str) -> None:
-    """Raise StudyError for an SQLite file that is not there; it would be made, empty."""
-    file = paths.sqlite_file(url)
-    if file is None or file.exists():
-        return
-    shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    raise StudyError(
-        f"{shown} is not here; go to the folder where the sweep was started, or say where it is"
-    )
-
-
-def _find_command(name: str) -> str | None:
-    """A command of this Python's environment, else of the PATH."""
-    own_folder = str(Path(sys.executable).parent)
-    return shutil.which(name, path=os.pathsep.join([own_folder, os.environ.get("PATH", "")]))
 
 
 def free_port(chosen: int | None, usual: int, option: str) -> int:
@@ -159,11 +160,7 @@ def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]
     try:
         with paths.UI_LOG.open("w") as log:
             for server in servers:
-                processes.append(
-                    subprocess.Popen(  # noqa: S603
-                        server.command, start_new_session=True, stdout=log, stderr=log
-                    )
-                )
+                processes.append(server.start(log.fileno()))
         for server, process in zip(servers, processes, strict=True):
             _wait_for_answer(server, process)
         yield processes
@@ -172,14 +169,17 @@ def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End the process group of each, by force after STOP_TIMEOUT."""
+    """End the process group of each, by force after STOP_TIMEOUT.
+
+    A further signal may end this on the way; then they are killed, too, as their pipes close.
+    """
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
     for process in processes:
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -188,7 +188,7 @@ def print_addresses(servers: Sequence[Server], tracking_uri: str | None) -> None
     from cifar_hpo.tracking.reader import RunReader
 
     for server in servers:
-        sys.stdout.write(f"{server.name:<7} {server.address}\n")
+        sys.stdout.write(f"{server.title:<7} {server.address}\n")
     views = RunReader(tracking_uri).views()
     for study in list(views)[:MAX_STUDIES]:
         sys.stdout.write(f"  study {study}: {servers[0].address}/{views[study]}\n")

@@ -32,7 +32,7 @@ LAYERS = (
     ("config",),
     ("study", "data", "workers"),
     ("sweep", "analysis", "training", "tracking"),
-    ("report", "objective", "attempt", "studies", "ui", "predict", "results"),
+    ("report", "objective", "attempt", "studies", "ui", "ui_server", "predict", "results"),
     ("__main__", "_hydra"),
 )
 """The ground first; a module may import what stands in its own line or in an earlier one."""

@@ -4,13 +4,13 @@ Chromium."""
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from support import clean, run_in
 
 from cifar_hpo import ui
 from cifar_hpo.errors import StudyError
+from cifar_hpo.study.storage import open_storage
 
 CHROMIUM = shutil.which("chromium")
 COMMAND = [sys.executable, "-m", "cifar_hpo.ui"]
@@ -185,6 +186,14 @@ def test_optuna_dashboard(served: dict[str, str], tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def stores(store: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an empty MLflow store and no study."""
+    monkeypatch.chdir(tmp_path)
+    open_storage(None)
+    return tmp_path
+
+
+@pytest.fixture
 def free_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ui, "free_port", lambda chosen, usual, option: chosen or usual)
 
@@ -195,46 +204,47 @@ def options(*, storage: str | None = None, tracking_uri: str | None = None) -> a
     )
 
 
-def test_each_server_has_its_command(
+def test_each_server_has_what_it_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_ports: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlruns").mkdir()
-    (tmp_path / "mlruns" / "studies.db").touch()
-    (tmp_path / "mlflow.db").touch()
     mlflow, dashboard = ui.configure_servers(options())
-    assert (mlflow.name, mlflow.address) == ("MLflow", "http://127.0.0.1:5000")
-    assert f"sqlite:///{tmp_path}/mlflow.db" in mlflow.command
+    assert (mlflow.title, mlflow.address) == ("MLflow", "http://127.0.0.1:5000")
+    assert mlflow.url == f"sqlite:///{tmp_path}/mlflow.db"
     assert dashboard.address == "http://127.0.0.1:4321"
-    assert "sqlite:///mlruns/studies.db" in dashboard.command
+    assert dashboard.url == "sqlite:///mlruns/studies.db"
 
 
 def test_without_optuna_dashboard_there_is_mlflow_and_a_hint(
     monkeypatch: pytest.MonkeyPatch, free_ports: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     servers = ui.configure_servers(options(storage="postgresql://a", tracking_uri="http://b"))
-    assert [server.name for server in servers] == ["MLflow"]
+    assert [server.title for server in servers] == ["MLflow"]
     assert capsys.readouterr().out == "Optuna  not installed; pip install 'cifar_hpo[ui]'\n"
 
 
-def test_a_store_that_is_not_here_is_told_by_its_short_path(
+def test_a_store_that_is_not_here_or_damaged_is_told_and_not_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(StudyError, match=r"^mlruns/studies\.db is not here; go to the folder"):
-        ui.configure_servers(options())
-    with pytest.raises(StudyError, match=r"^mlflow\.db is not here; go to the folder"):
-        ui.configure_servers(options(storage="postgresql://a"))
+        ui.check_stores(options())
     with pytest.raises(StudyError, match=r"^/elsewhere/x\.db is not here"):
-        ui.configure_servers(options(storage="sqlite:////elsewhere/x.db"))
+        ui.check_stores(options(storage="sqlite:////elsewhere/x.db"))
+    open_storage(None)
+    with pytest.raises(StudyError, match=r"^MLflow's store mlflow\.db is not here; name another"):
+        ui.check_stores(options())
+    Path("mlflow.db").write_bytes(b"garbage" * 1000)
+    with pytest.raises(StudyError, match=r"^MLflow's store mlflow\.db is damaged; restore"):
+        ui.check_stores(options())
 
 
 def test_a_usual_port_that_is_taken_gives_way_to_a_free_one() -> None:
     with socket.socket() as taken:
-        taken.bind((ui.HOST, 0))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
         usual = taken.getsockname()[1]
         port = ui.free_port(None, usual, "--mlflow-port")
@@ -262,10 +272,21 @@ def test_a_taken_port_and_an_empty_folder_are_said_on_one_line(
     assert re.fullmatch(r"error: mlruns/studies\.db is not here; .*\n", shown.stderr)
 
 
-def test_servers_end_with_a_terminated_parent(folder: Path) -> None:
+ENDS = {
+    "its terminal closes": [signal.SIGHUP],
+    "SIGTERM": [signal.SIGTERM],
+    "Ctrl-C twice": [signal.SIGINT, signal.SIGINT],
+    "kill -9": [signal.SIGKILL],
+}
+
+
+@pytest.mark.parametrize("signals", ENDS.values(), ids=ENDS)
+def test_servers_end_with_ui_and_have_no_url_among_their_arguments(
+    stores: Path, signals: list[signal.Signals]
+) -> None:
     with subprocess.Popen(
         COMMAND,
-        cwd=folder,
+        cwd=stores,
         env=clean(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -274,9 +295,11 @@ def test_servers_end_with_a_terminated_parent(folder: Path) -> None:
         assert process.stdout
         assert "http://127.0.0.1:" in process.stdout.readline()
         children = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        assert process.wait(20) == 0
-    until = time.monotonic() + 10
-    while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
-        assert time.monotonic() < until
-        time.sleep(0.1)
+        assert len(children) >= 2
+        arguments = " ".join(" ".join(child.cmdline()) for child in children)
+        assert "sqlite:" not in arguments, "a URL may hold a password"
+        for number in signals:
+            process.send_signal(number)
+        assert process.wait(20) == (-signal.SIGKILL if signal.SIGKILL in signals else 0)
+    _, left = psutil.wait_procs(children, 10)
+    assert left == []

@@ -73,7 +73,10 @@ def _make(file: Path) -> None:
 
 def open_existing(given: str | None, *, will_write: bool = False) -> BaseStorage:
     """The storage of studies that are there already. Raises StudyError where there are none."""
-    file = sqlite_file(storage_url(given))
+    url = storage_url(given)
+    if url == IN_MEMORY:
+        raise StudyError("the storage in memory keeps no studies; give another by --storage")
+    file = sqlite_file(url)
     if file and not file.exists():
         raise StudyError(
             f"{short_path(file)} is not here; go to the folder where the sweep was started, "
