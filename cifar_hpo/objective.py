@@ -55,6 +55,7 @@ class Objective:
         "epochs",
     )
     epoch_metrics = ("val_accuracy", "val_loss", "accuracy", "loss")
+    whole_keys = app.whole_number_keys()
     imports = (
         "cifar_hpo.training.trainer",
         "cifar_hpo.tracking.runs",

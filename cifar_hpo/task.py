@@ -17,13 +17,15 @@ class Task(Protocol):
     imports: modules that trials need, imported once for all workers while the parent composes.
     metrics: what a trial comes to, with several replicas also `_std` behind the name of one.
     epoch_metrics: those of which a pruner gets a value after each epoch. Both are empty where
-    nobody can say. defaults_before: keys that studies of earlier versions do not have, and what
+    nobody can say. whole_keys: those that take whole numbers alone, of which an interval has no
+    others. defaults_before: keys that studies of earlier versions do not have, and what
     those did, so that they go on under this one.
     """
 
     imports: Sequence[str]
     metrics: Sequence[str]
     epoch_metrics: Sequence[str]
+    whole_keys: Sequence[str]
     defaults_before: Mapping[str, Any]
 
     def __call__(self, config: DictConfig) -> Any:
@@ -65,6 +67,7 @@ class _Function:
     imports: Sequence[str] = ()
     metrics: Sequence[str] = ()
     epoch_metrics: Sequence[str] = ()
+    whole_keys: Sequence[str] = ()
     defaults_before: Mapping[str, Any] = {}
 
     def __init__(self, function: Callable[[DictConfig], Any]) -> None:
@@ -102,6 +105,7 @@ HOOKS = (
     "imports",
     "metrics",
     "epoch_metrics",
+    "whole_keys",
     "defaults_before",
     "validate",
     "prepare",

@@ -60,6 +60,7 @@ class Model:
         low=1,
         high=4096,
         whole=True,
+        listed=True,
     )
     depth: int = key(
         "widths, each a convolution layer unless model.convolutions says more, when filters is "
@@ -320,6 +321,17 @@ class Config:
         return ""
 
 
+def whole_number_keys() -> tuple[str, ...]:
+    """The keys that take whole numbers alone."""
+    keys = []
+    for part, schema in (("model", Model), ("data", Data), ("training", Training)):
+        for field in dataclasses.fields(schema):
+            is_integer = str(field.type) in ("int", "int | None")
+            if is_integer or field.metadata["whole"]:
+                keys.append(f"{part}.{field.name}")
+    return tuple(keys)
+
+
 def validate_config(config: DictConfig) -> Config:
     """The typed form of a composed config; its `hydra` section is left out.
 
@@ -337,8 +349,13 @@ def validate_config(config: DictConfig) -> Config:
 
 def _to_typed(config: DictConfig) -> Config:
     """The config as dataclasses, its optimizer's by the optimizer's name."""
+    if not isinstance(config.get("optimizer"), DictConfig):
+        problem = (
+            "missing, or no group's choice; let a config begin with `defaults: [config, _self_]`"
+        )
+        raise ConfigError("optimizer", problem)
     name = OmegaConf.select(config, "optimizer.name")
-    if name not in OPTIMIZERS:
+    if not isinstance(name, str) or name not in OPTIMIZERS:
         raise ConfigError("optimizer.name", f"{name!r} is none of {', '.join(OPTIMIZERS)}")
     schema = OmegaConf.structured(Config(optimizer=OPTIMIZERS[name]()))
     try:

@@ -34,12 +34,14 @@ def key(
     choices: tuple[str, ...] = (),
     whole: bool = False,
     words: tuple[str, ...] = (),
+    listed: bool = False,
 ) -> Any:
     """A key of the schema, as the field of a dataclass.
 
     meaning: with its unit. low, high: the range, ends included; above, below: the range, ends left
     out. choices: all values that it may have. whole: where the annotation leaves the type open,
-    asks for a whole number. words: what may stand in for a number. default: the app's own keys have
+    asks for a whole number. words: what may stand in for a number. listed: whether a list of such
+    values may stand for one. default: the app's own keys have
     none here, theirs stand in conf/; OmegaConf's "???" refuses a key that is missing.
     """
     limits = {
@@ -49,6 +51,7 @@ def key(
         "below": below,
         "whole": whole,
         "words": words,
+        "listed": listed,
     }
     return dataclasses.field(
         default=default, metadata={"meaning": meaning, "choices": choices, **limits}
@@ -74,8 +77,8 @@ def as_list(value: str | Sequence[str]) -> list[str]:
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """A composed config without Hydra's own part."""
-    names = [str(name) for name in config if name != "hydra"]
-    return OmegaConf.masked_copy(config, names)
+    names = [name for name in config if name != "hydra"]
+    return OmegaConf.masked_copy(config, names)  # type: ignore[arg-type]
 
 
 def flat(node: Any, path: str = "") -> dict[str, Any]:
@@ -91,11 +94,16 @@ def flat(node: Any, path: str = "") -> dict[str, Any]:
 def _check_value(path: str, value: Any, field: dataclasses.Field[Any]) -> None:
     if value is None and "None" in str(field.type):
         return
-    if isinstance(value, list) and value:
-        for item in value:
-            _check_value(path, item, field)
-        return
     limits = field.metadata
+    may_be_list = limits["listed"] or "list" in str(field.type)
+    if isinstance(value, list) and value and may_be_list:
+        for item in value:
+            _check_item(path, item, limits)
+        return
+    _check_item(path, value, limits)
+
+
+def _check_item(path: str, value: Any, limits: Mapping[str, Any]) -> None:
     if limits["choices"]:
         _check_choice(path, value, limits)
     elif _is_number(limits) and not (isinstance(value, str) and value in limits["words"]):

@@ -159,6 +159,7 @@ class Sweeper:
         "else maximize",
         default=None,
         choices=("maximize", "minimize"),
+        listed=True,
     )
     metric: Any = key(
         "what trials are compared by, or a list for several", default="val_accuracy", choices=()

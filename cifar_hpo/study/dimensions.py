@@ -1,7 +1,7 @@
 """One dimension of a search space: `Choices` or an `Interval`, parsed from an override of Hydra's.
 
-Hydra's meaning of its syntax holds: `range(1,3)` is 1, 2. An `interval` with two whole ends gives
-whole numbers, both ends included.
+Hydra's meaning of its syntax holds: `range(1,3)` is 1, 2. An `interval` of a key that takes whole
+numbers gives these, both ends included; so does `int(interval(1,3))` for any key.
 
 A value has one spelling, whatever was typed: 0.0 is 0, and "relu" in quotes is relu.
 """
@@ -11,8 +11,10 @@ from __future__ import annotations
 import ast
 import contextlib
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -37,6 +39,9 @@ Value = bool | int | float | str
 EXACT_INTEGERS = 2**53
 """Up to here a float that is whole means one integer alone."""
 
+MAX_CHOICES = 100_000
+"""Values of one range; a study with more of them is an interval's."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -54,7 +59,14 @@ class Choices:
         return self.texts.get(canonical(value), str(value))
 
     def has(self, value: Value) -> bool:
-        return canonical(value) in self.texts
+        """Whether it is one of them; Python takes 1 for true, which it is not here."""
+        value = canonical(value)
+        if value not in self.texts:
+            return False
+        if value not in (0, 1):
+            return True
+        kinds = {type(known) is bool for known in self.texts if known == value}
+        return (type(value) is bool) in kinds
 
     @property
     def identity(self) -> str:
@@ -106,13 +118,17 @@ class Interval:
 Dimension = Choices | Interval
 
 
-def parse_part(override: Override) -> Dimension | str:
-    """A dimension, or the text of an override that does not vary."""
+def parse_part(override: Override, *, is_whole: bool = False) -> Dimension | str:
+    """A dimension, or the text of an override that does not vary.
+
+    is_whole: whether its key takes whole numbers alone. Raises ConfigError for what has no values,
+    or values that can't be told apart.
+    """
     if not override.is_sweep_override():
         return str(override.input_line)
     if override.is_discrete_sweep():
         return _parse_choices(override)
-    return _parse_interval(override)
+    return _parse_interval(override, is_whole=is_whole)
 
 
 def canonical(value: Value) -> Value:
@@ -134,6 +150,11 @@ def parse_value(text: str) -> Value:
     if override.is_sweep_override():
         return text
     return _element_value(parsed_value(override))
+
+
+def as_written(value: Any) -> str:
+    """How an override writes a config's value: null for None, and a text as it is."""
+    return value if isinstance(value, str) else Transformer.str(value)
 
 
 def dimension_identity(written: str) -> str:
@@ -169,14 +190,21 @@ def _value_in_0_1(text: str) -> Value:
 
 
 def _parse_choices(override: Override) -> Choices:
-    """Raises ConfigError where there are no values."""
+    """Raises ConfigError where there are no values, or two that can't be told apart."""
     key = override.get_key_element()
     texts: dict[Value, str] = {}
-    for element in override.sweep_iterator(transformer=Transformer.identity):
+    written: dict[Value, Any] = {}
+    for element in _elements(override):
         value, text = _element_value(element), Transformer.str(element)
-        if value in texts:
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigError(key, f"{override.input_line}: nan is no value to try")
+        if value not in texts:
+            texts[value], written[value] = text, element
+        elif type(element) is type(written[value]):
             log.warning("%s=%s stands there twice; it is tried once", key, text)
-        texts.setdefault(value, text)
+        else:
+            problem = f"{texts[value]} and {text} can't be told apart; leave one of them out"
+            raise ConfigError(key, problem)
     if not texts:
         raise ConfigError(key, f"{override.input_line} has no values")
     sweep = override.value()
@@ -186,19 +214,51 @@ def _parse_choices(override: Override) -> Choices:
     return Choices(texts)
 
 
-def _parse_interval(override: Override) -> Interval:
+def _elements(override: Override) -> Iterable[Any]:
+    """What a discrete sweep consists of, as Hydra's parser made it.
+
+    Hydra adds up the steps of a range of floats, whose last one may then be its end.
+    """
+    sweep = override.value()
+    if not isinstance(sweep, RangeSweep):
+        return override.sweep_iterator(transformer=Transformer.identity)
+    ends = (sweep.start, sweep.stop, sweep.step)
+    if not all(end is not None and math.isfinite(end) for end in ends) or not sweep.step:
+        problem = f"{override.input_line}: start, stop and step must be finite, and step not 0"
+        raise ConfigError(override.get_key_element(), problem)
+    start, stop, step = (Decimal(str(end)) for end in ends)
+    count = max(0, math.ceil((stop - start) / step))
+    if count > MAX_CHOICES:
+        problem = f"{override.input_line}: {count} values are too many; an interval has no end"
+        raise ConfigError(override.get_key_element(), problem)
+    if all(isinstance(end, int) for end in ends):
+        return override.sweep_iterator(transformer=Transformer.identity)
+    return [float(start + place * step) for place in range(count)]
+
+
+def _parse_interval(override: Override, *, is_whole: bool) -> Interval:
     """Raises ConfigError for ends that do not rise, or of which there is no logarithm."""
     key = override.get_key_element()
     sweep = override.value()
     assert isinstance(sweep, IntervalSweep)
-    assert sweep.start is not None
-    assert sweep.end is not None
+    low, high = sweep.start, sweep.end
+    assert low is not None
+    assert high is not None
+    if not math.isfinite(high - low):
+        raise ConfigError(key, f"{override.input_line}: the ends must be finite")
     is_log = "log" in sweep.tags
-    if is_log and not 0 < sweep.start < sweep.end:
+    if is_log and not 0 < low < high:
         raise ConfigError(key, f"{override.input_line}: the ends must rise, from above 0")
-    if not sweep.start < sweep.end:
+    if not low < high:
         raise ConfigError(key, f"{override.input_line}: the ends must rise")
-    return Interval(sweep.start, sweep.end, is_log)
+    if is_whole:
+        if not float(low).is_integer() or not float(high).is_integer():
+            raise ConfigError(key, f"{override.input_line}: the ends must be whole numbers")
+        low, high = int(low), int(high)
+    is_exact = max(abs(low), abs(high)) <= EXACT_INTEGERS
+    if isinstance(low, int) and isinstance(high, int) and not is_exact:
+        raise ConfigError(key, f"{override.input_line}: whole numbers must be within ±2**53")
+    return Interval(low, high, is_log)
 
 
 def _element_value(element: Any) -> Value:

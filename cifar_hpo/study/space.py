@@ -22,6 +22,7 @@ from cifar_hpo.study.dimensions import (
     Dimension,
     Interval,
     Value,
+    as_written,
     canonical,
     parse_part,
     parse_value,
@@ -52,17 +53,22 @@ class Space:
         params: Mapping[str, Any],
         config_loader: Any,
         conditions: Mapping[str, str] | None = None,
+        whole_keys: Sequence[str] = (),
     ) -> Space:
         """From `hydra.sweeper.params` and the command line, which wins where both name a key.
 
-        Raises Hydra's own errors for what can't be parsed, ConfigError for an interval that is none
-        or a condition on nothing.
+        whole_keys: those that take whole numbers alone. Raises Hydra's own errors for what can't be
+        parsed, ConfigError for an interval that is none or a condition on nothing.
         """
-        texts = [f"{key}={value}" for key, value in params.items()] + list(overrides)
+        texts = [f"{key}={as_written(value)}" for key, value in params.items()]
         parser = OverridesParser.create(config_loader=config_loader)
         parts: dict[str, Dimension | str] = {}
-        for override in parser.parse_overrides(texts):
-            parts[override.get_key_element()] = parse_part(override)
+        for override in parser.parse_overrides([*texts, *overrides]):
+            key = override.get_key_element()
+            if override.is_hydra_override():
+                problem = "a sweep varies the app's own keys, not Hydra's"
+                raise ConfigError(f"hydra.sweeper.params.{key}", problem)
+            parts[key] = parse_part(override, is_whole=key.lstrip("+") in whole_keys)
         groups = []
         for key, part in parts.items():
             if not isinstance(part, str) and config_loader.get_group_options(key):

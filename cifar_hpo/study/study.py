@@ -30,6 +30,7 @@ from cifar_hpo.study.candidates import (
     ListedCandidates,
     SampledCandidates,
 )
+from cifar_hpo.study.dimensions import as_written
 from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import OUTCOME, FinishedTrial, finished_trials, ranked
 from cifar_hpo.study.recovery import recover
@@ -364,8 +365,9 @@ def _outcome(result: TrialResult, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_values(wish: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration to try first, as a space has it: a list is a text."""
+    """A configuration to try first, as a space has it: null, lists and dicts are texts."""
     values = {}
     for key, value in wish.items():
-        values[key] = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+        is_value = isinstance(value, bool | int | float | str)
+        values[key] = value if is_value else as_written(value)
     return values

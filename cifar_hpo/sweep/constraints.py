@@ -6,13 +6,15 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo.errors import ConfigError
 
 PATH = "hydra.sweeper.constraints"
-FORM = re.compile(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([\d.eE+_-]+)\s*")
+FORM = re.compile(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([\d.eE+_-]+)\s*", re.ASCII)
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -48,10 +50,20 @@ class Constraint:
         measures: what the task knows of it before it is trained. Raises ConfigError where neither
         they nor the config have a number of this name.
         """
-        value = measures.get(self.name, OmegaConf.select(config, self.name))
-        if not isinstance(value, int | float):
+        value = measures.get(self.name)
+        if value is None:
+            value = _selected(config, self.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
             problem = f"{self.text!r}: {self.name} is no number of this configuration"
             raise ConfigError(PATH, problem)
         if COMPARISONS[self.sign](value, self.limit):
             return ""
         return f"{self.name} is {value:g}, against {self.text!r}"
+
+
+def _selected(config: DictConfig, name: str) -> Any:
+    """The config's value of this name; None where there is none, or it can't be resolved."""
+    try:
+        return OmegaConf.select(config, name)
+    except OmegaConfBaseException:
+        return None

@@ -1,11 +1,14 @@
-"""The options of a sweep, settled and validated: `settle_options`.
+"""The options of a sweep: `validate_forms` says whether they are of the right form,
+`settle_options` settles and validates them.
 
 What is out of range, missing or without end is refused here, before anything heavy is imported.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +35,70 @@ LIMITS = ("n_trials", "timeout", "target", "patience")
 
 Options = dict[str, Any]
 """The options of `config.sweep.Sweeper` as plain values."""
+
+
+def validate_forms(options: Options) -> None:
+    """Raise ConfigError for the first option that is a list where a text belongs, or the like."""
+    for part, schemas in (("sampler", SAMPLER_SCHEMAS), ("pruner", PRUNER_SCHEMAS)):
+        _validate_choice_of_group(part, options[part], schemas)
+    for name in ("metric", "direction"):
+        _validate_names(name, options[name])
+    example = "write {optimizer.momentum: 'optimizer=sgd'}"
+    for key, condition in _dict_of("conditions", options["conditions"], example).items():
+        needed, sign, _ = condition.partition("=") if isinstance(condition, str) else ("", "", "")
+        if not needed or not sign:
+            problem = f"{condition!r} is no condition; {example}"
+            raise ConfigError(f"hydra.sweeper.conditions.{key}", problem)
+    _dict_of("params", options["params"], "write {model.filters: '4,8'}")
+    for wish in _list_of("enqueue", options["enqueue"], "write [{model.filters: 8}]"):
+        if not isinstance(wish, dict) or not wish:
+            problem = f"{wish!r} is no configuration; write [{{model.filters: 8}}]"
+            raise ConfigError("hydra.sweeper.enqueue", problem)
+    for text in _list_of("constraints", options["constraints"], "write ['parameters <= 2000000']"):
+        if not isinstance(text, str):
+            raise ConfigError("hydra.sweeper.constraints", f"{text!r} is no constraint")
+    target = options["target"]
+    if target is not None and not math.isfinite(target):
+        raise ConfigError("hydra.sweeper.target", f"{target!r} is never reached; give a number")
+
+
+def _validate_choice_of_group(part: str, given: Any, schemas: Mapping[str, type]) -> None:
+    """A sampler or pruner is chosen as a group, whose options then lie beneath it."""
+    path = f"hydra.sweeper.{part}"
+    name = given.get("name") if isinstance(given, dict) else None
+    if not isinstance(name, str):
+        choice = given if isinstance(given, str) and given != "???" else "NAME"
+        problem = f"{given!r} is none; choose one by hydra/sweeper/{part}={choice}"
+        raise ConfigError(path, problem)
+    schema = schemas.get(name, Sampler if part == "sampler" else Pruner)
+    known = [field.name for field in dataclasses.fields(schema)]
+    for key in given:
+        if key not in known:
+            problem = f"{name} has no such option; it has {', '.join(known[1:]) or 'none'}"
+            raise ConfigError(f"{path}.{key}", problem)
+
+
+def _validate_names(option: str, given: Any) -> None:
+    """A text or a list of different texts; null is the default's."""
+    names = given if isinstance(given, list) else [given]
+    for name in names:
+        is_default = given is None and option == "direction"
+        if not is_default and (not isinstance(name, str) or not name):
+            raise ConfigError(f"hydra.sweeper.{option}", f"{name!r} is no {option}; give its name")
+    if option == "metric" and len(set(names)) < len(names):
+        raise ConfigError("hydra.sweeper.metric", f"{', '.join(names)}: one stands there twice")
+
+
+def _dict_of(option: str, given: Any, hint: str) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"hydra.sweeper.{option}", f"{given!r} is no mapping; {hint}")
+    return given
+
+
+def _list_of(option: str, given: Any, hint: str) -> list[Any]:
+    if not isinstance(given, list):
+        raise ConfigError(f"hydra.sweeper.{option}", f"{given!r} is no list; {hint}")
+    return given
 
 
 def settle_options(

@@ -21,7 +21,7 @@ from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.sweep.composer import Composer, absent_keys
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.sweep.identity import automatic_name, automatic_name_in_0_1, meaning_of
-from cifar_hpo.sweep.options import Options, settle_options
+from cifar_hpo.sweep.options import Options, settle_options, validate_forms
 from cifar_hpo.task import Task, as_task
 from cifar_hpo.workers.jobs import HydraLauncher
 
@@ -66,8 +66,10 @@ class Plan:
         """
         launcher, task = sweeper.launcher, as_task(sweeper.task_function)
         options: Options = _plain_values(sweeper.options)
+        validate_forms(options)
         loader = sweeper.hydra_context.config_loader
-        space = Space.parse(arguments, options["params"], loader, options["conditions"])
+        params, conditions = options["params"], options["conditions"]
+        space = Space.parse(arguments, params, loader, conditions, task.whole_keys)
         launcher_options = getattr(launcher, "options", {})
         options = settle_options(options, space, launcher_options, task)
         space = dataclasses.replace(space, absent=absent_keys(space, launcher))

@@ -13,7 +13,7 @@ from cifar_hpo.errors import ConfigError
 
 @dataclass
 class Schema:
-    whole: Any = key("a count", low=1, high=8, whole=True)
+    whole: Any = key("a count", low=1, high=8, whole=True, listed=True)
     share: float = key("a share", low=0, below=1)
     positive: float | None = key("a rate", above=0)
     word: str = key("a word", choices=("yes", "no"))
