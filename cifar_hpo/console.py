@@ -1,11 +1,14 @@
 """The terminal: `terminal` prints to it, `clock` and `sparkline` write what a line has room for.
 
-A `Heartbeat` breaks silences.
+A `Heartbeat` breaks silences. `set_up_output` makes of standard output and standard error an
+`Output` each, through which all that is printed goes.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -13,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
+
+from cifar_hpo.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console  # half of what `--help` would take
@@ -25,9 +30,97 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 BARS = "▁▂▃▄▅▆▇█"
 SPARKLINE_POINTS = 20
 
+PLAIN_SIGNS = {
+    "≥": ">=",
+    "≤": "<=",
+    "×": "x",
+    "–": "-",
+    "…": "...",
+    "·": "|",
+    "→": "->",
+    "±": "+-",
+    **{bar: str(height) for height, bar in enumerate(BARS, start=1)},
+}
+"""What stands for a sign on a terminal that does not have it; ? for any other."""
+
+PLAIN_ERRORS = "cifar_hpo.plain"
+"""The name under which Python knows `_plain_signs`."""
+
 SILENCE = 25.0
 """Seconds without a line after which a `Heartbeat` says how things stand: CI kills what is
 silent."""
+
+
+class Output(io.TextIOWrapper):
+    """Standard output or error without passwords, in the terminal's own encoding.
+
+    Where nobody reads it any more, or there is no space for it, what is written is lost and the
+    program goes on: what it computes is worth more than what it prints.
+    """
+
+    @classmethod
+    def over(cls, stream: io.TextIOWrapper) -> Self:
+        """Writes where the stream does, in its place."""
+        stream.flush()
+        return cls(
+            stream.buffer,
+            stream.encoding,
+            errors=PLAIN_ERRORS,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+
+    def write(self, text: str) -> int:
+        try:
+            super().write(redacted(text))
+        except OSError:
+            self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Let what is still to be written go nowhere, as Python's documentation advises."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
+class RedactedRecord(logging.LogRecord):
+    """A record of the log whose message and traceback have no passwords, whatever prints it."""
+
+    def getMessage(self) -> str:  # noqa: N802  logging's name
+        return redacted(super().getMessage())
+
+    @property
+    def exc_text(self) -> str | None:
+        return self._exc_text
+
+    @exc_text.setter
+    def exc_text(self, text: str | None) -> None:
+        self._exc_text = text and redacted(text)
+
+
+def set_up_output() -> None:
+    """Whatever this process prints or logs from now on has no passwords, and is readable on any
+    terminal."""
+    codecs.register_error(PLAIN_ERRORS, _plain_signs)
+    logging.setLogRecordFactory(RedactedRecord)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, Output):
+            setattr(sys, name, Output.over(stream))
+
+
+def _plain_signs(error: UnicodeError) -> tuple[str, int]:
+    """What is written for signs that an encoding does not have."""
+    assert isinstance(error, UnicodeEncodeError)
+    signs = error.object[error.start : error.end]
+    return "".join(PLAIN_SIGNS.get(sign, "?") for sign in signs), error.end
 
 
 def terminal() -> Console:

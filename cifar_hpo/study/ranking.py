@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cifar_hpo.redaction import redacted
 from cifar_hpo.study.space import Value, identity
 
 if TYPE_CHECKING:  # a sweep is checked before Optuna is loaded
@@ -50,6 +51,7 @@ def finished_trials(trials: Iterable[FrozenTrial]) -> list[FinishedTrial]:
         if outcome:
             key = identity(trial.params)
             finished.pop(key, None)
+            outcome = {**outcome, "error": redacted(outcome["error"])}  # noted by earlier versions
             finished[key] = FinishedTrial(number=trial.number, params=trial.params, **outcome)
     return list(finished.values())
 

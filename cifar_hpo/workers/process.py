@@ -23,6 +23,7 @@ from hydra.core.utils import JobReturn, JobStatus, env_override, run_job, setup_
 from omegaconf import DictConfig
 
 from cifar_hpo import trial
+from cifar_hpo.console import set_up_output
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.task import Task, as_task
 from cifar_hpo.trial import Progress
@@ -152,6 +153,7 @@ def serve(pipe: Connection, log: str, environment: Mapping[str, str], packed_tas
     os.environ.clear()
     os.environ.update(environment)
     _redirect_output(log)
+    set_up_output()
     setup_globals()
     task_function, hydra_context, singletons = cloudpickle.loads(packed_task)
     Singleton.set_state(singletons)
