@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 import hydra
+from hydra.core.utils import configure_log
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo import interruption, trial
-from cifar_hpo.config.secrets import refuse_secrets_and_calls
+from cifar_hpo.config.secrets import refuse_search_path_of_packages, refuse_secrets_and_calls
+from cifar_hpo.console import set_up_output
 from cifar_hpo.errors import SweepFailed, UserError, exit_with, one_line
+from cifar_hpo.hydra_internals import ConfigChecks, configs_checked, is_rerun_of_pickle
 from cifar_hpo.objective import objective
 from cifar_hpo.paths import CONF
 
@@ -48,9 +52,14 @@ def main() -> None:
     for number in interruption.SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as it is under nohup
             signal.signal(number, terminated)
+    set_up_output()
+    checks = ConfigChecks(refuse_search_path_of_packages, refuse_secrets_and_calls)
     try:
         refuse_secrets_and_calls(_overrides(sys.argv[1:]))
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()
+        if is_rerun_of_pickle():
+            raise UserError("--experimental-rerun: a pickle may run anything; give the overrides")
+        with configs_checked(checks):
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()
     except KeyboardInterrupt as interrupt:
         sys.stderr.write("; ".join(["interrupted", *map(str, interrupt.args)]) + "\n")
         sys.exit(130)
@@ -58,8 +67,8 @@ def main() -> None:
         if is_full_error_wanted:
             raise
         exit_with(error)
-    except ValueError as error:  # of Hydra's own errors the one without its base class
-        if "Config group override" not in str(error):
+    except (ValueError, LookupError, TypeError) as error:
+        if is_full_error_wanted or not _is_of_hydra(error):
             raise
         exit_with(UserError(one_line(error)))
 
@@ -72,6 +81,14 @@ def _overrides(arguments: Sequence[str]) -> dict[str, str]:
         if sign:
             values[key] = value
     return values
+
+
+def _is_of_hydra(error: Exception) -> bool:
+    """Whether Hydra raised it, which has errors without its base class for wrong arguments, or
+    Python's logging as Hydra configured it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    is_of_logging = any(frame.f_code is configure_log.__code__ for frame in frames)
+    return is_of_logging or str(frames[-1].f_globals.get("__name__")).startswith("hydra.")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,25 @@ tests/test_hydra_internals.py says what broke when a new Hydra changes one of th
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import yaml
+from hydra._internal import hydra as hydra_app
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cifar_hpo.errors import UserError, one_line
 
 
 def return_value(returned: JobReturn) -> Any:
@@ -19,3 +34,113 @@ def return_value(returned: JobReturn) -> Any:
 def parsed_value(override: Override) -> Any:
     """What Hydra's parser made of an override's text; its own `value()` forgets quotes."""
     return override._value  # noqa: SLF001
+
+
+class ConfigChecks(NamedTuple):
+    """What looks at configs before anything that they name is imported or called.
+
+    of_file: at the file that the command names, before Hydra follows its search path. of_config: at
+    each composed config, Hydra's own part included. Both raise UserError.
+    """
+
+    of_file: Callable[[Any], None]
+    of_config: Callable[[DictConfig], None]
+
+
+class CheckedConfigLoader(ConfigLoaderImpl):
+    """Hydra's, with checks, and with errors of files and of their composition on one line."""
+
+    def __init__(self, config_search_path: Any, checks: ConfigChecks) -> None:
+        super().__init__(config_search_path)
+        self.checks = checks
+
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
+    ) -> DictConfig:
+        try:
+            file = self.repository.load_config(config_name) if config_name else None
+            if file is not None:
+                self.checks.of_file(file.config)
+            config = super().load_configuration(config_name, overrides, *args, **kwargs)
+        except (UserError, OmegaConfBaseException):
+            raise
+        except HydraException as error:
+            if not str(error) and error.__cause__:
+                raise UserError(f"{config_name}: {_message(error.__cause__)}") from error
+            raise
+        except yaml.YAMLError as error:
+            raise UserError(_place_in_yaml(error)) from error
+        except UnicodeDecodeError as error:
+            raise UserError(self._place_of(error)) from error
+        except (ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:
+            # Of Hydra's own, for configs of another form than it expects.
+            raise UserError(f"{config_name}: can't be composed: {_message(error)}") from error
+        except RecursionError as error:
+            raise UserError(f"{config_name}: a config that contains itself") from error
+        self.checks.of_config(config)
+        return config
+
+    def _place_of(self, error: UnicodeDecodeError) -> str:
+        """Which file of the search path it is that can't be decoded, and where in it."""
+        for source in self.repository.get_sources():
+            if source.scheme() != "file":
+                continue
+            for path in sorted(Path(source.path).rglob("*.yaml")):
+                content = path.read_bytes()
+                start = content.find(error.object)
+                if start < 0:
+                    continue
+                before = content[: start + error.start]
+                line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+                place = f"{path}, line {line}, column {column}"
+                return f"{place}: not UTF-8 text; save the file as UTF-8"
+        return "a config file is no UTF-8 text"
+
+
+def _place_in_yaml(error: yaml.YAMLError) -> str:
+    """A YAML error with file, line and column, as far as they are known."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return one_line(error)
+
+
+def _message(error: BaseException) -> str:
+    """An error's message without OmegaConf's notes of where it stands."""
+    return one_line(error).split(" full_key:")[0]
+
+
+@contextlib.contextmanager
+def configs_checked(checks: ConfigChecks) -> Iterator[None]:
+    """Let these look at each config that `hydra.main` composes, also for each job of a sweep."""
+    before = hydra_app.ConfigLoaderImpl  # type: ignore[attr-defined]
+    loader = functools.partial(CheckedConfigLoader, checks=checks)
+    hydra_app.ConfigLoaderImpl = loader  # type: ignore[attr-defined, assignment]
+    try:
+        yield
+    finally:
+        hydra_app.ConfigLoaderImpl = before  # type: ignore[attr-defined]
+
+
+@functools.cache
+def registered_targets() -> frozenset[str]:
+    """Each `_target_` of the nodes that installed packages have given to Hydra's ConfigStore."""
+    Plugins.instance()  # loads them
+    targets: set[str] = set()
+    pending: list[Any] = list(ConfigStore.instance().repo.values())
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ConfigNode):
+            node = OmegaConf.to_container(node.node, resolve=False)
+        if isinstance(node, dict):
+            pending.extend(node.values())
+            targets.add(str(node.get("_target_")))
+        elif isinstance(node, list):
+            pending.extend(node)
+    return frozenset(targets)
+
+
+def is_rerun_of_pickle() -> bool:
+    """Whether the command line asks for `--experimental-rerun`, in full or abbreviated."""
+    arguments, _ = get_args_parser().parse_known_args()
+    return arguments.experimental_rerun is not None

@@ -1,35 +1,125 @@
-"""What a config must not hold: passwords, which would end in logs and runs, and calls."""
+"""What a config must not hold: passwords, which would end in logs and runs, and calls.
+
+Hydra calls what a config names: callbacks, the classes of logs, sweeper and launcher. Configs are
+looked at as they were parsed, before Hydra does.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from cifar_hpo.config.fields import flat
+from cifar_hpo.config.fields import as_list
 from cifar_hpo.errors import ConfigError
+from cifar_hpo.hydra_internals import registered_targets
 from cifar_hpo.redaction import has_secret
 
-TARGET = re.compile(r"_target_['\"]?\s*:")
-"""A call inside of a value that is itself a mapping, as text."""
+LOGS = ("hydra.job_logging", "hydra.hydra_logging")
+LOG_CLASSES = (
+    "logging.Formatter",
+    "logging.StreamHandler",
+    "logging.FileHandler",
+    "logging.NullHandler",
+    "colorlog.ColoredFormatter",
+)
+LOG_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+LOG_FOLDER = "${hydra.runtime.output_dir}/"
+ENVIRONMENT = ("hydra.job.env_set", "hydra.job.env_copy")
+NAMES = ("hydra.output_subdir", "hydra.job.name")
+"""Become names of a folder and of a file in the output folder."""
+TARGET = "_target_"
+
+DECODED_VARIABLE = re.compile(r"\$\{oc\.decode:\s*\$\{oc\.env:[^{}]*\}\s*\}")
+MADE_OF_TEXT = re.compile(r"oc\.(?:create|decode)|\$\{[^:{}]*\$\{")
+"""Interpolations that make dicts of texts, and ones whose own name is interpolated: they could hide
+a call. A variable of the environment may be decoded, to be a number."""
 
 
 def refuse_secrets_and_calls(config: Any) -> None:
-    """Raise ConfigError where a URI spells out a password, or a `_target_` names a function.
+    """Raise ConfigError where a URI spells out a password, or something names code to be called.
 
     Configs are written to logs, runs and artifacts, where a password would be read. An
-    interpolation such as `${oc.env:NAME}` stays as it is in all of these, so it may hold one. A
-    `_target_` could call anything; what can be chosen here has a name.
+    interpolation such as `${oc.env:NAME}` stays as it is in all of these, so it may hold one.
 
-    config: an OmegaConf config, or overrides as a dict from key to text.
+    Of Hydra's own part, what installed packages have registered with Hydra may be called; logs may
+    have Hydra's own classes, and files in the output folder; nothing may be put into the
+    environment; the folder of the configs' copies is one in the output folder.
+
+    config: an OmegaConf config, or nested dicts, with or without Hydra's part.
     """
     if OmegaConf.is_config(config):
-        config = OmegaConf.to_container(config, resolve=False)
-    for path, value in flat(config).items():
-        if path.endswith("_target_") or TARGET.search(str(value)):
-            problem = "refused: a config does not call functions; choose by the names in --help"
+        config = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    for path, key, value in _leaves(config, ""):
+        _refuse_call(path, key, value)
+        if path.startswith(LOGS):
+            _refuse_call_of_log(path, key, value)
+        if path.startswith(ENVIRONMENT) and value not in ({}, []):
+            problem = "refused: set environment variables where you start the command"
             raise ConfigError(path, problem)
-        if has_secret(str(value)):
+        if path in NAMES and isinstance(value, str) and _leaves_folder(value):
+            raise ConfigError(path, f"{value!r} is no plain name of a file or folder")
+        if isinstance(value, str) and has_secret(value):
             hint = "put the URI in an environment variable and write '${oc.env:NAME}'"
             raise ConfigError(path, f"carries a password, which would end in logs and runs; {hint}")
+
+
+def refuse_search_path_of_packages(file: Any) -> None:
+    """Raise ConfigError where a config file searches packages, whose code would be imported."""
+    paths: Any = OmegaConf.select(file, "hydra.searchpath") if OmegaConf.is_dict(file) else None
+    if isinstance(paths, str) or OmegaConf.is_list(paths):
+        for path in as_list(paths):
+            if not str(path).startswith("file://") and "://" in str(path):
+                problem = f"refused: {path}; a config file may search file:// paths alone"
+                raise ConfigError("hydra.searchpath", problem)
+
+
+def _leaves(node: Any, path: str, key: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Each value of nested dicts and lists with its path and its key; an empty dict or list is
+    one."""
+    if isinstance(node, dict) and node:
+        for name, child in node.items():
+            yield from _leaves(child, f"{path}.{name}" if path else str(name), str(name))
+    elif isinstance(node, list) and node:
+        for place, child in enumerate(node):
+            yield from _leaves(child, f"{path}[{place}]", key)
+    else:
+        yield path, key, node
+
+
+def _refuse_call(path: str, key: str, value: Any) -> None:
+    """Raise ConfigError for a `_target_`, also one in a text, which could become an override."""
+    if key == TARGET and path.startswith("hydra."):
+        if value not in registered_targets():
+            problem = f"refused: no installed package has registered {value!r} with Hydra"
+            raise ConfigError(path, problem)
+    elif TARGET in key or (isinstance(value, str) and TARGET in value):
+        problem = "refused: a config does not call functions; choose by the names in --help"
+        raise ConfigError(path, problem)
+    if isinstance(value, str) and MADE_OF_TEXT.search(DECODED_VARIABLE.sub("", value)):
+        problem = "refused: of texts only ${oc.decode:${oc.env:NAME}} becomes a value"
+        raise ConfigError(path, problem)
+
+
+def _refuse_call_of_log(path: str, key: str, value: Any) -> None:
+    """Raise ConfigError for what `logging.config` would call or import, or a file elsewhere."""
+    text = value if isinstance(value, str) else ""
+    if key == "filename":
+        name = text.removeprefix(LOG_FOLDER).replace("${hydra.job.name}", "NAME")
+        if not text.startswith(LOG_FOLDER) or _leaves_folder(name) or not name.endswith(".log"):
+            problem = f"refused: {value!r}; a log's file is {LOG_FOLDER}NAME.log"
+            raise ConfigError(path, problem)
+    elif key in ("()", "class") and value not in LOG_CLASSES:
+        problem = f"refused: {value!r}; a log has the classes {', '.join(LOG_CLASSES)}"
+        raise ConfigError(path, problem)
+    elif "${" in text or ("://" in text and text not in LOG_STREAMS):
+        problem = f"refused: {value!r}; a log goes to a file, {' or '.join(LOG_STREAMS)}"
+        raise ConfigError(path, problem)
+
+
+def _leaves_folder(name: str) -> bool:
+    """Whether a name, joined to a folder, is more than a name within it."""
+    return name != PurePath(name).name or name == ".." or "${" in name
