@@ -16,6 +16,7 @@ from hydra._internal import hydra as hydra_app
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
@@ -120,6 +121,18 @@ def configs_checked(checks: ConfigChecks) -> Iterator[None]:
         yield
     finally:
         hydra_app.ConfigLoaderImpl = before  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def job_config(config: DictConfig) -> Iterator[None]:
+    """Let `${hydra:…}` have the values of this composed config, as it does while its job runs."""
+    hydra_config = HydraConfig.instance()
+    before = hydra_config.cfg
+    hydra_config.set_config(config)
+    try:
+        yield
+    finally:
+        hydra_config.cfg = before
 
 
 @functools.cache

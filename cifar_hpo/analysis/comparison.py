@@ -114,7 +114,7 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
     trials = finished_trials(study.get_trials(deepcopy=False))
     ranking = ranked(trials, directions)
     keys = _varied_keys(ranking)
-    base_seed = int(flat(meaning.get("config", {})).get(SEED, 0))
+    base_seed = _as_seed(flat(meaning.get("config", {})).get(SEED, 0))
     configurations = []
     for group in _grouped(ranking):
         configuration = _configuration(
@@ -136,6 +136,11 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
         tracking_uri=tracking_uri,
         run_id=run_id,
     )
+
+
+def _as_seed(value: Any) -> int:
+    """A seed as a study has it; 0 for an interpolation, which is kept as it was written."""
+    return value if isinstance(value, int) else 0
 
 
 def _without_seed(params: Mapping[str, Value]) -> dict[str, Value]:
@@ -167,7 +172,7 @@ def _configuration(
     for trial in group:
         if trial.state != FINISHED or trial.value is None:
             continue
-        first_seed = int(trial.params.get(SEED, base_seed))
+        first_seed = _as_seed(trial.params.get(SEED, base_seed))
         values |= _by_seed(trial, metric, first_seed, trial.value)
         test_accuracy = trial.metrics.get(TEST_ACCURACY)
         test_accuracies |= _by_seed(trial, TEST_ACCURACY, first_seed, test_accuracy)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from cifar_hpo.config.fields import without_hydra
 from cifar_hpo.study.space import Choices, Space, Value
 from cifar_hpo.workers.jobs import HydraLauncher, compose
+
+OF_JOB = re.compile(rb"\$\{\s*hydra\s*:")
+"""An interpolation of Hydra's own values, of which some are of each job, such as its number."""
 
 
 class _Composed(NamedTuple):
@@ -50,6 +54,12 @@ class Composer:
         """The same without Hydra's own part, which a task function is not given."""
         overrides = self.space.overrides(params)
         return self._with_values(self._similar(overrides, params).task, params)
+
+    def depends_on_job(self, params: Mapping[str, Value]) -> bool:
+        """Whether the config has values that each job may have its own of."""
+        overrides = self.space.overrides(params)
+        written = "\n".join(overrides).encode()
+        return bool(OF_JOB.search(written) or OF_JOB.search(self._similar(overrides, params).task))
 
     def forget(self) -> None:
         """Compose anew from now on, because the launcher's config has changed."""

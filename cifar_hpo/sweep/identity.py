@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from cifar_hpo.study.space import Space
+from cifar_hpo.config.fields import flat
+from cifar_hpo.study.space import Choices, Space
 
 NOT_MEANT = ("hydra", "mlflow")
 """Parts of a config that say how a study runs and where it is stored, not what it means."""
+
+
+RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
+OF_CONFIG = ("oc.select", "oc.deprecated", "oc.dict.keys", "oc.dict.values")
+"""Resolvers that read the config itself, which is part of the meaning as it is."""
+OF_RUN = re.compile(r"\$\{\s*(?:now|hydra)\s*:[^{}]*\}")
+"""Interpolations that differ from run to run or from job to job of the same study."""
 
 
 def meaning_of(
@@ -35,6 +45,9 @@ def meaning_of(
     }
     for name in ("metric", "direction", "constraints", "conditions", "sampler", "pruner"):
         meaning[name] = options[name]
+    digests = _interpolated(config, meaning["config"], space)
+    if digests:
+        meaning["interpolated"] = digests
     if options["sampler"]["name"] != "grid":  # a grid may gain cells
         meaning["space"] = space.identity
     return meaning
@@ -77,6 +90,32 @@ def unvaried_config(
     for key in left_out:
         _remove(container, key)
     return {str(name): value for name, value in container.items()}
+
+
+def _interpolated(config: DictConfig, unvaried: dict[str, Any], space: Space) -> dict[str, str]:
+    """A digest of each value that comes from elsewhere, such as `${oc.env:SEED}`, by its key.
+
+    The meaning keeps it as it is written, and not what it was, because that may be a password.
+    """
+    written = flat(unvaried)
+    for key, dimension in space.dimensions.items():
+        if isinstance(dimension, Choices):
+            written |= {f"{key}={text}": text for text in dimension.texts.values()}
+    digests = {}
+    for key, value in written.items():
+        text = OF_RUN.sub("", str(value))
+        if set(RESOLVER.findall(text)) - set(OF_CONFIG):
+            resolved = _resolved(config, text)
+            digests[key] = hashlib.sha256(resolved.encode()).hexdigest()[:8]
+    return digests
+
+
+def _resolved(config: DictConfig, text: str) -> str:
+    """What a text of the config stands for; itself where that can't be said."""
+    try:
+        return str(OmegaConf.create({"value": text}, parent=config).value)
+    except OmegaConfBaseException:
+        return text
 
 
 def _remove(container: Mapping[Any, Any], key: str) -> None:

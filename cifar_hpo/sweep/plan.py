@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from cifar_hpo import paths
 from cifar_hpo.config.fields import as_list
 from cifar_hpo.errors import ConfigError
+from cifar_hpo.hydra_internals import job_config
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.sweep.composer import Composer, absent_keys
@@ -77,9 +79,11 @@ class Plan:
         composer = Composer(launcher, space)
         cells = _cells_to_check(space)
         configs = [composer.compose_task(cell) for cell in cells]
+        metrics = as_list(options["metric"])
         checked = {}
         for cell, config in zip(cells, configs, strict=True):
-            checked[identity(cell)] = _validated(task, config, as_list(options["metric"]))
+            job = composer.compose(0, cell) if composer.depends_on_job(cell) else None
+            checked[identity(cell)] = _validated(task, config, metrics, job)
         return cls(
             space=space,
             options=options,
@@ -148,12 +152,13 @@ class Plan:
     def validate(self, config: DictConfig, params: Mapping[str, Value]) -> Any:
         """What the task makes of a config, which was perhaps checked beforehand.
 
-        Raises what the task's `validate` raises.
+        config: with Hydra's own part. Raises what the task's `validate` raises.
         """
+        metrics = as_list(self.options["metric"])
+        if self.composer.depends_on_job(params):
+            return _validated(self.task, config, metrics, config)
         known = self.checked.get(identity(params))
-        if known is not None:
-            return known
-        return _validated(self.task, config, as_list(self.options["metric"]))
+        return known if known is not None else _validated(self.task, config, metrics)
 
     def broken_constraint(self, config: DictConfig, checked: Any) -> str:
         """Why a configuration must not be tried; empty where it fulfils all constraints."""
@@ -209,9 +214,15 @@ class Plan:
         return folder
 
 
-def _validated(task: Task, config: DictConfig, metrics: Sequence[str]) -> Any:
-    """What the task makes of a config, whose trial will have the study's metrics."""
-    checked = task.validate(config)
+def _validated(
+    task: Task, config: DictConfig, metrics: Sequence[str], job: DictConfig | None = None
+) -> Any:
+    """What the task makes of a config, whose trial will have the study's metrics.
+
+    job: the config with Hydra's own part, where it takes values of it.
+    """
+    with job_config(job) if job is not None else contextlib.nullcontext():
+        checked = task.validate(config)
     for metric in metrics:
         problem = task.lacks(checked, metric)
         if problem:
