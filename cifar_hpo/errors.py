@@ -88,7 +88,7 @@ def exit_with(error: Exception) -> NoReturn:
     happened = isinstance(error, SweepFailed | TrialError)
     line = one_line(error).split(" Config search path:")[0].split(" See https://")[0]
     message, _, place = line.partition(" full_key: ")  # OmegaConf's
-    key = place.split(" object_type=")[0].strip()
+    key = place.partition(" ")[0].strip().partition("object_type=")[0]
     line = redacted(f"{key}: {message}" if key and not message.startswith(key) else message)
     print(line if happened else f"error: {line}", file=sys.stderr)
     sys.exit(1 if happened else 2)

@@ -66,9 +66,11 @@ class CheckedConfigLoader(ConfigLoaderImpl):
         except (UserError, OmegaConfBaseException):
             raise
         except HydraException as error:
-            if not str(error) and error.__cause__:
-                raise UserError(f"{config_name}: {_message(error.__cause__)}") from error
-            raise
+            cause = error.__cause__
+            if not isinstance(cause, OmegaConfBaseException) or "Could not" in str(error):
+                raise
+            what = one_line(error) if str(error) else config_name
+            raise UserError(f"{what}: {_message(cause)}") from error
         except yaml.YAMLError as error:
             raise UserError(_place_in_yaml(error)) from error
         except UnicodeDecodeError as error:

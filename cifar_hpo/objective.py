@@ -155,7 +155,7 @@ class Objective:
         if Context.from_environment().study:
             return self.run(config, self.validate(config))
         try:
-            with EpochLog() as epoch_log:
+            with in_starting_folder(), EpochLog() as epoch_log:
                 checked = self.validate(config)
                 self.prepare(checked)
                 for warning in self.warnings(checked):
@@ -170,7 +170,8 @@ class Objective:
         Raises ConfigError and DataError for what the user can mend, TrialError when training
         diverges, Pruned where the study stops it.
         """
-        return self._run(config, checked, epoch_log=None)
+        with in_starting_folder():
+            return self._run(config, checked, epoch_log=None)
 
     def _run(self, config: DictConfig, checked: Config, epoch_log: EpochLog | None) -> TrialResult:
         with processor.quiet_tensorflow():
@@ -205,6 +206,14 @@ class Objective:
                 log.warning(app.SYNTHETIC_NOTICE)
         seconds = time.perf_counter() - started
         return TrialResult(FINISHED, metrics, seconds=seconds, run_id=run.run_id)
+
+
+def in_starting_folder() -> contextlib.AbstractContextManager[None]:
+    """Paths are relative to the folder in which the command was started, whatever
+    `hydra.job.chdir` says."""
+    if HydraConfig.initialized() and HydraConfig.get().job.chdir:
+        return contextlib.chdir(HydraConfig.get().runtime.cwd)
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

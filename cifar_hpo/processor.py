@@ -130,7 +130,8 @@ def block(
 
 
 def set_tensorflow_switches() -> None:
-    """Set the variables that TensorFlow reads when it loads; what the user has set stays.
+    """Set the variables that TensorFlow reads when it loads, and Keras, whose other backends can't
+    train here; what the user has set for TensorFlow stays.
 
     oneDNN: TensorFlow turns it on by itself only where it sees AVX-512 VNNI, bfloat16 or AMX, but
     on AVX2 it trains small CNNs two to three times as fast as TensorFlow's own kernels.
@@ -139,6 +140,7 @@ def set_tensorflow_switches() -> None:
     if given not in ("0", "1", "false", "true"):  # TensorFlow ignores any other value
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
 def quiet_tensorflow() -> contextlib.AbstractContextManager[None]:

@@ -53,6 +53,10 @@ def refuse_secrets_and_calls(config: Any) -> None:
     """
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    for part in ("sweeper", "launcher"):
+        given = config["hydra"].get(part) if isinstance(config.get("hydra"), dict) else {}
+        if not isinstance(given, dict):
+            raise ConfigError(f"hydra.{part}", f"{given!r} is none; choose by hydra/{part}=NAME")
     for path, key, value in _leaves(config, ""):
         _refuse_call(path, key, value)
         if path.startswith(LOGS):

@@ -39,6 +39,7 @@ Options = dict[str, Any]
 
 def validate_forms(options: Options) -> None:
     """Raise ConfigError for the first option that is a list where a text belongs, or the like."""
+    _refuse_unknown("hydra.sweeper", options, Sweeper)
     for part, schemas in (("sampler", SAMPLER_SCHEMAS), ("pruner", PRUNER_SCHEMAS)):
         _validate_choice_of_group(part, options[part], schemas)
     for name in ("metric", "direction"):
@@ -70,12 +71,14 @@ def _validate_choice_of_group(part: str, given: Any, schemas: Mapping[str, type]
         choice = given if isinstance(given, str) and given != "???" else "NAME"
         problem = f"{given!r} is none; choose one by hydra/sweeper/{part}={choice}"
         raise ConfigError(path, problem)
-    schema = schemas.get(name, Sampler if part == "sampler" else Pruner)
-    known = [field.name for field in dataclasses.fields(schema)]
+    _refuse_unknown(path, given, schemas.get(name, Sampler if part == "sampler" else Pruner))
+
+
+def _refuse_unknown(path: str, given: Mapping[str, Any], schema: type) -> None:
+    known = {field.name for field in dataclasses.fields(schema)}
     for key in given:
         if key not in known:
-            problem = f"{name} has no such option; it has {', '.join(known[1:]) or 'none'}"
-            raise ConfigError(f"{path}.{key}", problem)
+            raise ConfigError(f"{path}.{key}", "there is no such option; see --help")
 
 
 def _validate_names(option: str, given: Any) -> None:
@@ -129,6 +132,7 @@ def _validate_ranges(options: Options, launcher: Mapping[str, Any]) -> None:
     check_values("hydra.sweeper.sampler", sampler_schema, sampler)
     check_values("hydra.sweeper.pruner", pruner_schema, pruner)
     if "n_workers" in launcher:
+        _refuse_unknown("hydra.launcher", launcher, Launcher)
         check_values("hydra.launcher", Launcher, launcher)
 
 

@@ -69,8 +69,13 @@ class Trained:
 def set_up(config: Training) -> None:
     """Threads and determinism of this process; before its first TensorFlow operation.
 
+    Keras' own settings are set back from what the user's keras.json says to its defaults.
+
     Raises ConfigError when the process has already computed with another number of threads.
     """
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
     os.environ["TF_DETERMINISTIC_OPS"] = "1"
     tf.config.experimental.enable_op_determinism()
     if config.threads is None:
