@@ -15,6 +15,12 @@ from statistics import fmean, stdev
 SPREAD = "_std"
 OF_A_REPLICA = re.compile(r"replica_(\d+)/(.+)")
 
+NOT_IN_A_NAME = re.compile(r"[^\w. -]")
+"""What MLflow does not take in the name of a metric, and the slash, which makes groups there."""
+
+MAX_CLASS_NAME = 200
+"""Characters of a class's name in that of a metric, of which MLflow takes 250."""
+
 SECONDS = "train_seconds"
 """Adds up over replicas where other metrics have a mean: it is what the trial took."""
 
@@ -129,3 +135,22 @@ def stored_names(flat: Iterable[str], name: str) -> dict[int, str]:
         if match and match[2] == name:
             names[int(match[1])] = stored
     return dict(sorted(names.items()))
+
+
+def class_metrics(metric: str, by_class: Mapping[str, float]) -> dict[str, float]:
+    """A metric of each class under a name that MLflow takes, `test_accuracy/cat`.
+
+    What it does not take in a class's name is a `_` there. Where two classes would have one name,
+    the later one has the next free number behind it.
+    """
+    metrics: dict[str, float] = {}
+    for name, value in by_class.items():
+        shown = NOT_IN_A_NAME.sub("_", name)[:MAX_CLASS_NAME]
+        if not shown.strip("."):  # a path of its own
+            shown = "_" * max(len(shown), 1)
+        free, number = f"{metric}/{shown}", 1
+        while free in metrics:
+            number += 1
+            free = f"{metric}/{shown}_{number}"
+        metrics[free] = value
+    return metrics

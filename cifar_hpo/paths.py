@@ -71,7 +71,12 @@ REPORT_PAGE = "report.html"
 REPORT_CHART = "{chart}.png"
 REPORT_CHARTS = "*.png"
 
-# In the folder of a decoded dataset.
+# Where decoded datasets lie, and in the folder of one.
+DECODING_LOCK = ".lock"
+DATASET_FOLDER = "{name}-{fingerprint}"
+DATASET_DRAFT = "{folder}.draft"
+DATASET_DRAFTS = ("*.draft", "tmp????????")
+"""The latter are an earlier version's."""
 DATASET_ABOUT = "about.json"
 DATASET_ARRAY = "{array}.npy"
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
 from cifar_hpo import processor
 from cifar_hpo.config.app import IMAGE_SIZE
 from cifar_hpo.console import terminal
+from cifar_hpo.data.image_files import open_rgb
 from cifar_hpo.errors import DataError, UserError, exit_with
 from cifar_hpo.paths import MLFLOW_DB
 
@@ -72,14 +73,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises DataError when it is none.
     """
     size = (IMAGE_SIZE, IMAGE_SIZE)
-    try:
-        with Image.open(path) as image:
-            scaled = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-            return np.asarray(scaled, np.uint8)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} can't be read as an image ({type(error).__name__})") from None
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    return np.asarray(open_rgb(path).resize(size, Image.Resampling.BICUBIC))
 
 
 def prediction_table(

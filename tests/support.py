@@ -62,6 +62,40 @@ def write_image_folder(root: Path, images_per_class: int = 4) -> Path:
     return root
 
 
+CLUTTER = (
+    ".DS_Store",
+    "Thumbs.db",
+    "desktop.ini",
+    "._0.png",
+    "Icon\r",
+    ".ipynb_checkpoints/0-checkpoint.png",
+    "__MACOSX/._0.png",
+    "@eaDir/0.png",
+)
+"""What Finder, Explorer, Jupyter and disk stations leave among images."""
+
+
+def scatter_clutter(root: Path) -> None:
+    """Leave it in a folder of images, in its splits and in its class folders."""
+    for folder in (root, root / "train", root / "test", root / "train" / "cat"):
+        for name in CLUTTER:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("no image")
+
+
+def write_npz(path: Path, count: int, **more: Any) -> Path:
+    """Images as `data=npz` takes them, one of each class in both splits.
+
+    count: of classes. more: further arrays.
+    """
+    labels = np.arange(count)
+    pixels = np.zeros((count, 32, 32, 3), np.uint8)
+    pixels[:, 0, 0, 0] = labels % 256
+    pixels[:, 0, 0, 1] = labels // 256
+    np.savez(path, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels, **more)
+    return path
+
+
 def write_cifar10_batches(root: Path, images_per_batch: int = 10) -> Path:
     """The six files of CIFAR-10's unpacked archive, with few images; the seed is the place."""
     root.mkdir(parents=True)

@@ -7,19 +7,21 @@ file, a synthetic set.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from cifar_hpo.config.app import SYNTHETIC_NOTICE, Data
@@ -27,19 +29,30 @@ from cifar_hpo.console import still
 from cifar_hpo.data.sources import (
     BATCHES,
     HOW_TO_GET,
+    SHAPE,
     UNPACKED,
     DecodedImages,
     Split,
     download,
     find_in_keras_cache,
+    image_files,
     numbered_classes,
     read_cifar10,
     read_folder,
     read_npz,
 )
 from cifar_hpo.data.synthetic import CLASSES, VERSION, synthetic
+from cifar_hpo.data.untrusted import damage_refused, printable
 from cifar_hpo.errors import ConfigError, DataError, one_line
-from cifar_hpo.paths import DATASET_ABOUT, DATASET_ARRAY, DECODED_IMAGES
+from cifar_hpo.paths import (
+    DATASET_ABOUT,
+    DATASET_ARRAY,
+    DATASET_DRAFT,
+    DATASET_DRAFTS,
+    DATASET_FOLDER,
+    DECODED_IMAGES,
+    DECODING_LOCK,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +63,19 @@ JSON."""
 SYNTHETIC = "synthetic"
 """Name of the built-in dataset, which `data=auto` falls back to."""
 
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+NOT_IN_A_NAME = re.compile(r"[/\\:\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What the name of a dataset may not hold, by which MLflow has its champion."""
+
+MAX_FOLDER_NAME = 50
+"""Characters of a dataset's name in that of its folder; each may take four of 255 bytes."""
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (n, 32, 32, 3) and labels (n,), all uint8 and memory-mapped, in a fixed random order.
+    """Images (n, 32, 32, 3) of uint8 and labels (n,) of uint8 or, for more than 256 classes,
+    uint16; memory-mapped and in a fixed random order.
 
     digest: of the arrays' content, 16 hex digits.
     fallback: whether these are synthetic images in place of CIFAR-10.
@@ -90,8 +112,15 @@ class Dataset:
 
 
 def load_dataset(data: Data) -> Dataset:
-    """The dataset, mapped into memory. Raises what `prepare_dataset` raises."""
-    return _open_decoded(prepare_dataset(data), source=data.source)
+    """The dataset, mapped into memory. Raises what `prepare_dataset` raises.
+
+    What was damaged since it was decoded is decoded again.
+    """
+    folder = prepare_dataset(data)
+    if not _is_whole(folder):
+        _forget(data)
+        folder = prepare_dataset(data)
+    return _open_decoded(folder, source=data.source)
 
 
 def class_count(data: Data) -> int:
@@ -105,34 +134,63 @@ def _class_count(folder: Path) -> int:
 
 
 def find_decoded(digest: str) -> Dataset | None:
-    """The dataset of this digest, if it was decoded in this folder before."""
+    """The dataset of this digest, if it was decoded in this folder before and is whole."""
     for about in DECODED_IMAGES.glob(f"*/{DATASET_ABOUT}"):
-        if _read_about(about.parent)["digest"] == digest:
-            return _open_decoded(about.parent)
+        with contextlib.suppress(DataError):
+            if _read_about(about.parent)["digest"] == digest:
+                return _open_decoded(about.parent)
     return None
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder has a decoded dataset, as far as its files' sizes and forms tell."""
+    try:
+        _open_decoded(folder)
+    except DataError:
+        return False
+    return True
+
+
 def _open_decoded(folder: Path, source: str = "") -> Dataset:
+    """Raises DataError where it is not whole; the arrays' content is not looked at."""
     about = _read_about(folder)
-    return Dataset(
+    arrays = {name: _open_array(folder, name, about["bytes"].get(name)) for name in ARRAYS}
+    dataset = Dataset(
         name=about["name"],
         classes=tuple(about["classes"]),
         digest=about["digest"],
         folder=folder,
         fallback=source == "auto" and about["name"] == SYNTHETIC,
-        train=(_open_array(folder, "x_train"), _open_array(folder, "y_train")),
-        test=(_open_array(folder, "x_test"), _open_array(folder, "y_test")),
+        train=(arrays["x_train"], arrays["y_train"]),
+        test=(arrays["x_test"], arrays["y_test"]),
     )
+    for images, labels in (dataset.train, dataset.test):
+        if images.shape != (len(labels), *SHAPE) or labels.ndim != 1:
+            raise DataError(f"{folder}: images of shape {images.shape} for {labels.shape} labels")
+    return dataset
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
-    """Name, classes and digest of what was decoded to a folder."""
-    about: dict[str, Any] = json.loads((folder / DATASET_ABOUT).read_text())
+    """Name, classes and digest of what was decoded to a folder, and how many bytes each array has.
+
+    Raises DataError where they can't be read.
+    """
+    file = folder / DATASET_ABOUT
+    with damage_refused(f"{file}: not what a decoded dataset has"):
+        about: dict[str, Any] = json.loads(file.read_text())
+        for key, kind in {"name": str, "classes": list, "digest": str, "bytes": dict}.items():
+            if not isinstance(about[key], kind):
+                raise DataError(f"{file}: {key} is {about[key]!r}")
     return about
 
 
-def _open_array(folder: Path, name: str) -> NDArray[np.uint8]:
-    array: NDArray[np.uint8] = np.load(folder / DATASET_ARRAY.format(array=name), mmap_mode="r")
+def _open_array(folder: Path, name: str, size: int | None) -> NDArray[np.uint8]:
+    """size: in bytes. Raises DataError for any other."""
+    file = folder / DATASET_ARRAY.format(array=name)
+    with damage_refused(f"{file}: not an array"):
+        if file.stat().st_size != size:
+            raise DataError(f"{file}: {file.stat().st_size} bytes, expected {size}")
+        array: NDArray[np.uint8] = np.load(file, mmap_mode="r")
     return array
 
 
@@ -144,63 +202,96 @@ def prepare_dataset(data: Data) -> Path:
     when data.path is missing.
     """
     prepared: dict[str, str] = json.loads(os.environ.get(PREPARED, "{}"))
-    source = f"{data.source}:{data.path}"
+    source = _source(data)
     if source not in prepared:
-        prepared[source] = str(PREPARE[data.source](data))
+        try:
+            prepared[source] = str(PREPARE[data.source](data))
+        except OSError as error:
+            raise DataError(f"data.path: {printable(one_line(error))}") from error
         os.environ[PREPARED] = json.dumps(prepared)
     return Path(prepared[source])
 
 
+def _forget(data: Data) -> None:
+    """Let the source be looked at again."""
+    prepared: dict[str, str] = json.loads(os.environ.get(PREPARED, "{}"))
+    prepared.pop(_source(data), None)
+    os.environ[PREPARED] = json.dumps(prepared)
+
+
+def _source(data: Data) -> str:
+    return f"{data.source}:{data.path}"
+
+
 def _prepare_auto(data: Data) -> Path:
     """CIFAR-10; where it can't be had and no path is given, the synthetic set, said loudly."""
-    if data.path:
-        return _prepare_cifar10(data)
     try:
-        return _prepare_cifar10(data)
+        source = _find_cifar10(data)
     except DataError as error:
+        if data.path:
+            raise
         log.warning("%s (%s)", SYNTHETIC_NOTICE, one_line(error))
         return _prepare_synthetic(data)
+    return _decode_cifar10(source)
 
 
 def _prepare_cifar10(data: Data) -> Path:
-    try:
-        source = _find_cifar10(data)
-        files = [source / name for name in BATCHES] if source.is_dir() else [source]
-        return _decode_once("cifar10", _fingerprint(files), lambda: read_cifar10(source))
-    except OSError as error:
-        raise DataError(one_line(error)) from error
+    return _decode_cifar10(_find_cifar10(data))
+
+
+def _decode_cifar10(source: Path) -> Path:
+    files = [source / name for name in BATCHES] if source.is_dir() else [source]
+    for file in files:
+        if not file.exists():
+            expected = f"expected {', '.join(BATCHES)} beside each other"
+            raise DataError(f"data.path: {printable(file)} does not exist; {expected}")
+    return _decode_once("cifar10", _fingerprint(files), lambda: read_cifar10(source))
 
 
 def _find_cifar10(data: Data) -> Path:
     """The archive or the unpacked folder: in data.path, else in Keras' cache, else downloaded."""
-    given = Path(data.path).expanduser() if data.path else None
+    given = _expanded(data.path) if data.path else None
     source = given or find_in_keras_cache() or download()
     if not source.exists():
-        raise DataError(f"data.path: {source} does not exist; {HOW_TO_GET}")
+        raise DataError(f"data.path: {printable(source)} does not exist; {HOW_TO_GET}")
     is_parent = (source / UNPACKED).is_dir()
     return source / UNPACKED if is_parent else source
 
 
+def _expanded(path: str) -> Path:
+    with damage_refused(f"data.path: {printable(path)}"):  # it may begin with nobody's ~
+        return Path(path).expanduser()
+
+
 def _prepare_folder(data: Data) -> Path:
     path = _given_path(data)
-    files = sorted(path.glob("*/*/*"))
-    return _decode_once(path.name, _fingerprint(files), lambda: read_folder(path))
+    if not path.is_dir():
+        raise DataError(f"data.path: {printable(path)} is no folder; expected train/<class>/*")
+    fingerprint = _fingerprint(image_files(path))
+    return _decode_once(_named(path), fingerprint, lambda: read_folder(path))
 
 
 def _prepare_npz(data: Data) -> Path:
     path = _given_path(data)
-    return _decode_once(path.stem, _fingerprint([path]), lambda: read_npz(path))
+    if not path.is_file():
+        raise DataError(f"data.path: {printable(path)} is no file; expected an .npz")
+    return _decode_once(_named(path.with_suffix("")), _fingerprint([path]), lambda: read_npz(path))
+
+
+def _named(path: Path) -> str:
+    """The name of a dataset from that of its folder or file."""
+    name = path.name.strip(".") or path.resolve().name
+    return NOT_IN_A_NAME.sub("_", name) or "images"
 
 
 def _given_path(data: Data) -> Path:
     """data.path of a source that needs one, which must exist."""
     if not data.path:
         raise ConfigError("data.path", f"data={data.source} needs the path of its images")
-    path = Path(data.path).expanduser()
+    path = _expanded(data.path)
     if not path.exists():
-        raise DataError(
-            f"data.path: {path} does not exist; expected the images of data={data.source}"
-        )
+        expected = f"expected the images of data={data.source}"
+        raise DataError(f"data.path: {printable(path)} does not exist; {expected}")
     return path
 
 
@@ -229,36 +320,64 @@ def _fingerprint(files: Iterable[Path]) -> str:
     """
     digest = hashlib.sha256()
     for file in files:
-        try:
+        with damage_refused(f"data.path: {printable(file)}: can't be read"):
             stat = file.stat()
-        except FileNotFoundError:
-            raise DataError(
-                f"data.path: {file} does not exist; expected {', '.join(BATCHES)} beside each other"
-            ) from None
-        digest.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(file.resolve()))
+        digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _decode_once(name: str, fingerprint: str, read: Callable[[], DecodedImages]) -> Path:
-    """The folder of a source's arrays; `read` is called when they are not there yet."""
-    folder = (DECODED_IMAGES / f"{name}-{fingerprint}").absolute()
-    if folder.is_dir():
+    """The folder of a source's arrays; `read` is called when they are not there yet, or damaged.
+
+    One process decodes at a time. Raises DataError where they can't be written.
+    """
+    folder_name = DATASET_FOLDER.format(name=name[:MAX_FOLDER_NAME], fingerprint=fingerprint)
+    folder = (DECODED_IMAGES / folder_name).absolute()
+    if _is_whole(folder):
         return folder
-    log.info("decoding %s once, to %s", name, folder.relative_to(Path.cwd()))
-    with still(f"decoding {name}"):
-        decoded = read()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent))
-    _write(draft, name, decoded)
     try:
-        draft.rename(folder)
-    except OSError:  # another process was quicker
-        shutil.rmtree(draft)
+        DECODED_IMAGES.mkdir(parents=True, exist_ok=True)
+        with still(f"decoding {name}"), _decoding_lock():
+            if not _is_whole(folder):  # else another process was quicker
+                _decode(folder, name, read)
+    except OSError as error:
+        cause = f"decoded images can't be written ({printable(one_line(error))})"
+        raise DataError(f"{DECODED_IMAGES}: {cause}") from error
     return folder
 
 
+def _decode(folder: Path, name: str, read: Callable[[], DecodedImages]) -> None:
+    """Make a source's folder in the place of what is there. The lock must be held."""
+    _remove_drafts()
+    if folder.exists():
+        log.warning("%s is damaged or of an earlier version, so it is made again", folder.name)
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    log.info("decoding %s once, to %s", name, DECODED_IMAGES / folder.name)
+    decoded = read()
+    draft = folder.with_name(DATASET_DRAFT.format(folder=folder.name))
+    try:
+        _write(draft, name, decoded)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _decoding_lock() -> FileLock:
+    """Held while images are decoded; a process that ends lets go of it in any case."""
+    return FileLock(DECODED_IMAGES / DECODING_LOCK)
+
+
+def _remove_drafts() -> None:
+    """Remove what processes left that ended while they decoded; the lock is held."""
+    for pattern in DATASET_DRAFTS:
+        for draft in DECODED_IMAGES.glob(pattern):
+            shutil.rmtree(draft)
+
+
 def _write(folder: Path, name: str, decoded: DecodedImages) -> None:
-    """The arrays, training images in a random order, and what they are."""
+    """The arrays, training images in a random order, and at last what they are."""
+    folder.mkdir()
     (x_train, y_train), (x_test, y_test), classes = decoded
     order = np.random.default_rng(0).permutation(len(x_train))
     arrays = {
@@ -268,8 +387,16 @@ def _write(folder: Path, name: str, decoded: DecodedImages) -> None:
         "y_test": y_test,
     }
     digest = hashlib.sha256()
+    sizes = {}
     for array_name, array in arrays.items():
-        np.save(folder / DATASET_ARRAY.format(array=array_name), array)
+        file = folder / DATASET_ARRAY.format(array=array_name)
+        np.save(file, array)
+        sizes[array_name] = file.stat().st_size
         digest.update(np.ascontiguousarray(array).data)
-    about = {"name": name, "classes": list(classes), "digest": digest.hexdigest()[:16]}
+    about = {
+        "name": name,
+        "classes": list(classes),
+        "digest": digest.hexdigest()[:16],
+        "bytes": sizes,
+    }
     (folder / DATASET_ABOUT).write_text(json.dumps(about))

@@ -6,27 +6,50 @@ what it says of arrays is kept as it is, and made an array of bytes by NumPy's p
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
+import pickletools
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpo.data.untrusted import printable
 from cifar_hpo.errors import DataError
 
 ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 BYTE_TYPES = ("u1", "|u1")
 """How NumPy names uint8 in pickles."""
 
+MAX_SHOWN = 80
+"""Characters of a pickle's words in a message."""
+
+MAX_DIMENSIONS = 8
+MAX_TUPLES = 1_000
+"""Tuples in a pickle; a batch has ten. Python's own code for very deep ones ends the process."""
+
 
 def read_pickle(file: IO[bytes]) -> Any:
     """What a pickle of dicts, lists, bytes, numbers and arrays of uint8 holds.
 
-    Raises DataError for a pickle that names anything else, and what pickle and NumPy raise for one
-    that is damaged.
+    Raises DataError for a pickle that names anything else or would take more than its own size of
+    memory, and what pickle and NumPy raise for one that is damaged.
     """
-    return _with_arrays(_Unpickler(file, encoding="bytes").load())
+    content = file.read()
+    _refuse_bombs(content)
+    return _with_arrays(_Unpickler(io.BytesIO(content), encoding="bytes").load())
+
+
+def _refuse_bombs(content: bytes) -> None:
+    """Raise DataError for what would fill the memory or the stack before anything is built."""
+    tuples = 0
+    for opcode, argument, _ in pickletools.genops(content):
+        tuples += opcode.name.startswith("TUPLE")
+        # Each place of the memo takes memory, and so do those before it.
+        is_far = "PUT" in opcode.name and isinstance(argument, int) and argument > len(content)
+        if is_far or tuples > MAX_TUPLES:
+            raise DataError(f"refused: a CIFAR-10 batch that would take too much ({opcode.name})")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -41,14 +64,16 @@ class _Unpickler(pickle.Unpickler):
             return _StoredArray
         if (module, name) == ("_codecs", "encode"):
             return _encoded
-        raise DataError(f"refused: a CIFAR-10 batch that wants to call {module}.{name}")
+        called = printable(f"{module}.{name}")[:MAX_SHOWN]
+        raise DataError(f"refused: a CIFAR-10 batch that wants to call {called}")
 
 
 class _StoredType:
     """What a pickle says of an array's type; its state, such as flags, is not looked at."""
 
     def __init__(self, name: Any, *_: object) -> None:
-        self.name = name.decode() if isinstance(name, bytes) else str(name)
+        text = name.decode() if isinstance(name, bytes) else name
+        self.name = printable(text)[:MAX_SHOWN] if isinstance(text, str) else ""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -72,16 +97,24 @@ class _StoredArray:
         if not is_plain or not isinstance(content, bytes):
             name = kind.name if isinstance(kind, _StoredType) else type(kind).__name__
             raise DataError(f"refused: a CIFAR-10 batch with an array of {name}, expected uint8")
-        sizes = [size for size in shape if isinstance(size, int) and size >= 0]
-        if len(sizes) != len(shape) or math.prod(sizes) != len(content):
-            raise DataError(f"refused: {len(content)} bytes for an array of shape {shape}")
-        return np.frombuffer(content, np.uint8).reshape(sizes)
+        if not _is_shape_of(shape, len(content)):
+            raise DataError(f"refused: {len(content)} bytes for an array of another shape")
+        return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _is_shape_of(shape: Any, size: int) -> bool:
+    """Whether an array of so many elements may have this shape."""
+    if not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS:
+        return False
+    if not all(isinstance(length, int) and 0 <= length <= size for length in shape):
+        return False
+    return math.prod(shape) == size
 
 
 def _encoded(text: str, encoding: str) -> bytes:
     """Bytes as later pickles write them, as text in Latin-1."""
     if encoding != "latin1":
-        raise DataError(f"refused: a CIFAR-10 batch with text in {encoding}")
+        raise DataError("refused: a CIFAR-10 batch with text that is not in Latin-1")
     return text.encode("latin1")
 
 

@@ -12,21 +12,21 @@ import hashlib
 import io
 import logging
 import os
-import pickle
 import shutil
 import tarfile
 import urllib.request
-import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from cifar_hpo.config.app import IMAGE_SIZE
 from cifar_hpo.console import Heartbeat, terminal
+from cifar_hpo.data.image_files import listed, open_rgb
 from cifar_hpo.data.pickled import read_pickle
+from cifar_hpo.data.untrusted import damage_refused, is_printable, printable
 from cifar_hpo.errors import DataError, one_line
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,9 @@ CIFAR10_CLASSES = (
     "ship",
     "truck",
 )
+CIFAR10_TEST_SHA256 = "035ed11ac2ff599aab55fd82c2327cfdec691b6dce35812dbf19aac22345d94c"
+"""Of the test images and then their labels, both as uint8 in the order of the archive."""
+
 ARCHIVE = "cifar-10-python.tar.gz"
 UNPACKED = "cifar-10-batches-py"
 TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -56,14 +59,29 @@ HOW_TO_GET = f"download {CIFAR10_URL} and set data.path to it, or try data=synth
 NPZ_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 """Images and labels as keras.datasets name them."""
 
-MAX_CLASSES = 256
-"""Labels are kept as uint8."""
+NPZ_CLASSES = "classes"
+"""An array that may lie beside these: the names of the classes, in the order of their labels."""
+
+ZIP_BEGINS = b"PK"
+NPY_BEGINS = b"\x93NUMPY"
+
+MAX_CLASSES = 1_000
+"""As many as ImageNet has: MLflow takes 1,000 metrics at once, and a confusion matrix has the
+square of the classes."""
+
+MAX_BATCH_BYTES = 200_000_000
+"""Bytes that are read of a file of CIFAR-10's; pickled by Python 3 it has 44 million."""
+
+MAX_NAMES = 5
+"""Names of classes in a message."""
 
 CONNECT_TIMEOUT = 10
 """Seconds without an answer after which a server is taken for out of reach."""
 
 Images = NDArray[np.uint8]
-Labels = NDArray[np.uint8]
+Labels = NDArray[np.uint8 | np.uint16]
+"""uint8 for up to 256 classes."""
+
 Split = tuple[Images, Labels]
 """Images (n, 32, 32, 3) and their labels (n,)."""
 
@@ -164,14 +182,23 @@ def read_cifar10(source: Path) -> DecodedImages:
 def _read_unpacked(folder: Path) -> dict[str, Split]:
     batches = {}
     for name in BATCHES:
-        batches[name] = _read_batch(name, io.BytesIO((folder / name).read_bytes()))
+        file = folder / name
+        with damage_refused(f"{printable(file)}: can't be read"), file.open("rb") as opened:
+            content = opened.read(MAX_BATCH_BYTES + 1)
+        if len(content) > MAX_BATCH_BYTES:
+            raise DataError(f"{printable(file)}: not a CIFAR-10 batch, which has 31 MB")
+        batches[name] = _read_batch(name, io.BytesIO(content))
     return batches
 
 
 def _read_archive(archive: Path) -> dict[str, Split]:
-    _verify(archive)
+    with damage_refused(f"{printable(archive)}: can't be read"):
+        _verify(archive)
     batches = {}
-    with tarfile.open(archive) as tar:
+    with (
+        damage_refused(f"{printable(archive)}: not read", HOW_TO_GET),
+        tarfile.open(archive) as tar,
+    ):
         for name in BATCHES:
             member = tar.extractfile(f"{UNPACKED}/{name}")
             if member is None:
@@ -181,21 +208,9 @@ def _read_archive(archive: Path) -> dict[str, Split]:
 
 
 def _read_batch(name: str, file: IO[bytes]) -> Split:
-    unreadable = (
-        pickle.UnpicklingError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        MemoryError,
-        RecursionError,
-    )
-    try:
+    with damage_refused(f"{name}: not a CIFAR-10 batch"):
         batch = read_pickle(file)
         pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-    except unreadable as error:
-        raise DataError(f"{name}: not a CIFAR-10 batch ({one_line(error)})") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3 * IMAGE_SIZE**2:
         raise DataError(
             f"{name}: {pixels.dtype} of shape {pixels.shape}, expected uint8 of shape (n, 3072)"
@@ -206,49 +221,91 @@ def _read_batch(name: str, file: IO[bytes]) -> Split:
 
 
 def read_npz(path: Path) -> DecodedImages:
-    """The images of x_train, y_train, x_test, y_test; labels (n,) or (n, 1). Raises DataError."""
+    """The images of x_train, y_train, x_test, y_test; labels (n,) or (n, 1).
+
+    The classes have the names of the array `classes` where it is there; else CIFAR-10's where these
+    are its images, else numbers. Raises DataError.
+    """
+    where = printable(path)
     arrays = _load_npz(path)
     labels = arrays["y_train"]
     if not np.issubdtype(labels.dtype, np.integer) or not labels.size or not labels.ndim:
         raise DataError(
-            f"{path}: y_train is {labels.dtype} of shape {labels.shape}, expected whole numbers "
+            f"{where}: y_train is {labels.dtype} of shape {labels.shape}, expected whole numbers "
             "from 0"
         )
-    count = int(labels.max()) + 1
-    train = _validate_split(f"{path}: train", arrays["x_train"], labels, count)
-    test = _validate_split(f"{path}: test", arrays["x_test"], arrays["y_test"], count)
-    is_cifar10 = count == len(CIFAR10_CLASSES)
-    classes = list(CIFAR10_CLASSES) if is_cifar10 else numbered_classes(count)
-    return DecodedImages(train, test, classes)
+    names = _class_names(where, arrays[NPZ_CLASSES]) if NPZ_CLASSES in arrays else []
+    count = len(names) or int(labels.max()) + 1
+    if count < 2:
+        raise DataError(f"{where}: all labels are {labels.max()}, expected at least 2 classes")
+    train = _validate_split(f"{where}: train", arrays["x_train"], labels, count)
+    test = _validate_split(f"{where}: test", arrays["x_test"], arrays["y_test"], count)
+    if not names:
+        names = list(CIFAR10_CLASSES) if _is_cifar10(test) else numbered_classes(count)
+    return DecodedImages(train, test, names)
 
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The four arrays of an .npz. Raises DataError where they can't be read."""
+    """The arrays of an .npz that are images, labels and names.
+
+    Raises DataError where they can't be read, or would not fit into memory.
+    """
+    where = printable(path)
     expected = f"expected an .npz with {', '.join(NPZ_ARRAYS)}"
-    unreadable = (
-        zipfile.BadZipFile,
-        zlib.error,
-        LookupError,
-        ValueError,
-        TypeError,
-        EOFError,
-        OSError,
-        RuntimeError,  # an encrypted or an unknown form of archive
-        MemoryError,
-    )
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array; {expected}")
-            with archive:
-                return {name: archive[name] for name in NPZ_ARRAYS}
-    except unreadable as error:
-        raise DataError(f"{path}: {one_line(error)}; {expected}") from error
+    with damage_refused(where, expected), path.open("rb") as file:
+        begin = file.read(len(NPY_BEGINS))
+        if begin == NPY_BEGINS:
+            raise DataError(f"{where}: a single array; {expected}")
+        if not begin.startswith(ZIP_BEGINS):
+            raise DataError(f"{where}: no archive of arrays; {expected}")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            names = [*NPZ_ARRAYS, *([NPZ_CLASSES] if NPZ_CLASSES in archive.files else [])]
+            size = sum(archive.zip.getinfo(f"{name}.npy").file_size for name in names)
+            free = psutil.virtual_memory().available
+            if size > free:  # no more than that is unpacked
+                raise DataError(
+                    f"{where}: {size / 2**30:.1f} GiB unpacked, which do not fit into the "
+                    f"{free / 2**30:.1f} GiB of memory that are free"
+                )
+            return {name: archive[name] for name in names}
+
+
+def _class_names(where: str, stored: NDArray[Any]) -> list[str]:
+    """The names of an array of text. Raises DataError."""
+    if stored.ndim != 1 or stored.dtype.kind not in "US":
+        raise DataError(
+            f"{where}: {NPZ_CLASSES} is {stored.dtype} of shape {stored.shape}, expected a list of "
+            "names"
+        )
+    with damage_refused(f"{where}: {NPZ_CLASSES} is no text in UTF-8"):
+        is_text = stored.dtype.kind == "U"
+        names = [str(name) if is_text else bytes(name).decode() for name in stored]
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: {NPZ_CLASSES} has a name twice")
+    _validate_names(f"{where}: {NPZ_CLASSES}", names)
+    return names
+
+
+def _validate_names(where: str, names: list[str]) -> None:
+    """Raise DataError for names of classes that can't be shown, or too many."""
+    if len(names) > MAX_CLASSES:
+        raise DataError(f"{where}: {len(names)} classes, expected at most {MAX_CLASSES}")
+    for name in names:
+        if not name.strip() or not is_printable(name):
+            raise DataError(f"{where}: '{printable(name)}' is no name for a class; expected text")
+
+
+def _is_cifar10(test: Split) -> bool:
+    """Whether these are CIFAR-10's test images in their order."""
+    images, labels = test
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
+    digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest() == CIFAR10_TEST_SHA256
 
 
 def _validate_split(where: str, images: NDArray[Any], labels: NDArray[Any], classes: int) -> Split:
-    """Images and labels, the latter as (n,) of uint8.
+    """Images and labels, the latter as (n,) of uint8, for more than 256 classes of uint16.
 
     where: begins the message of the DataError that a wrong form or range raises.
     """
@@ -272,50 +329,59 @@ def _validate_split(where: str, images: NDArray[Any], labels: NDArray[Any], clas
             f"{where}: labels from {labels.min()} to {labels.max()}, expected whole numbers from "
             f"0 to {count - 1}"
         )
-    return images, labels.astype(np.uint8)
+    return images, labels.astype(_label_type(classes))
+
+
+def _label_type(classes: int) -> type[np.uint8 | np.uint16]:
+    return np.uint8 if classes <= 256 else np.uint16
 
 
 def read_folder(path: Path) -> DecodedImages:
     """The images of train/<class>/* and test/<class>/*, 32×32 pixels each. Raises DataError."""
+    where = printable(path)
     classes = _class_folders(path / "train")
     if len(classes) < 2:
         raise DataError(
-            f"{path / 'train'}: {len(classes)} class folders, expected train/<class>/* with at "
+            f"{where}/train: {len(classes)} class folders, expected train/<class>/* with at "
             "least 2 classes"
         )
-    in_one_split = set(classes) ^ set(_class_folders(path / "test"))
+    _validate_names(f"{where}/train", classes)
+    in_one_split = sorted(set(classes) ^ set(_class_folders(path / "test")))
     if in_one_split:
-        raise DataError(f"{path}: {', '.join(sorted(in_one_split))} not in both train and test")
+        names = ", ".join(printable(name) for name in in_one_split[:MAX_NAMES])
+        raise DataError(f"{where}: {names} not in both train and test")
     train = _read_class_folders(path / "train", classes)
     test = _read_class_folders(path / "test", classes)
     return DecodedImages(train, test, classes)
 
 
+def image_files(path: Path) -> list[Path]:
+    """The files that `read_folder` reads, in the order in which it does."""
+    files = []
+    for split in ("train", "test"):
+        for name in _class_folders(path / split):
+            files += listed(path / split / name)
+    return files
+
+
 def _class_folders(split: Path) -> list[str]:
-    return sorted(folder.name for folder in split.glob("*") if folder.is_dir())
+    if not split.is_dir():
+        return []
+    return [folder.name for folder in listed(split) if folder.is_dir()]
 
 
 def _read_class_folders(split: Path, classes: list[str]) -> Split:
     images: list[Images] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = sorted((split / name).iterdir())
+        files = listed(split / name)
         if not files:
-            raise DataError(f"{split / name}: no images, expected at least one")
+            raise DataError(f"{printable(split / name)}: no images, expected at least one")
         images.extend(_read_image(file) for file in files)
         labels.extend([label] * len(files))
-    return np.stack(images), np.asarray(labels, np.uint8)
+    return np.stack(images), np.asarray(labels, _label_type(len(classes)))
 
 
 def _read_image(file: Path) -> Images:
     """RGB, uint8 (32, 32, 3)."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{file}: not an image ({one_line(error)})") from error
-    if pixels.shape != SHAPE:
-        raise DataError(f"{file}: {pixels.shape[1]}×{pixels.shape[0]} pixels, expected 32×32")
-    return pixels
+    return np.asarray(open_rgb(file, (IMAGE_SIZE, IMAGE_SIZE)))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from cifar_hpo import paths
 from cifar_hpo.confusion import accuracy_by_class
+from cifar_hpo.metrics import class_metrics
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.store import connect, experiment, store_lock
@@ -291,10 +292,8 @@ class AttemptRun:
         That is the accuracy on each class, the confusion matrix as a table, and what each image was
         taken for. epochs: done in all, the step of the metrics.
         """
-        final = dict(metrics)
-        for name, accuracy in predictions.accuracy_by_class().items():
-            final[f"test_accuracy/{name}"] = accuracy
-        self.log_metrics(epochs, final)
+        self.log_metrics(epochs, metrics)
+        self.log_metrics(epochs, class_metrics("test_accuracy", predictions.accuracy_by_class()))
         table = {
             "classes": list(predictions.classes),
             "rows are true, columns predicted": predictions.confusion().tolist(),

@@ -37,7 +37,7 @@ def create_variables(model: keras.Model) -> None:
     """
     model.optimizer.build(model.trainable_variables)
     image = tf.zeros((1, *model.input_shape[1:]), tf.uint8)
-    label = tf.zeros((1,), tf.uint8)
+    label = tf.zeros((1,), tf.int32)
     model.test_step((image, label))
 
 

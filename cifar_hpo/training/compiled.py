@@ -42,7 +42,7 @@ Each has its graphs and three times its weights in memory.
 
 # In any number, so that one graph serves all.
 IMAGES = tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, COLOURS), tf.uint8)
-LABELS = tf.TensorSpec((None,), tf.uint8)
+LABELS = tf.TensorSpec((None,), tf.int32)
 
 # It warns of the graphs of different networks as of one that is traced again and again.
 tf.get_logger().setLevel("ERROR")
@@ -209,7 +209,7 @@ class Network:
     ) -> list[dict[str, float]]:
         """Train on all images once; loss and accuracy of each replica.
 
-        images: (n, 32, 32, 3), uint8. labels: (n,), uint8. epoch: from 0, which decides the order
+        images: (n, 32, 32, 3), uint8. labels: (n,), int32. epoch: from 0, which decides the order
         of the images and their augmentation. epochs: of the whole training, for the schedule.
         """
         self.model.reset_metrics()

@@ -35,7 +35,7 @@ NEVER = 10**9
 """The patience, in epochs, of early stopping that is off."""
 
 Tensors = tuple[tf.Tensor, tf.Tensor]
-"""Images (n, 32, 32, 3) and labels (n,), uint8."""
+"""Images (n, 32, 32, 3) of uint8 and labels (n,) of int32."""
 
 
 class OnEpoch(Protocol):
@@ -295,6 +295,6 @@ def tensors(dataset: Dataset, config: Data) -> tuple[Tensors, Tensors]:
     return _tensor_cache[key]
 
 
-def _to_tensors(split: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> Tensors:
+def _to_tensors(split: tuple[NDArray[np.uint8], NDArray[Any]]) -> Tensors:
     images, labels = split
-    return tf.constant(images), tf.constant(labels)
+    return tf.constant(images), tf.constant(labels.astype(np.int32))

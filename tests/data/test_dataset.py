@@ -5,26 +5,38 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import IMAGE_FOLDER_CLASSES, write_cifar10_batches, write_image_folder
+from support import (
+    IMAGE_FOLDER_CLASSES,
+    clean,
+    scatter_clutter,
+    write_cifar10_batches,
+    write_image_folder,
+    write_npz,
+)
 
 from cifar_hpo.config.app import Data
 from cifar_hpo.data import dataset as module
 from cifar_hpo.data.dataset import (
-    PREPARE,
     PREPARED,
+    Dataset,
     class_count,
     find_decoded,
     load_dataset,
     prepare_dataset,
 )
-from cifar_hpo.data.sources import UNPACKED, DecodedImages, read_npz
+from cifar_hpo.data.sources import UNPACKED
 from cifar_hpo.data.synthetic import synthetic
 from cifar_hpo.errors import ConfigError, DataError
 
@@ -48,6 +60,11 @@ def config(source: str, path: Path | None = None, **changes: Any) -> Data:
     return Data(**{**values, **changes})
 
 
+def decoded_folders() -> list[str]:
+    """The names of all that lies where images are decoded to, but for the lock."""
+    return sorted(path.name for path in Path("mlruns/data").iterdir() if path.name != ".lock")
+
+
 def test_npz_gives_its_arrays_once_decoded_and_mapped(npz: Path) -> None:
     dataset = load_dataset(config("npz", npz))
     with np.load(npz) as arrays:
@@ -57,7 +74,7 @@ def test_npz_gives_its_arrays_once_decoded_and_mapped(npz: Path) -> None:
     assert dataset.train[0].dtype == np.uint8
     before = dataset.folder.stat().st_mtime_ns
     assert load_dataset(config("npz", npz)).folder.stat().st_mtime_ns == before
-    assert [folder.name for folder in Path("mlruns/data").iterdir()] == [dataset.folder.name]
+    assert decoded_folders() == [dataset.folder.name]
 
 
 def test_a_source_that_changed_is_read_again(
@@ -101,7 +118,7 @@ def test_an_archive_that_is_not_the_official_one_leaves_nothing(tmp_path: Path) 
     for source in ("cifar10", "auto"):
         with pytest.raises(DataError, match="not the official archive"):
             load_dataset(config(source, archive))
-    assert not Path("mlruns/data").exists()
+    assert decoded_folders() == []
 
 
 def test_without_cifar10_auto_falls_back_loudly_and_cifar10_stops(
@@ -159,20 +176,6 @@ def test_workers_take_what_the_parent_prepared(npz: Path, tmp_path: Path) -> Non
     assert load_dataset(config("npz", copy)).folder == folder
 
 
-def test_what_another_process_decoded_meanwhile_is_taken(
-    npz: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read_slowly(path: Path) -> DecodedImages:
-        monkeypatch.setattr(module, "read_npz", read_npz)
-        PREPARE["npz"](config("npz", path))
-        return read_npz(path)
-
-    monkeypatch.setattr(module, "read_npz", read_slowly)
-    folder = prepare_dataset(config("npz", npz))
-    assert [path.name for path in Path("mlruns/data").iterdir()] == [folder.name]
-    assert len(load_dataset(config("npz", npz)).train[0]) == 600
-
-
 def test_a_decoded_dataset_is_found_by_its_digest(npz: Path) -> None:
     dataset = load_dataset(config("npz", npz))
     found = find_decoded(dataset.digest)
@@ -186,3 +189,204 @@ def test_classes_are_counted_without_opening_the_images(npz: Path) -> None:
     for array in Path("mlruns/data").glob("*/*"):
         array.unlink()
     assert class_count(config("npz", npz)) == 10
+
+
+def decode_again(npz: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """The dataset as another command finds it."""
+    monkeypatch.delenv(PREPARED)
+    return load_dataset(config("npz", npz))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "an array cut": lambda folder: os.truncate(folder / "x_train.npy", 5000),
+    "an array gone": lambda folder: (folder / "y_test.npy").unlink(),
+    "an array in the place of another": lambda folder: shutil.copy(
+        folder / "y_test.npy", folder / "y_train.npy"
+    ),
+    "the head of an array garbled": lambda folder: overwrite(folder / "x_test.npy", b"x" * 90),
+    "about.json gone": lambda folder: (folder / "about.json").unlink(),
+    "about.json cut": lambda folder: os.truncate(folder / "about.json", 20),
+    "about.json of something else": lambda folder: (folder / "about.json").write_text("[]"),
+    "about.json in bytes": lambda folder: (folder / "about.json").write_bytes(b"\xff\xfe"),
+    "as version 0.1 made it": lambda folder: drop_sizes(folder / "about.json"),
+    "nothing in it": lambda folder: remake(folder).mkdir(),
+    "a file in its place": lambda folder: remake(folder).touch(),
+}
+
+
+def overwrite(file: Path, content: bytes) -> None:
+    """Change the beginning of a file, which keeps its size."""
+    with file.open("r+b") as opened:
+        opened.write(content)
+
+
+def remake(folder: Path) -> Path:
+    """Its name, with nothing of that name there."""
+    shutil.rmtree(folder)
+    return folder
+
+
+def drop_sizes(about: Path) -> None:
+    values = json.loads(about.read_text())
+    del values["bytes"]
+    about.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_decoded_images_are_made_again_and_that_is_said(
+    damage: str, npz: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_dataset(config("npz", npz))
+    DAMAGE[damage](before.folder)
+    assert find_decoded(before.digest) is None
+    again = decode_again(npz, monkeypatch)
+    assert (again.folder, again.digest) == (before.folder, before.digest)
+    assert len(again.train[0]) == 600
+    assert decoded_folders() == [before.folder.name]
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"{before.folder.name} is damaged" in warning.getMessage()
+
+
+def test_a_worker_makes_again_what_was_damaged_since_the_parent_looked(npz: Path) -> None:
+    folder = load_dataset(config("npz", npz)).folder
+    os.truncate(folder / "x_train.npy", 5000)
+    assert len(load_dataset(config("npz", npz)).train[0]) == 600
+
+
+def test_without_their_source_damaged_images_are_told(npz: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(npz, tmp_path / "copy.npz"))
+    folder = prepare_dataset(config("npz", copy))
+    copy.unlink()
+    os.truncate(folder / "x_train.npy", 5000)
+    with pytest.raises(DataError, match=r"data\.path: .*copy\.npz does not exist"):
+        load_dataset(config("npz", copy))
+
+
+def test_two_processes_decode_once(npz: Path, tmp_path: Path) -> None:
+    code = (
+        "import logging, sys; logging.basicConfig(level='INFO'); "
+        "from cifar_hpo.config.app import Data; "
+        "from cifar_hpo.data.dataset import load_dataset; "
+        "data = Data('npz', sys.argv[1], None, 0.1, []); "
+        "print(len(load_dataset(data).train[0]))"
+    )
+    processes = []
+    for _ in range(2):
+        command = [sys.executable, "-c", code, str(npz)]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean()
+        )
+        processes.append(process)
+    ends = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ends
+    assert [printed for printed, _ in ends] == ["600\n", "600\n"]
+    assert "".join(log for _, log in ends).count("decoding small once") == 1
+    (name,) = decoded_folders()
+    assert name.startswith("small-")
+
+
+def test_what_a_killed_process_left_is_removed(npz: Path, tmp_path: Path) -> None:
+    """The process is killed between two arrays."""
+    code = (
+        "import os, sys, signal; import numpy as np; "
+        "from cifar_hpo.config.app import Data; "
+        "from cifar_hpo.data.dataset import load_dataset; "
+        "save = np.save; "
+        "np.save = lambda file, array: (save(file, array), os.kill(os.getpid(), signal.SIGKILL)); "
+        "load_dataset(Data('npz', sys.argv[1], None, 0.1, []))"
+    )
+    command = [sys.executable, "-c", code, str(npz)]
+    assert subprocess.run(command, env=clean(), check=False).returncode == -signal.SIGKILL
+    (draft,) = decoded_folders()
+    assert draft.endswith(".draft")
+    Path("mlruns/data/tmpabcd1234").mkdir()  # an earlier version's
+    folder = load_dataset(config("npz", npz)).folder
+    assert decoded_folders() == [folder.name]
+
+
+def test_without_space_for_decoded_images_nothing_is_left(npz: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(
+            DataError, match=r"^mlruns/data: decoded images can't be written \("
+        ) as e:
+            load_dataset(config("npz", npz))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(e.value)
+    assert decoded_folders() == []
+
+
+def test_a_folder_that_can_t_be_made_is_told(npz: Path) -> None:
+    Path("mlruns").write_text("")
+    with pytest.raises(DataError, match=r"^mlruns/data: decoded images can't be written \("):
+        load_dataset(config("npz", npz))
+
+
+def test_without_space_auto_does_not_take_other_images(tmp_path: Path) -> None:
+    root = write_cifar10_batches(tmp_path / "keras" / "datasets" / UNPACKED)
+    assert root.is_dir()
+    Path("mlruns").write_text("")
+    with pytest.raises(DataError, match="can't be written"):
+        load_dataset(config("auto"))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a:b", "a_b"), ("é 🐈 [x],%", "é 🐈 [x],%"), ("n" * 200, "n" * 200), ("\x1b[31m", "_[31m")],
+)
+def test_a_dataset_has_a_name_that_all_stores_take(path: str, name: str, tmp_path: Path) -> None:
+    dataset = load_dataset(config("folder", write_image_folder(tmp_path / path)))
+    assert dataset.name == name
+    assert dataset.folder.is_dir()
+
+
+def test_a_dataset_in_the_current_folder_has_that_one_s_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_image_folder(tmp_path / "images"))
+    assert load_dataset(config("folder", Path())).name == "images"
+
+
+@pytest.mark.parametrize(
+    ("source", "make", "message"),
+    [
+        ("folder", lambda path: path.touch(), "is no folder; expected train/<class>"),
+        ("npz", lambda path: path.mkdir(), "is no file; expected an .npz"),
+        ("npz", os.mkfifo, "is no file; expected an .npz"),
+        ("cifar10", lambda path: path.mkdir(), "data_batch_1 does not exist; expected"),
+    ],
+)
+def test_a_path_of_another_kind_is_told(
+    source: str, make: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "given")
+    with pytest.raises(DataError, match=rf"^data\.path: .*/given.*{message}"):
+        load_dataset(config(source, tmp_path / "given"))
+
+
+@pytest.mark.parametrize("path", ["n" * 300, "~nobody_of_this_name/x"])
+def test_a_path_that_can_t_be_is_told(path: str) -> None:
+    with pytest.raises(DataError, match=r"^data\.path: "):
+        load_dataset(config("npz", Path(path)))
+
+
+def test_files_of_file_browsers_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_image_folder(tmp_path / "images")
+    before = load_dataset(config("folder", root))
+    scatter_clutter(root)
+    monkeypatch.delenv(PREPARED)
+    after = load_dataset(config("folder", root))
+    assert (after.folder, after.digest) == (before.folder, before.digest)
+    assert decoded_folders() == [before.folder.name]
+
+
+def test_labels_of_more_than_256_classes_take_two_bytes(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "many.npz", 300)
+    dataset = load_dataset(config("npz", path))
+    assert dataset.train[1].dtype == np.uint16
+    assert dataset.train[1].max() == 299
+    assert len(dataset.classes) == class_count(config("npz", path)) == 300

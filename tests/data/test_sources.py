@@ -11,6 +11,7 @@ import re
 import shutil
 import tarfile
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support import IMAGE_FOLDER_CLASSES, images, write_cifar10_batches, write_image_folder
+from support import (
+    IMAGE_FOLDER_CLASSES,
+    images,
+    scatter_clutter,
+    write_cifar10_batches,
+    write_image_folder,
+    write_npz,
+)
 
 from cifar_hpo.data import sources
 from cifar_hpo.data.sources import (
@@ -59,12 +67,34 @@ def accept(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "CIFAR10_SHA256", checksum)
 
 
-def test_npz_gives_its_arrays_and_cifar10_s_names_for_ten_classes(npz: Path) -> None:
+def test_npz_gives_its_arrays_and_numbers_ten_classes_of_its_own(npz: Path) -> None:
     train, test, classes = read_npz(npz)
     with np.load(npz) as arrays:
         assert np.array_equal(train[0], arrays["x_train"])
         assert np.array_equal(test[1], arrays["y_test"])
-    assert classes == list(CIFAR10_CLASSES)
+    assert classes == [f"class {number}" for number in range(10)]
+
+
+def test_npz_of_cifar10_has_its_names(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole set can't lie here; so the test images of the small one stand for its own."""
+    with np.load(npz) as arrays:
+        content = arrays["x_test"].tobytes() + arrays["y_test"].tobytes()
+    monkeypatch.setattr(sources, "CIFAR10_TEST_SHA256", hashlib.sha256(content).hexdigest())
+    assert read_npz(npz).classes == list(CIFAR10_CLASSES)
+
+
+@pytest.mark.parametrize(
+    "names", [["cat", "dog", "owl"], ["Katze", "狗 🐕", "a[b],%"], [b"cat", b"dog", "ö".encode()]]
+)
+def test_npz_names_its_classes(names: list[Any], tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "three.npz", 3, classes=np.array(names))
+    expected = [name.decode() if isinstance(name, bytes) else name for name in names]
+    assert read_npz(path).classes == expected
+
+
+def test_npz_may_have_more_names_than_labels(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "two.npz", 2, classes=np.array(["cat", "dog", "owl"]))
+    assert read_npz(path).classes == ["cat", "dog", "owl"]
 
 
 def test_npz_takes_labels_in_a_column_and_numbers_its_classes(tmp_path: Path) -> None:
@@ -84,6 +114,40 @@ def test_folder_names_its_classes(tmp_path: Path) -> None:
     for pixels, labels in (decoded.train, decoded.test):
         assert len(labels) == 12
         assert np.array_equal(pixels[:, 0, 0, 0], labels * 100)
+
+
+def test_files_of_file_browsers_are_passed_over(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path / "images")
+    before = read_folder(root)
+    scatter_clutter(root)
+    after = read_folder(root)
+    assert after.classes == before.classes
+    assert np.array_equal(after.train[0], before.train[0])
+    assert np.array_equal(after.test[0], before.test[0])
+
+
+CLASS_NAMES = (
+    "a[0]",
+    "a, b",
+    "100 %",
+    " x ",
+    'it\'s "it"',
+    "a／b",  # noqa: RUF001  no slash, though it looks like one
+    "кошка",
+    "犬",
+    "🐈‍⬛",
+    "$x_",
+    "{y}",
+    "y" * 80,
+)
+
+
+def test_folders_may_have_any_name_that_can_be_shown(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in CLASS_NAMES:
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / split / name / "0.png")
+    assert read_folder(tmp_path).classes == sorted(CLASS_NAMES)
 
 
 def test_cifar10_s_batches_are_planes_of_colours_and_the_last_is_the_test_set(
@@ -225,6 +289,46 @@ def damaged(root: Path) -> Path:
     return path
 
 
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def zip_bomb(root: Path) -> Path:
+    """Zeros that say of themselves that they are four terabytes."""
+    path = root / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            archive.writestr(f"{name}.npy", bytes(10**6))
+        for info in archive.filelist:
+            info.file_size = 2**40
+    return path
+
+
+def broken_batches(change: Callable[[Path], object]) -> Write:
+    def write(root: Path) -> Path:
+        batches = write_cifar10_batches(root / "batches")
+        change(batches / "data_batch_2")
+        return batches
+
+    return write
+
+
+def endless(batch: Path) -> None:
+    batch.unlink()
+    batch.symlink_to("/dev/zero")
+
+
+def made_a_folder(batch: Path) -> None:
+    batch.unlink()
+    batch.mkdir()
+
+
+def with_many_classes(root: Path) -> None:
+    for number in range(998):
+        (root / "train" / f"{number:04}").mkdir()
+
+
 def emptied(root: Path) -> None:
     shutil.rmtree(root / "train" / "owl")
     (root / "train" / "owl").mkdir()
@@ -286,6 +390,109 @@ BROKEN: dict[str, tuple[Read, Write, str]] = {
         "Object arrays cannot be loaded",
     ),
     "empty class": (read_folder, broken_folder(emptied), "owl: no images"),
+    "one class": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(y_train=arrays["y_train"] * 0)),
+        "all labels are 0, expected at least 2 classes",
+    ),
+    "float labels": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(y_train=arrays["y_train"] * 1.0)),
+        "y_train is float64",
+    ),
+    "too many classes": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(y_train=np.arange(20) * 100)),
+        "labels from 0 to 1900, expected whole numbers from 0 to 999",
+    ),
+    "too few names": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(classes=np.array(["cat", "dog"]))),
+        "labels from 0 to 9, expected whole numbers from 0 to 1",
+    ),
+    "a name twice": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(classes=np.array(["cat"] * 10))),
+        "classes has a name twice",
+    ),
+    "an empty name": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(classes=np.array([*"abcdefghi", " "]))),
+        "classes: ' ' is no name for a class",
+    ),
+    "a name that moves the cursor": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(classes=np.array([*"abcdefghi", "\x1b[2J"]))),
+        r"classes: .*x1b\[2J' is no name for a class",
+    ),
+    "numbers as names": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(classes=np.arange(10))),
+        r"classes is int64 of shape \(10,\), expected a list of names",
+    ),
+    "names as objects": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(classes=np.array([*"abcdefghij"], object))),
+        "Object arrays cannot be loaded",
+    ),
+    "names in Latin-1": (
+        read_npz,
+        broken_npz(lambda arrays: arrays.update(classes=np.array([b"\xe9", *b"abcdefghi"]))),
+        "classes",
+    ),
+    "a pickle": (
+        read_npz,
+        lambda root: written(root / "a.npz", pickle.dumps(Bomb())),
+        "no archive of arrays; expected an .npz with x_train",
+    ),
+    "nothing in it": (
+        read_npz,
+        lambda root: written(root / "a.npz", b""),
+        "no archive of arrays; expected an .npz with x_train",
+    ),
+    "a bomb": (read_npz, zip_bomb, r"a\.npz: 4096\.0 GiB unpacked, which do not fit"),
+    "a file of devices": (
+        read_cifar10,
+        broken_batches(endless),
+        "data_batch_2: not a CIFAR-10 batch, which has 31 MB",
+    ),
+    "a folder for a batch": (
+        read_cifar10,
+        broken_batches(made_a_folder),
+        r"data_batch_2: can't be read \(Is a directory\)",
+    ),
+    "a symlink to nowhere": (
+        read_folder,
+        broken_folder(lambda root: (root / "test" / "cat" / "x.png").symlink_to("nowhere")),
+        r"x\.png: not an image \(No such file or directory\)",
+    ),
+    "a folder among the images": (
+        read_folder,
+        broken_folder(lambda root: (root / "test" / "cat" / "more").mkdir()),
+        r"more: not an image \(Is a directory\)",
+    ),
+    "a text among the images": (
+        read_folder,
+        broken_folder(lambda root: (root / "test" / "cat" / "README.txt").write_text("cats")),
+        r"README\.txt: not an image",
+    ),
+    "a file name that is not UTF-8": (
+        read_folder,
+        broken_folder(
+            lambda root: Path(os.fsdecode(bytes(root / "test/cat") + b"/\xff.png")).touch()
+        ),
+        r"xff\.png: not an image",
+    ),
+    "a class name that is not UTF-8": (
+        read_folder,
+        broken_folder(lambda root: Path(os.fsdecode(bytes(root / "train") + b"/\xff")).mkdir()),
+        r"xff' is no name for a class",
+    ),
+    "too many class folders": (
+        read_folder,
+        broken_folder(with_many_classes),
+        "train: 1001 classes, expected at most 1000",
+    ),
     "class in one split only": (
         read_folder,
         broken_folder(lambda root: (root / "train" / "yak").mkdir()),
@@ -316,6 +523,7 @@ BROKEN: dict[str, tuple[Read, Write, str]] = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_data_is_told_with_its_path(case: str, tmp_path: Path) -> None:
     read, write, message = BROKEN[case]
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as raised:
         read(write(tmp_path))
+    assert str(raised.value).isprintable()
     assert not Path("bombed").exists()
