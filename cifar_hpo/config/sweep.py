@@ -182,7 +182,9 @@ class Sweeper:
     retries: int = key("further attempts of a trial whose worker was killed", default=1, low=0)
     fresh: bool = key("start another study beside an earlier one of this name", default=False)
     max_batch_size: int | None = key(
-        "trials in a batch, where the launcher takes batches", default=None, low=1
+        "trials in a batch, where the launcher takes batches; null is as many as it runs at a time",
+        default=None,
+        low=1,
     )
 
 

@@ -4,6 +4,7 @@ real signals."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sqlite3
@@ -67,6 +68,10 @@ def code_of(process: subprocess.Popen[str]) -> int:
 def seen(folder: Path) -> list[list[str]]:
     path = folder / "seen.txt"
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def has_begun(folder: Path, trials: int) -> bool:
+    return len(seen(folder)) >= trials
 
 
 def is_running(pid: int) -> bool:
@@ -331,8 +336,8 @@ def test_signals_to_all_and_again_leave_no_process_and_no_trial_running(tmp_path
     body = "time.sleep(0.2)"
     for sent in ((signal.SIGINT,) * 2, (signal.SIGHUP, signal.SIGTERM), (signal.SIGTERM,)):
         process = app(tmp_path, body, "+x=range(0,40)", "hydra.launcher.n_workers=2")
-        done = len(seen(tmp_path))
-        wait_for(lambda done=done: len(seen(tmp_path)) >= done + 3)
+        wanted = len(seen(tmp_path)) + 3
+        wait_for(functools.partial(has_begun, tmp_path, wanted))
         workers = psutil.Process(process.pid).children(recursive=True)
         for number in sent:
             for one in (psutil.Process(process.pid), *workers):
