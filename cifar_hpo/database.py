@@ -206,14 +206,14 @@ def new_file(file: Path) -> Iterator[Path | None]:
     with FileLock(lock):
         if file.exists():
             yield None
-            return
-        _remove(draft)  # of a process that was killed
-        try:
-            yield draft
-            draft.replace(file)
-        finally:
-            _remove(draft)
-        lock.unlink()  # who waits for it finds the file
+        else:
+            _remove(draft)  # of a process that was killed
+            try:
+                yield draft
+                draft.replace(file)
+            finally:
+                _remove(draft)
+        lock.unlink(missing_ok=True)  # whoever waits for it, or makes it anew, finds the file
 
 
 def _remove(draft: Path) -> None:

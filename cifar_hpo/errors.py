@@ -58,20 +58,25 @@ NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 def has_no_space(error: object) -> bool:
-    """Whether a disk is full, or what the user may fill of it."""
-    return isinstance(error, OSError) and error.errno in NO_SPACE
+    """Whether a disk is full, or what the user may fill of it; NumPy says so without a number."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in NO_SPACE or "requested and" in str(error)
 
 
 def disk_error(error: OSError) -> UserError | None:
     """What the user can mend of a disk; None for any other error."""
-    hints = dict.fromkeys(NO_SPACE, "make room, then the same command goes on")
-    hints |= dict.fromkeys(NO_RIGHT, "give yourself the right to write there, or go elsewhere")
-    hints |= dict.fromkeys(NO_PLACE, "move it away, or choose another path")
-    if error.errno not in hints:
+    problem = (error.strerror or "").lower()
+    if has_no_space(error):
+        problem, hint = "no space left", "make room, then the same command goes on"
+    elif error.errno in NO_RIGHT:
+        hint = "give yourself the right to write there, or go elsewhere"
+    elif error.errno in NO_PLACE:
+        hint = "move it away, or choose another path"
+    else:
         return None
-    problem = "no space left" if error.errno in NO_SPACE else (error.strerror or "").lower()
     place = f": {error.filename}" if error.filename else ""
-    return UserError(f"{problem}{place}; {hints[error.errno]}")
+    return UserError(f"{problem}{place}; {hint}")
 
 
 def exit_with(error: Exception) -> NoReturn:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,25 @@ def _outcome(number: int, values: Sequence[float] | str, seconds: float) -> dict
             metrics[replica_name(replica, "val_accuracy")] = value
             metrics[replica_name(replica, "test_accuracy")] = value - 0.01
     return outcome | {"state": FINISHED, "values": [mean], "metrics": metrics}
+
+
+def garble(file: Path, size: int, start: int | None = None) -> None:
+    """Overwrite so many bytes, in the middle of the file unless said where."""
+    content = bytearray(file.read_bytes())
+    begin = (len(content) - size) // 2 if start is None else start
+    content[begin : begin + size] = np.random.default_rng(0).bytes(size)
+    file.write_bytes(content)
+
+
+@contextlib.contextmanager
+def no_space_beyond(size: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:

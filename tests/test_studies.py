@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from support import lay_out, run_in
 
 from cifar_hpo.paths import HYDRA_FOLDER, HYDRA_SETTINGS
-from cifar_hpo.studies import ComposedTrial, RankedStudy, sweep_folders, trial_folder
+from cifar_hpo.report.__main__ import main as report
+from cifar_hpo.studies import ComposedTrial, RankedStudy, main, sweep_folders, trial_folder
+from cifar_hpo.study.storage import open_storage, study_lock
 from cifar_hpo.study.study import FOLDER
 
 
@@ -83,6 +86,61 @@ def test_a_study_is_deleted_when_the_user_is_sure(tmp_path: Path) -> None:
     laid_out(tmp_path)
     assert studies(tmp_path, "delete", "laid", "--yes").returncode == 0
     assert "laid" not in studies(tmp_path, "list").stdout
+
+
+def test_a_study_is_not_deleted_while_a_sweep_works_on_it(tmp_path: Path) -> None:
+    laid_out(tmp_path)
+    with study_lock(open_storage(f"sqlite:///{tmp_path}/mlruns/studies.db"), "laid"):
+        refused = studies(tmp_path, "delete", "laid", "--yes")
+    assert refused.returncode == 2
+    who = f"process {os.getpid()}"
+    assert (
+        refused.stderr
+        == f"error: study laid: {who} is working on it; wait for its end, or end it\n"
+    )
+    assert "laid" in studies(tmp_path, "list").stdout
+
+
+def test_a_study_is_not_deleted_where_nobody_can_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    laid_out(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for stdin in (io.StringIO(""), None):
+        monkeypatch.setattr("sys.stdin", stdin)
+        with pytest.raises(SystemExit) as ended:
+            main(["delete", "laid"])
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert said == "error: nothing was deleted: nobody can be asked here; say --yes\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    main(["delete", "laid"])
+    assert optuna.get_all_study_names(open_storage(None)) == []
+
+
+def test_a_study_whose_name_leads_elsewhere_is_shown_and_touches_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another program named it in a shared storage."""
+    here = tmp_path / "deep" / "here"
+    (here / "mlruns").mkdir(parents=True)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept.png").touch()
+    monkeypatch.chdir(here)
+    name = "../../../../victim"
+    lay_out(here, [({"a": "1"}, [0.5])], name)
+    main(["list"])
+    main(["show", name])
+    main(["export", name])
+    assert capsys.readouterr().out.count(name) == 1
+    for command in (lambda: main(["delete", name, "--yes"]), lambda: report([name])):
+        with pytest.raises(SystemExit) as ended:
+            command()
+        assert ended.value.code == 2
+        assert f"error: '{name}' is no name that files can have; " in capsys.readouterr().err
+    assert [file.name for file in victim.iterdir()] == ["kept.png"]
+    assert optuna.get_all_study_names(open_storage(None)) == [name]
 
 
 def test_a_study_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:

@@ -158,14 +158,15 @@ def study_lock(
         lock = FileLock(path, timeout=0).acquire()
     except Timeout:
         raise StudyError(
-            f"study {study}: {_read_holder(holder)} is working on it; wait for its end, or {hint}"
+            f"study {study}: {read_holder(holder)} is working on it; wait for its end, or {hint}"
         ) from None
     with lock:
-        holder.write_text(f"process {os.getpid()}")
+        with contextlib.suppress(OSError):  # a full disk, which its database will tell of
+            holder.write_text(f"process {os.getpid()}")
         yield
 
 
-def _read_holder(holder: Path) -> str:
+def read_holder(holder: Path) -> str:
     """Who has a lock. It is noted a moment after the lock was taken; until then an earlier
     holder's name is there, or none."""
     deadline = time.monotonic() + HOLDER_TIMEOUT

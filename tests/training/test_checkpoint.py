@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import no_space_beyond
 from support_training import (
     ComposeConfig,
     all_weights,
@@ -129,3 +130,21 @@ def test_a_trial_that_has_ended_leaves_no_checkpoint(
     (tmp_path / "kept.txt").touch()
     checkpoint.clear(tmp_path)
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["kept.txt"]
+
+
+def test_no_room_for_a_checkpoint_costs_no_training_and_leaves_no_draft(
+    config: ComposeConfig, tmp_path: Path, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The checkpoint before stays, and a restart goes on from it."""
+    checked = config("training.epochs=5")
+    train_and_die(checked, tmp_path, epoch=1)
+    with no_space_beyond(path.stat().st_size // 2):
+        train_and_die(checked, tmp_path, epoch=3)
+    assert [record.getMessage() for record in caplog.records] == [
+        "no checkpoint could be written: no space left; make room, then the same command goes on"
+    ]
+    assert not path.with_name(CHECKPOINT_DRAFT.format(checkpoint=path.name)).exists()
+    (wanted, *_), _ = train(checked)
+    again, restored_epochs = train_again(checked, tmp_path)
+    assert restored_epochs == [True, True, False, False, False]
+    assert np.array_equal(all_weights(again), all_weights(wanted))
