@@ -134,9 +134,9 @@ def test_a_study_whose_name_leads_elsewhere_is_shown_and_touches_no_file(
     main(["show", name])
     main(["export", name])
     assert capsys.readouterr().out.count(name) == 1
-    for command in (lambda: main(["delete", name, "--yes"]), lambda: report([name])):
+    for command, arguments in ((main, ["delete", name, "--yes"]), (report, [name])):
         with pytest.raises(SystemExit) as ended:
-            command()
+            command(arguments)
         assert ended.value.code == 2
         assert f"error: '{name}' is no name that files can have; " in capsys.readouterr().err
     assert [file.name for file in victim.iterdir()] == ["kept.png"]

@@ -16,7 +16,14 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 
 from cifar_hpo.console import still
-from cifar_hpo.errors import ConfigError, StudyError, SweepFailed, has_no_space, one_line
+from cifar_hpo.errors import (
+    ConfigError,
+    StudyError,
+    SweepFailed,
+    disk_error,
+    has_no_space,
+    one_line,
+)
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.interruption import Interruption
 from cifar_hpo.left_results import Left, LeftResults
@@ -229,13 +236,13 @@ class Sweep:
         Where a trial found no room on a disk that is no outcome: it goes on when there is.
         """
         value = return_value(job_result.returned)
+        spec = job_result.job.spec
         if isinstance(value, OSError) and has_no_space(value):
-            raise value
+            raise StudyError(f"trial {spec.number}: {disk_error(value)}")
         if not isinstance(value, WorkerLost):
             return to_trial_result(job_result, self.study.metrics)
         time.sleep(SIGNAL_DELAY)
         self.interruption.check()
-        spec = job_result.job.spec
         left = self.left.read(spec.number, spec.overrides)
         if left is not None:
             result = replace(_from_left(left, self.study.metrics), worker=job_result.worker)

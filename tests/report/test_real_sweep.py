@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import clean, run_in
 
 from cifar_hpo.analysis.comparison import Comparison, compare_study
+from cifar_hpo.predict import main as predict
+from cifar_hpo.report.__main__ import main as report
 from cifar_hpo.study.storage import open_storage
 
 CHARTS = {
@@ -38,17 +43,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("report")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def swept(folder: Path, small: list[str]) -> None:
-    """A real sweep of two configurations with three replicas, and its report."""
-    overrides = [
+def real_sweep(small: list[str]) -> list[str]:
+    """The overrides of the sweep."""
+    return [
         *small,
         "training.replicas=3",
         "training.epochs=3",
         "model.filters=2,6",
         "hydra.sweeper.study_name=real",
     ]
-    swept = run_in(folder, "-m", *overrides)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def swept(folder: Path, small: list[str]) -> None:
+    """A real sweep of two configurations with three replicas, and its report."""
+    swept = run_in(folder, "-m", *real_sweep(small))
     assert swept.returncode == 0, swept.stderr
     assert "report: python -m cifar_hpo.report real\n" in swept.stdout
     shown = run_in(folder, module="cifar_hpo.report")
@@ -127,3 +136,78 @@ def invoke(port: int, content: dict[str, Any]) -> Any:
         except OSError:
             assert time.monotonic() < deadline
             time.sleep(0.5)
+
+
+def test_a_model_with_a_flipped_byte_and_one_that_is_gone_are_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Image.new("RGB", (32, 32)).save("one.png")
+    model = next(
+        path for path in folder.rglob("model.keras") if f"/{champion_id(folder)}/" in str(path)
+    )
+    content = bytearray(model.read_bytes())
+    for place in (len(content) // 3, len(content) // 2):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        model.write_bytes(damaged)
+        with pytest.raises(SystemExit) as ended:
+            predict(["one.png"])
+        assert ended.value.code == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert re.match(r"error: cifar_hpo-small version \d, champion: its model can't be lo", said)
+    model.unlink()
+    with pytest.raises(SystemExit):
+        predict(["one.png"])
+    assert "its model can't be loaded (" in capsys.readouterr().err.splitlines()[-1]
+    model.write_bytes(content)
+    predict(["one.png"])
+    assert "by cifar_hpo-small version" in capsys.readouterr().out
+
+
+def champion_id(folder: Path) -> str:
+    """The id of the model that is champion, which its folder has as a name."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    version = client.get_model_version_by_alias("cifar_hpo-small", "champion")
+    return str(version.source).removeprefix("models:/")
+
+
+@pytest.fixture
+def aside(folder: Path) -> Iterator[Path]:
+    """The sweep's MLflow database, moved away for a test."""
+    database, moved = folder / "mlflow.db", folder / "aside.db"
+    database.rename(moved)
+    yield moved
+    database.unlink(missing_ok=True)
+    moved.rename(database)
+
+
+@pytest.mark.usefixtures("aside", "store")
+def test_a_report_without_the_runs_says_why(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where MLflow's database was thrown away, and where another store is given."""
+    monkeypatch.chdir(folder)
+    report(["real"])
+    said = capsys.readouterr().out
+    assert "without curves and images: MLflow's store mlflow.db is not here; name another" in said
+    report(["real", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"])
+    said = capsys.readouterr().out
+    assert "without curves and images: MLflow's store has no run " in said
+    assert said.endswith("page: mlruns/reports/real/report.html\n")
+
+
+def test_a_study_whose_mlflow_store_is_another_one_is_known_and_done(
+    folder: Path, aside: Path, migrated: Path, small: list[str]
+) -> None:
+    shutil.copy(migrated, folder / "mlflow.db")
+    again = run_in(folder, "-m", *real_sweep(small))
+    assert again.returncode == 0, again.stderr
+    assert "2 done before" in again.stdout
+    assert "Traceback" not in again.stderr
