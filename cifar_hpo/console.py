@@ -83,6 +83,11 @@ class Output(io.TextIOWrapper):
         except OSError:
             self._give_up()
 
+    def close(self) -> None:
+        """What it writes to stays open: it is the process's own."""
+        with contextlib.suppress(ValueError):
+            self.flush()
+
     def _give_up(self) -> None:
         """Let what is still to be written go nowhere, as Python's documentation advises."""
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from cifar_hpo import processor
 from cifar_hpo.config.app import IMAGE_SIZE
-from cifar_hpo.console import terminal
+from cifar_hpo.console import set_up_output, terminal
 from cifar_hpo.data.image_files import open_rgb
 from cifar_hpo.errors import DataError, UserError, exit_with
 from cifar_hpo.paths import MLFLOW_DB
@@ -28,6 +28,7 @@ MAX_SHOWN_CLASSES = 3
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 for an image or a model that is not there."""
+    set_up_output()
     options = _parser().parse_args(arguments)
     try:
         images = np.stack([read_image(path) for path in options.images])

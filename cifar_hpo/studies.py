@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from cifar_hpo.config.fields import as_list
-from cifar_hpo.console import terminal
+from cifar_hpo.console import set_up_output, terminal
 from cifar_hpo.errors import StudyError, UserError, exit_with
 from cifar_hpo.paths import (
     HYDRA_CONFIG,
@@ -43,6 +43,7 @@ DEFAULT_CONFIG = "config"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 for a storage or a study that is not there."""
+    set_up_output()
     given = _parser().parse_args(arguments)
     try:
         with storage_errors(given.storage):

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cifar_hpo import paths
+from cifar_hpo.console import set_up_output
 from cifar_hpo.errors import StudyError, UserError, exit_with
 from cifar_hpo.ui_server import HOST, MLFLOW, OPTUNA, URLS
 
@@ -69,6 +70,7 @@ class Server:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 where there is nothing to show or a port is taken."""
+    set_up_output()
     options = _parser().parse_args(arguments)
     # A KeyboardInterrupt that meets an import may end Python with another code.
     signal.signal(signal.SIGINT, _exit)

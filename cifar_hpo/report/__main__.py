@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cifar_hpo.analysis.comparison import compare_study
 from cifar_hpo.analysis.verdict import verdict
-from cifar_hpo.console import PLAIN, terminal
+from cifar_hpo.console import PLAIN, set_up_output, terminal
 from cifar_hpo.errors import UserError, exit_with
 from cifar_hpo.paths import STUDIES_DB
 from cifar_hpo.report.follow import follow
@@ -19,6 +19,7 @@ from cifar_hpo.study.storage import open_existing, storage_errors
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 for a study or a store that is not there."""
+    set_up_output()
     given = _parser().parse_args(arguments)
     try:
         with storage_errors(given.storage):

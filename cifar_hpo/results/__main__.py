@@ -12,6 +12,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from cifar_hpo.analysis.comparison import Comparison, compare_study
+from cifar_hpo.console import set_up_output
 from cifar_hpo.errors import StudyError, UserError, exit_with
 from cifar_hpo.paths import STUDIES_DB
 from cifar_hpo.results.document import replace_parts
@@ -22,6 +23,7 @@ from cifar_hpo.study.storage import open_existing, storage_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exit code 2 where there are no studies, or no place for them in the
     file."""
+    set_up_output()
     given = _parser().parse_args(arguments)
     try:
         with storage_errors(given.storage):

@@ -10,9 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 from collections.abc import Sequence
-from multiprocessing import connection, forkserver, get_context, parent_process
+from multiprocessing import connection, forkserver, get_context, parent_process, util
 from multiprocessing.context import ForkServerContext
+
+from cifar_hpo.errors import UserError, one_line
+
+MAX_TEMP_FOLDER = 70
+"""Bytes of the longest folder for temporary files in which a socket fits: the path of a socket has
+104 at most on macOS and 108 on Linux, of which multiprocessing's own names take 32."""
+SHORT_TEMP_FOLDERS = ("/tmp", "/var/tmp")  # noqa: S108  multiprocessing makes its own folder there
 
 
 def fork_server() -> ForkServerContext:
@@ -21,9 +29,30 @@ def fork_server() -> ForkServerContext:
 
 
 def start_server(imports: Sequence[str]) -> None:
-    """Start the server, which begins to import these modules and inherits this environment."""
+    """Start the server, which begins to import these modules and inherits this environment.
+
+    Raises UserError where there is no folder for its socket.
+    """
+    _choose_temp_folder()
     forkserver.set_forkserver_preload(list(imports))
     forkserver.ensure_running()
+
+
+def _choose_temp_folder() -> None:
+    """Let multiprocessing keep its sockets where their paths are not too long."""
+    before = tempfile.tempdir
+    try:
+        folder = tempfile.gettempdir()
+        if len(os.fsencode(folder)) > MAX_TEMP_FOLDER:
+            usable = [short for short in SHORT_TEMP_FOLDERS if os.access(short, os.W_OK | os.X_OK)]
+            if not usable:
+                raise UserError(f"TMPDIR: {folder} is too long for sockets; set a shorter one")
+            before, tempfile.tempdir = tempfile.tempdir, usable[0]
+        util.get_temp_dir()  # which is kept for this process
+    except OSError as error:
+        raise UserError(f"TMPDIR: no folder for temporary files ({one_line(error)})") from error
+    finally:
+        tempfile.tempdir = before
 
 
 def server_pid() -> int | None:
