@@ -53,10 +53,7 @@ def refuse_secrets_and_calls(config: Any) -> None:
     """
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-    for part in ("sweeper", "launcher"):
-        given = config["hydra"].get(part) if isinstance(config.get("hydra"), dict) else {}
-        if not isinstance(given, dict):
-            raise ConfigError(f"hydra.{part}", f"{given!r} is none; choose by hydra/{part}=NAME")
+    _refuse_parts_that_are_none(config.get("hydra"))
     for path, key, value in _leaves(config, ""):
         _refuse_call(path, key, value)
         if path.startswith(LOGS):
@@ -79,6 +76,18 @@ def refuse_search_path_of_packages(file: Any) -> None:
             if not str(path).startswith("file://") and "://" in str(path):
                 problem = f"refused: {path}; a config file may search file:// paths alone"
                 raise ConfigError("hydra.searchpath", problem)
+
+
+def _refuse_parts_that_are_none(hydra: Any) -> None:
+    """Raise ConfigError for a sweeper, launcher or log that Hydra could not begin with."""
+    if not isinstance(hydra, dict):
+        return
+    for part in ("sweeper", "launcher", "job_logging", "hydra_logging"):
+        given = hydra.get(part, {})
+        is_log_without_root = part.endswith("logging") and given and "root" not in given
+        if not isinstance(given, dict) or is_log_without_root:
+            problem = f"{str(given)[:60]!r} is none; choose one by hydra/{part}=NAME"
+            raise ConfigError(f"hydra.{part}", problem)
 
 
 def _leaves(node: Any, path: str, key: str = "") -> Iterator[tuple[str, str, Any]]:
