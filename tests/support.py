@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -34,7 +34,7 @@ from cifar_hpo.study.ranking import OUTCOME, FinishedTrial
 from cifar_hpo.study.space import Space
 from cifar_hpo.study.storage import open_storage
 from cifar_hpo.study.study import MEANING, Study
-from cifar_hpo.trial import FAILED, FINISHED, TrialResult, TrialSpec
+from cifar_hpo.trial import FAILED, FINISHED, PRUNED, TrialResult, TrialSpec
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Clock = Callable[[float], None]
@@ -135,20 +135,35 @@ def run_in(
 
 
 Outcomes = Sequence[tuple[Mapping[str, Any], Sequence[float] | str]]
-"""Of each trial its parameters, and the values of its replicas or an error."""
+"""Of each trial its parameters, and the values of its replicas or an error; `PRUNED` for one that a
+pruner stopped."""
 
 
-def lay_out(folder: Path, outcomes: Outcomes, name: str = "laid", seconds: float = 8.0) -> Any:
-    """A study whose trials came to these outcomes, written past the sweep; returns its storage."""
+OPTUNA_STATES = {FAILED: TrialState.FAIL, PRUNED: TrialState.PRUNED}
+
+
+def lay_out(
+    folder: Path,
+    outcomes: Outcomes,
+    name: str = "laid",
+    seconds: float = 8.0,
+    *,
+    direction: Literal["maximize", "minimize"] = "maximize",
+    more_meaning: Mapping[str, Any] | None = None,
+) -> Any:
+    """A study whose trials came to these outcomes, written past the sweep; returns its storage.
+
+    more_meaning: what it means beside the rest.
+    """
     (folder / "mlruns").mkdir(exist_ok=True)
     storage = open_storage(f"sqlite:///{folder}/mlruns/studies.db")
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    study = optuna.create_study(study_name=name, storage=storage, direction=direction)
     meaning = {
         "metric": "val_accuracy",
-        "direction": "maximize",
+        "direction": direction,
         "data": ["small:0"],
         "config": {"training": {"seed": 0}},
-    }
+    } | dict(more_meaning or {})
     study.set_user_attr(MEANING, meaning)
     distributions: dict[str, BaseDistribution] = {}
     for key in {key for params, _ in outcomes for key in params}:
@@ -159,7 +174,7 @@ def lay_out(folder: Path, outcomes: Outcomes, name: str = "laid", seconds: float
         outcome = _outcome(number, values, seconds)
         is_finished = outcome["state"] == FINISHED
         trial = optuna.trial.create_trial(
-            state=TrialState.COMPLETE if is_finished else TrialState.FAIL,
+            state=TrialState.COMPLETE if is_finished else OPTUNA_STATES[outcome["state"]],
             value=outcome["values"][0] if is_finished else None,
             params={key: str(value) for key, value in params.items()},
             distributions={key: distributions[key] for key in params},
@@ -182,6 +197,8 @@ def _outcome(number: int, values: Sequence[float] | str, seconds: float) -> dict
         "worker": number % 2,
         "ended": 1000.0 + 5 * number,
     }
+    if values == PRUNED:
+        return outcome | {"state": PRUNED, "error": "after epoch 1 of 3 by median, at 0.1"}
     if isinstance(values, str):
         return outcome | {"error": values}
     mean = float(np.mean(values))

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
 
-from cifar_hpo.analysis.statistics import CONFIDENCE, against_best, confidence_interval
+from cifar_hpo.analysis.statistics import (
+    CONFIDENCE,
+    against_best,
+    confidence_interval,
+    mean_gap,
+    shared_seeds,
+)
 from cifar_hpo.config.fields import as_list, flat
 from cifar_hpo.metrics import values_by_replica
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
@@ -27,6 +37,7 @@ from cifar_hpo.study.tables import has_parameter_columns
 from cifar_hpo.trial import FINISHED, PRUNED
 
 SEED = "training.seed"
+REPLICAS = "training.replicas"
 TEST_ACCURACY = "test_accuracy"
 TOP_K = 10
 """Configurations at the top that are compared with one another; each further one would make all
@@ -41,7 +52,8 @@ class Configuration:
     the seed. values, test_accuracies: the study's metric and the accuracy on the test images by
     seed; empty where no trial finished. seconds: of all its trials. name: what varied, or the
     number of its trial where that is too much for a name. p_value: of the gap to the best,
-    corrected; None where it is not known, or was not asked for.
+    corrected; 1 where over the seeds that both have it is not behind; None where it is not known,
+    or was not asked for. missing: how many planned seeds have no value, by what became of them.
     """
 
     trial: FinishedTrial
@@ -51,10 +63,30 @@ class Configuration:
     seconds: float
     name: str
     p_value: float | None = None
+    missing: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def planned_seeds(self) -> int:
+        return len(self.values) + sum(self.missing.values())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of its seeds finished, so that its mean tells of all."""
+        return bool(self.values) and not self.missing
+
+    @property
+    def seeds_text(self) -> str:
+        """How many of its seeds finished: `2 of 5 seeds`."""
+        return f"{len(self.values)} of {self.planned_seeds} seeds"
+
+    @property
+    def label(self) -> str:
+        """Its name, and how many of its seeds finished where some did not."""
+        return self.name if self.is_complete else f"{self.name} ({self.seeds_text})"
 
     @property
     def value(self) -> float | None:
-        """The mean over seeds; None where no trial finished."""
+        """The mean over the seeds that finished; None where none did."""
         return fmean(self.values.values()) if self.values else None
 
     @functools.cached_property
@@ -70,6 +102,9 @@ class Configuration:
 @dataclass(frozen=True)
 class Comparison:
     """A study's configurations, the best first, and the trials that they come from.
+
+    Those of which some seeds did not finish come behind those that are complete: the mean of the
+    seeds that are left would flatter them.
 
     metrics: the study's, with a direction each. keys: what varied, without the seed. trials: those
     that counted, in the order in which they ended. study: Optuna's own, for its charts.
@@ -93,6 +128,19 @@ class Comparison:
         return [configuration for configuration in self.configurations if configuration.values]
 
     @property
+    def complete(self) -> list[Configuration]:
+        """The configurations of which all seeds finished."""
+        return [configuration for configuration in self.configurations if configuration.is_complete]
+
+    def shared_seeds(self, configuration: Configuration) -> list[int]:
+        """The seeds over which one is compared with the best, where one of them has others too."""
+        if not self.complete or configuration.p_value is None:
+            return []
+        best = self.complete[0].values
+        shared = shared_seeds(best, configuration.values)
+        return shared if best.keys() != configuration.values.keys() else []
+
+    @property
     def failed_trials(self) -> list[FinishedTrial]:
         return [trial for trial in self.trials if trial.error and trial.state != PRUNED]
 
@@ -114,13 +162,21 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
     trials = finished_trials(study.get_trials(deepcopy=False))
     ranking = ranked(trials, directions)
     keys = _varied_keys(ranking)
-    base_seed = _as_seed(flat(meaning.get("config", {})).get(SEED, 0))
+    config = flat(meaning.get("config", {}))
+    base_seed = _as_seed(config.get(SEED, 0))
+    unfinished = _unfinished_seeds(study, meaning)
     configurations = []
     for group in _grouped(ranking):
         configuration = _configuration(
             group, metrics[0], base_seed, has_name=has_parameter_columns(keys)
         )
-        configurations.append(configuration)
+        seeds = unfinished.get(identity(configuration.params), {})
+        for trial in group:
+            if trial.value is None:
+                became = trial.state.lower() if trial.state != FINISHED else "without a value"
+                seeds |= dict.fromkeys(_seeds(trial.params, config), became)
+        missing = Counter(seeds[seed] for seed in seeds.keys() - configuration.values.keys())
+        configurations.append(dataclasses.replace(configuration, missing=missing))
     if len(directions) == 1:
         configurations = _compared(configurations, directions[0])
     tracking_uri, run_id = study.user_attrs.get(RUN, (None, None))
@@ -205,15 +261,65 @@ def _by_seed(
 
 
 def _compared(configurations: Sequence[Configuration], direction: str) -> list[Configuration]:
-    """The best first, with the p-values of the TOP_K finished ones."""
+    """The best first, with the p-values of the TOP_K complete ones."""
     sign = -1 if direction == "maximize" else 1
 
-    def cost(configuration: Configuration) -> tuple[bool, float]:
-        return configuration.value is None, sign * (configuration.value or 0)
+    def cost(configuration: Configuration) -> tuple[bool, bool, float]:
+        value = configuration.value
+        return value is None, not configuration.is_complete, sign * (value or 0)
 
     ordered = sorted(configurations, key=cost)
-    top = [configuration for configuration in ordered if configuration.values][:TOP_K]
+    top = [configuration for configuration in ordered if configuration.is_complete][:TOP_K]
     p_values = against_best([configuration.values for configuration in top])
     for place, p_value in enumerate(p_values):
-        ordered[place] = dataclasses.replace(ordered[place], p_value=p_value)
+        configuration = ordered[place]
+        is_behind = sign * mean_gap(top[0].values, configuration.values) < 0
+        corrected = p_value if p_value is None or is_behind else 1.0
+        ordered[place] = dataclasses.replace(configuration, p_value=corrected)
     return ordered
+
+
+def _unfinished_seeds(study: optuna.Study, meaning: Mapping[str, Any]) -> dict[str, dict[int, str]]:
+    """The seeds that are still to come, by configuration, and whether they run.
+
+    While a grid is under way these are also those that it has not begun.
+    """
+    config = flat(meaning.get("config", {}))
+    trials = study.get_trials(deepcopy=False)
+    states = (TrialState.RUNNING, TrialState.WAITING)
+    unfinished = [trial for trial in trials if trial.state in states and trial.params]
+    if not unfinished:
+        return {}
+    to_come: dict[str, dict[int, str]] = {}
+    is_grid = meaning.get("sampler", {}).get("name") == "grid"
+    for trial in trials if is_grid else []:
+        seeds = dict.fromkeys(_seed_choices(trial), "not begun")
+        to_come.setdefault(identity(_without_seed(trial.params)), {}).update(seeds)
+    for trial in unfinished:
+        became = "running" if trial.state is TrialState.RUNNING else "waiting"
+        seeds = dict.fromkeys(_seeds(trial.params, config), became)
+        to_come.setdefault(identity(_without_seed(trial.params)), {}).update(seeds)
+    return to_come
+
+
+def _seed_choices(trial: FrozenTrial) -> list[int]:
+    """All seeds of a study in which they vary."""
+    distribution = trial.distributions.get(SEED)
+    if not isinstance(distribution, CategoricalDistribution):
+        return []
+    return [_as_seed(choice) for choice in distribution.choices]
+
+
+def _seeds(params: Mapping[str, Value], config: Mapping[str, Any]) -> Iterable[int]:
+    """The seeds of a trial, one for each replica; config: what does not vary, by its path."""
+    first = _as_seed(params.get(SEED, config.get(SEED, 0)))
+    replicas = str(params.get(REPLICAS, config.get(REPLICAS, 1)))
+    return range(first, first + (int(replicas) if replicas.isdecimal() else 1))
+
+
+def _as_seed(value: Any) -> int:
+    """A seed as a number; one that is an interpolation is told apart by its text."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return zlib.crc32(str(value).encode())

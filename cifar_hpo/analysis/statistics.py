@@ -1,5 +1,6 @@
 """Is a difference luck? `confidence_interval` says how far the seeds let a mean lie, `p_value` and
-`against_best` which means differ, `replicas_needed` how many replicas would show it.
+`against_best` which means differ, `mean_gap` by how much, `replicas_needed` how many replicas would
+show it.
 
 A group is a metric by seed.
 """
@@ -10,6 +11,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 from scipy import stats
@@ -68,16 +70,32 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
+def shared_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> list[int]:
+    """The seeds over which two groups are compared in pairs; none where they share fewer than two,
+    and each is taken whole."""
+    shared = sorted(first.keys() & second.keys())
+    return shared if len(shared) >= 2 else []
+
+
+def mean_gap(first: Mapping[int, float], second: Mapping[int, float]) -> float:
+    """How much greater the mean of the first group is, over the same seeds as `p_value`."""
+    shared = shared_seeds(first, second)
+    means = []
+    for group in (first, second):
+        means.append(fmean(group[seed] for seed in shared or group))
+    return means[0] - means[1]
+
+
 def p_value(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
     """How likely so large a gap between the means of two groups would be by luck alone.
 
     A paired t-test over the seeds that both have, Welch's where they share fewer than two. None
     where neither can be made: the groups share fewer than two seeds, and one has fewer than two.
     """
-    shared = sorted(first.keys() & second.keys())
+    shared = shared_seeds(first, second)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # where values do not vary at all
-        if len(shared) >= 2:
+        if shared:
             p = _paired([first[seed] for seed in shared], [second[seed] for seed in shared])
         elif len(first) >= 2 and len(second) >= 2:
             p = _welch(list(first.values()), list(second.values()))

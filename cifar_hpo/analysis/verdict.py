@@ -1,6 +1,6 @@
 """What a comparison comes to: `decide` makes a `Decision`, `sentences` puts it into words.
 
-A decision is one of six dataclasses, which hold the figures that its sentences name.
+A decision is one of seven dataclasses, which hold the figures that its sentences name.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from cifar_hpo.analysis.comparison import TOP_K, Comparison, Configuration
-from cifar_hpo.analysis.statistics import MAX_REPLICAS, replicas_needed
+from cifar_hpo.analysis.statistics import MAX_REPLICAS, mean_gap, replicas_needed
 
 ASSUMED_SEED_STD = 0.01
 """The standard deviation over seeds that is assumed where there is one replica: what the article's
 base model shows, between half a point and 1.6."""
 
 MAX_NAMES = 5
-"""Configurations that a sentence names."""
+"""Configurations that a sentence names, and seeds."""
 
 SELECTED_ON_TEST = (
     "Selected by the test images, as the article did: the best one's accuracy is a little better "
@@ -32,6 +32,11 @@ class NothingFinished:
 
 
 @dataclass(frozen=True)
+class NothingComplete:
+    """Some trials finished, but of each configuration some seeds did not."""
+
+
+@dataclass(frozen=True)
 class SeveralMetrics:
     """A study of several metrics, in which differences are not tested; metric: the first."""
 
@@ -40,7 +45,7 @@ class SeveralMetrics:
 
 @dataclass(frozen=True)
 class OnlyOne:
-    """One configuration finished, so there is nothing to compare it with."""
+    """One configuration finished, with all of its seeds, so there is nothing to compare it with."""
 
     name: str
     metric: str
@@ -96,29 +101,38 @@ class Tied:
     replicas: int | None
 
 
-Decision = NothingFinished | SeveralMetrics | OnlyOne | Unknown | Best | Tied
+Decision = NothingFinished | NothingComplete | SeveralMetrics | OnlyOne | Unknown | Best | Tied
 
 
 def verdict(comparison: Comparison) -> list[str]:
     """What can be said of the best and of those near it, in sentences."""
     said = sentences(decide(comparison))
+    said += _shared_seeds_sentences(comparison) + _incomplete_sentences(comparison)
     if comparison.is_validated_on_test and len(comparison.finished) > 1:
         said.append(SELECTED_ON_TEST)
     return said
 
 
 def decide(comparison: Comparison) -> Decision:
-    """Whether the best configuration is shown to be the best."""
+    """Whether the best configuration is shown to be the best, among those of which all seeds
+    finished: what the seeds would have come to that did not, nobody knows."""
     finished = comparison.finished
     metric = comparison.metrics[0]
     if not finished:
         return NothingFinished()
     if len(comparison.metrics) > 1:
         return SeveralMetrics(metric)
-    best = finished[0]
-    if len(finished) == 1:
+    if not comparison.complete:
+        return NothingComplete()
+    return _decide(comparison.complete, metric)
+
+
+def _decide(complete: Sequence[Configuration], metric: str) -> Decision:
+    """The decision on configurations that can be compared, the best first."""
+    best = complete[0]
+    if len(complete) == 1:
         return OnlyOne(best.name, metric, _mean(best), best.confidence_interval)
-    top = finished[:TOP_K]
+    top = complete[:TOP_K]
     if all(configuration.p_value is None for configuration in top[1:]):
         return _unknown(top)
     if any(configuration.is_tied for configuration in top[1:]):
@@ -143,7 +157,7 @@ def _unknown(top: Sequence[Configuration]) -> Unknown:
 def _tied(top: Sequence[Configuration]) -> Tied:
     best = top[0]
     second = next(configuration for configuration in top[1:] if configuration.p_value is not None)
-    gap = abs(_mean(best) - _mean(second))
+    gap = abs(mean_gap(best.values, second.values))
     seed_std = fmean([stdev(best.values.values()), stdev(second.values.values())])
     return Tied(
         best=best.name,
@@ -171,8 +185,8 @@ def _names_of_unknown(top: Sequence[Configuration]) -> list[str]:
 def sentences(decision: Decision) -> list[str]:
     """A decision in one to three sentences."""
     match decision:
-        case NothingFinished():
-            return ["No trial has finished, so there is nothing to compare."]
+        case NothingFinished() | NothingComplete():
+            return [_nothing(decision)]
         case SeveralMetrics():
             return [_several_metrics(decision)]
         case OnlyOne():
@@ -183,6 +197,12 @@ def sentences(decision: Decision) -> list[str]:
             return _best_sentences(decision)
         case Tied():
             return _tied_sentences(decision)
+
+
+def _nothing(decision: NothingFinished | NothingComplete) -> str:
+    if isinstance(decision, NothingFinished):
+        return "No trial has finished, so there is nothing to compare."
+    return "No configuration finished with all of its seeds, so none is called the best."
 
 
 def _several_metrics(decision: SeveralMetrics) -> str:
@@ -232,15 +252,38 @@ def _tied_sentences(decision: Tied) -> list[str]:
     return [tied, *_nobody_knows(decision.unknown), hint]
 
 
+def _shared_seeds_sentences(comparison: Comparison) -> list[str]:
+    """Over which seeds configurations were compared that do not have the same ones."""
+    said = []
+    for configuration in comparison.complete[1:TOP_K]:
+        seeds = comparison.shared_seeds(configuration)
+        if seeds:
+            said.append(f"{configuration.name} over {_listed([str(seed) for seed in seeds], ', ')}")
+    if not said:
+        return []
+    return [f"Compared with the best over the seeds that both have: {_listed(said)}."]
+
+
+def _incomplete_sentences(comparison: Comparison) -> list[str]:
+    """Which configurations are not judged, and why."""
+    said = []
+    for configuration in comparison.finished:
+        if not configuration.is_complete:
+            became = ", ".join(f"{n} {state}" for state, n in sorted(configuration.missing.items()))
+            mean = f"over these {comparison.metrics[0]} is {_mean(configuration):.4f}"
+            said.append(f"{configuration.name}, {configuration.seeds_text} ({became}), {mean}")
+    return [f"No verdict on what did not finish: {_listed(said)}."] if said else []
+
+
 def _nobody_knows(unknown: Sequence[str]) -> list[str]:
     if not unknown:
         return []
     return [f"Nobody knows of {_listed(unknown)}, trained with one seed."]
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = "; …" if len(names) > MAX_NAMES else ""
-    return "; ".join(names[:MAX_NAMES]) + more
+def _listed(names: Sequence[str], separator: str = "; ") -> str:
+    more = f"{separator}…" if len(names) > MAX_NAMES else ""
+    return separator.join(names[:MAX_NAMES]) + more
 
 
 def _interval(limits: tuple[float, float] | None) -> str:

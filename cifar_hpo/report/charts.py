@@ -62,7 +62,7 @@ def _learning_curves(comparison: Comparison, runs: StoredRuns | None) -> list[Ch
     for configuration in logged[:MAX_CURVES]:
         replicas = runs.curves(configuration.trial.run_id, metric)
         if any(len(points) > 1 for points in replicas.values()):
-            curves[configuration.name] = replicas
+            curves[configuration.label] = replicas
     if not curves:
         return []
     return [

@@ -90,6 +90,7 @@ def effect(comparison: Comparison, key: str) -> Figure:
     for position, choice in zip(positions, choices, strict=True):
         values = _values(by_choice[choice])
         axes.plot([position] * len(values), values, ".", color=BLUE, alpha=0.4)
+        _mark_incomplete(axes, [(position, configuration) for configuration in by_choice[choice]])
         if not is_scale:
             _error_bar(axes, position, values)
     axes.set(xlabel=key, ylabel=comparison.metrics[0])
@@ -133,6 +134,19 @@ def _values(configurations: Sequence[Configuration]) -> list[float]:
     if len(configurations) == 1:
         return list(configurations[0].values.values())
     return [configuration.value or 0.0 for configuration in configurations]
+
+
+def _mark_incomplete(axes: Axes, configurations: Sequence[tuple[float, Configuration]]) -> None:
+    """A cross and a text at those of which some seeds did not finish, by their place on the axis:
+    their mean is over the others alone."""
+    for position, configuration in configurations:
+        if configuration.is_complete or configuration.value is None:
+            continue
+        point = position, configuration.value
+        axes.plot(*point, "x", color=INK, zorder=4)
+        axes.annotate(
+            configuration.seeds_text, point, (4, 4), textcoords="offset points", fontsize=7
+        )
 
 
 def _error_bar(axes: Axes, position: float, values: Sequence[float]) -> None:
@@ -184,8 +198,10 @@ def trade_off(comparison: Comparison) -> Figure:
 
 
 def _trade_off(axes: Axes, comparison: Comparison, cost: str) -> None:
-    """All configurations that have this cost, and those that none beats in value and cost."""
+    """All configurations that have this cost, and of the complete ones those that none beats in
+    value and cost."""
     points = {}
+    places = []
     trials = []
     for configuration in comparison.finished:
         trial = configuration.trial
@@ -193,9 +209,13 @@ def _trade_off(axes: Axes, comparison: Comparison, cost: str) -> None:
             point = (trial.metrics[cost], configuration.value or 0.0)
             points[trial.number] = point
             trials.append(dataclasses.replace(trial, values=[point[1], point[0]]))
-    front = pareto_front(trials, [comparison.directions[0], "minimize"])
+            places.append((point[0], configuration))
+    whole = {configuration.trial.number for configuration in comparison.complete}
+    candidates = [trial for trial in trials if trial.number in whole]
+    front = pareto_front(candidates, [comparison.directions[0], "minimize"])
     on_front = sorted(points[number] for number in points.keys() & front)
     behind = sorted(points[number] for number in points.keys() - front)
+    _mark_incomplete(axes, places)
     _points(axes, behind, "o", BLUE)
     _points(axes, on_front, "o-", ORANGE, "Pareto front")
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -37,10 +37,14 @@ def configuration_table(comparison: Comparison) -> Table:
     has_tests = TEST_ACCURACY not in comparison.metrics and any(
         configuration.test_accuracies for configuration in configurations
     )
+    has_seeds = _has_seeds(configurations)
     columns = ["rank"]
     if has_numbers:
         columns.append("trial")
-    columns += [*parameters.columns, *comparison.metrics, "95 %", "against the best"]
+    columns += [*parameters.columns, *comparison.metrics]
+    if has_seeds:
+        columns.append("seeds")
+    columns += ["95 %", "against the best"]
     if has_tests:
         columns.append("test accuracy")
     columns += ["parameters", "seconds", "state"]
@@ -54,8 +58,10 @@ def configuration_table(comparison: Comparison) -> Table:
             row.append(str(trial.number))
         row += cells
         row += _values(configuration, len(comparison.metrics))
+        if has_seeds:
+            row.append(_seeds(configuration))
         row.append(_interval(configuration, comparison.metrics[0]))
-        row.append(_place(configuration, rank))
+        row.append(_place(configuration, rank, comparison.shared_seeds(configuration)))
         if has_tests:
             row.append(_mean(configuration.test_accuracies))
         row.append(metric_text("parameters", trial.metrics))
@@ -96,6 +102,21 @@ def _mean(by_seed: Mapping[int, float]) -> str:
     return f"{fmean(by_seed.values()):.4f}" if by_seed else MISSING
 
 
+def _has_seeds(configurations: Sequence[Configuration]) -> bool:
+    """Whether means are over different numbers of seeds, or some did not finish."""
+    counts = {len(configuration.values) for configuration in configurations if configuration.values}
+    is_missing = any(
+        configuration.missing and configuration.planned_seeds > 1
+        for configuration in configurations
+    )
+    return len(counts) > 1 or is_missing
+
+
+def _seeds(configuration: Configuration) -> str:
+    finished = str(len(configuration.values))
+    return f"{finished} of {configuration.planned_seeds}" if configuration.missing else finished
+
+
 def _interval(configuration: Configuration, metric: str) -> str:
     if not configuration.values:
         return MISSING
@@ -107,12 +128,15 @@ def _interval(configuration: Configuration, metric: str) -> str:
     return f"{low:.4f} – {high:.4f}"
 
 
-def _place(configuration: Configuration, rank: int) -> str:
-    """How it stands beside the best."""
+def _place(configuration: Configuration, rank: int, shared_seeds: Sequence[int]) -> str:
+    """How it stands beside the best. shared_seeds: over which, where not over all of both."""
     if not configuration.values:
         return MISSING
+    if not configuration.is_complete:
+        return f"no verdict, {configuration.seeds_text}"
     if rank == 1:
         return "best"
     if configuration.p_value is None:
         return "unknown" if rank <= TOP_K else MISSING
-    return "tied" if configuration.is_tied else f"worse, p = {configuration.p_value:.2g}"
+    place = "tied" if configuration.is_tied else f"worse, p = {configuration.p_value:.2g}"
+    return f"{place}, over {len(shared_seeds)} seeds of both" if shared_seeds else place

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cifar_hpo.analysis.comparison import Comparison, Configuration
-from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval, holm, p_value
+from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval, holm, mean_gap, p_value
 from cifar_hpo.results.article import CLAIMS, EPOCHS, ROWS, STUDIES, Claim, Row
 from cifar_hpo.study.space import Value
 from cifar_hpo.table import Table
@@ -122,8 +122,7 @@ def gaps_of(claim: Claim, comparisons: Comparisons) -> list[Gap]:
         worse = _configuration(comparisons[claim.study], pair[1])
         if better is None or worse is None:
             return []
-        means = [fmean(side.test_accuracies.values()) for side in (better, worse)]
-        differences.append(means[0] - means[1])
+        differences.append(mean_gap(better.test_accuracies, worse.test_accuracies))
         p_values.append(p_value(better.test_accuracies, worse.test_accuracies))
     return [Gap(*gap) for gap in zip(claim.pairs, differences, holm(p_values), strict=True)]
 

@@ -3,12 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
-from support import lay_out
+from optuna.distributions import CategoricalDistribution
+from support import Outcomes, lay_out
 
-from cifar_hpo.analysis.comparison import TOP_K, compare_study
+from cifar_hpo.analysis.comparison import TOP_K, Comparison, compare_study
+from cifar_hpo.analysis.verdict import Best, NothingComplete, OnlyOne, Tied, decide, verdict
 from cifar_hpo.errors import StudyError
+from cifar_hpo.trial import PRUNED
+
+REPLICAS_IN_CONFIG = {"config": {"training": {"seed": 0, "replicas": 5}}}
+GRID = {"sampler": {"name": "grid"}}
+
+
+def of_seeds(width: str, values: list[float | str]) -> Outcomes:
+    """A trial for each seed: its value, or why it has none."""
+    outcomes: list[tuple[dict[str, Any], list[float] | str]] = []
+    for seed, value in enumerate(values):
+        params = {"model.filters": width, "training.seed": seed}
+        outcomes.append((params, value if isinstance(value, str) else [value]))
+    return outcomes
+
+
+def steady(mean: float) -> list[float | str]:
+    """Five seeds that hardly differ."""
+    return [mean - 0.002, mean - 0.001, mean, mean + 0.001, mean + 0.002]
+
+
+def begin(storage: Any, outcomes: Outcomes, width: str, seed: int) -> None:
+    """A trial of the study that runs."""
+    distributions = {}
+    for key in ("model.filters", "training.seed"):
+        choices = sorted({str(params[key]) for params, _ in outcomes})
+        distributions[key] = CategoricalDistribution(choices)
+    study = optuna.load_study(study_name="laid", storage=storage)
+    study.enqueue_trial({"model.filters": width, "training.seed": str(seed)})
+    study.ask(distributions)  # type: ignore[arg-type]
 
 
 def test_trials_that_differ_in_their_seed_are_one_configuration(tmp_path: Path) -> None:
@@ -94,3 +127,136 @@ def test_a_study_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path
     lay_out(tmp_path, [], "a")
     with pytest.raises(StudyError, match=r"^there is no study other; there are: a, b$"):
         compare_study("other", storage)
+
+
+@pytest.mark.parametrize("loss", ["diverged", PRUNED])
+def test_a_configuration_that_lost_seeds_is_never_the_best(loss: str, tmp_path: Path) -> None:
+    lucky = of_seeds("16", [0.9, loss, 0.91, loss, loss])
+    outcomes = [*lucky, *of_seeds("8", steady(0.7)), *of_seeds("4", steady(0.5))]
+    comparison = compare_study("laid", lay_out(tmp_path, outcomes))
+    assert [best.name for best in comparison.configurations] == [
+        "filters=8",
+        "filters=4",
+        "filters=16",
+    ]
+    lost = comparison.configurations[-1]
+    assert (lost.planned_seeds, lost.seeds_text, lost.p_value) == (5, "2 of 5 seeds", None)
+    assert decide(comparison) == Best("filters=8", compared=2, pairs=1, unknown=[])
+    became = "failed" if loss == "diverged" else "pruned"
+    assert verdict(comparison)[-1] == (
+        f"No verdict on what did not finish: filters=16, 2 of 5 seeds (3 {became}), over these "
+        "val_accuracy is 0.9050."
+    )
+
+
+def test_replicas_that_failed_are_as_many_seeds(tmp_path: Path) -> None:
+    """Five replicas in a trial; another trial, with other seeds, came to its end."""
+    outcomes: Outcomes = [
+        ({"a": "1", "training.seed": 0}, "diverged"),
+        ({"a": "1", "training.seed": 5}, [0.9, 0.91, 0.92, 0.93, 0.94]),
+        ({"a": "2", "training.seed": 0}, [0.5, 0.51, 0.52, 0.53, 0.54]),
+    ]
+    comparison = compare_study("laid", lay_out(tmp_path, outcomes, more_meaning=REPLICAS_IN_CONFIG))
+    best, lost = comparison.configurations
+    assert (best.name, best.is_complete) == ("a=2", True)
+    assert (lost.seeds_text, lost.missing) == ("5 of 10 seeds", {"failed": 5})
+    assert isinstance(decide(comparison), OnlyOne)
+
+
+def test_without_any_complete_configuration_none_is_the_best(tmp_path: Path) -> None:
+    outcomes = [*of_seeds("8", [0.9, "diverged"]), *of_seeds("4", [PRUNED, 0.5])]
+    comparison = compare_study("laid", lay_out(tmp_path, outcomes))
+    assert decide(comparison) == NothingComplete()
+    first, second = verdict(comparison)
+    assert first.startswith("No configuration finished with all of its seeds")
+    assert second.startswith(
+        "No verdict on what did not finish: filters=8, 1 of 2 seeds (1 failed)"
+    )
+
+
+def test_what_failed_for_all_seeds_is_no_configuration_to_judge(tmp_path: Path) -> None:
+    outcomes = [*of_seeds("8", ["diverged"] * 5), *of_seeds("4", steady(0.5))]
+    comparison = compare_study("laid", lay_out(tmp_path, outcomes))
+    assert isinstance(decide(comparison), OnlyOne)
+    assert comparison.configurations[1].missing == {"failed": 5}
+    assert len(verdict(comparison)) == 1
+
+
+def test_a_seed_that_runs_keeps_the_verdict_open(tmp_path: Path) -> None:
+    outcomes = [*of_seeds("8", steady(0.7)[:4]), *of_seeds("4", steady(0.5))]
+    storage = lay_out(tmp_path, outcomes)
+    assert isinstance(decide(compare_study("laid", storage)), Best)
+    begin(storage, outcomes, "8", 4)
+    comparison = compare_study("laid", storage)
+    assert isinstance(decide(comparison), OnlyOne)
+    assert comparison.configurations[1].missing == {"running": 1}
+
+
+def test_while_a_grid_is_under_way_all_its_seeds_are_planned(tmp_path: Path) -> None:
+    """The seeds 0 to 4 are in the grid; of width 8 two were tried and one runs."""
+    outcomes = [*of_seeds("8", steady(0.7)[:2]), *of_seeds("4", steady(0.5))]
+    storage = lay_out(tmp_path, outcomes, more_meaning=GRID)
+    begin(storage, outcomes, "8", 2)
+    comparison = compare_study("laid", storage)
+    assert comparison.configurations[1].missing == {"running": 1, "not begun": 2}
+    assert comparison.configurations[0].is_complete
+
+
+def test_a_seed_that_was_tried_again_is_one_seed(tmp_path: Path) -> None:
+    outcomes = of_seeds("8", ["diverged", 0.8, 0.81])
+    outcomes = [*outcomes, ({"model.filters": "8", "training.seed": 0}, [0.79])]
+    (configuration,) = compare_study("laid", lay_out(tmp_path, outcomes)).configurations
+    assert configuration.is_complete
+    assert sorted(configuration.values) == [0, 1, 2]
+
+
+def shared_comparison(tmp_path: Path, values: list[float | str]) -> Comparison:
+    """A best of six seeds that spread much, beside one of some of these."""
+    best = of_seeds("8", [0.60, 0.61, 0.9, 0.91, 0.92, 0.93])
+    return compare_study("laid", lay_out(tmp_path, [*best, *of_seeds("4", values)]))
+
+
+def test_means_are_compared_over_the_seeds_of_the_test(tmp_path: Path) -> None:
+    """By its own mean the second is far behind; over the two seeds of both it is ahead."""
+    comparison = shared_comparison(tmp_path, [0.7, 0.7101])
+    best, second = comparison.configurations
+    assert best.name == "filters=8"
+    assert (second.p_value, second.is_tied) == (1.0, True)
+    assert comparison.shared_seeds(second) == [0, 1]
+    decision = decide(comparison)
+    assert isinstance(decision, Tied)
+    assert decision.gap == pytest.approx(0.10005)
+    sentence = "Compared with the best over the seeds that both have: filters=4 over 0, 1."
+    assert sentence in verdict(comparison)
+
+
+def test_a_gap_over_the_shared_seeds_is_found(tmp_path: Path) -> None:
+    comparison = shared_comparison(tmp_path, [0.50, 0.5101, 0.8])
+    assert comparison.shared_seeds(comparison.configurations[1]) == [0, 1, 2]
+    assert isinstance(decide(comparison), Best)
+
+
+def test_of_a_metric_to_minimize_the_least_is_best_and_a_flattered_one_is_not(
+    tmp_path: Path,
+) -> None:
+    outcomes = [*of_seeds("8", steady(0.7)), *of_seeds("4", steady(0.5))]
+    outcomes += of_seeds("2", [0.1, "diverged", "diverged", 0.1, PRUNED])
+    storage = lay_out(tmp_path, outcomes, direction="minimize")
+    comparison = compare_study("laid", storage)
+    assert [configuration.name for configuration in comparison.complete] == [
+        "filters=4",
+        "filters=8",
+    ]
+    assert isinstance(decide(comparison), Best)
+    assert comparison.configurations[-1].missing == {"failed": 2, "pruned": 1}
+
+
+def test_seeds_that_are_no_numbers_are_told_apart(tmp_path: Path) -> None:
+    outcomes: Outcomes = [
+        ({"a": "1", "training.seed": "${oc.env:A}"}, [0.5]),
+        ({"a": "1", "training.seed": "${oc.env:B}"}, [0.6]),
+    ]
+    config = {"config": {"training": {"seed": "${oc.env:A}", "replicas": "${oc.env:N}"}}}
+    storage = lay_out(tmp_path, outcomes, more_meaning=config)
+    (configuration,) = compare_study("laid", storage).configurations
+    assert sorted(configuration.values.values()) == [0.5, 0.6]

@@ -11,8 +11,10 @@ from cifar_hpo.analysis.statistics import (
     against_best,
     confidence_interval,
     holm,
+    mean_gap,
     p_value,
     replicas_needed,
+    shared_seeds,
 )
 
 
@@ -132,3 +134,11 @@ def test_the_replicas_that_are_said_to_be_needed_find_the_gap_four_times_in_five
 def test_no_gap_needs_no_end_of_replicas_and_no_spread_two() -> None:
     assert replicas_needed(gap=0.0, spread=0.01) is None
     assert replicas_needed(gap=0.01, spread=0.0) == 2
+
+
+def test_a_gap_is_over_the_seeds_of_the_test() -> None:
+    first, second = {0: 0.5, 1: 0.6, 2: 0.9}, {0: 0.4, 1: 0.6}
+    assert shared_seeds(first, second) == [0, 1]
+    assert mean_gap(first, second) == pytest.approx(0.05)
+    assert shared_seeds(first, {2: 0.9, 3: 0.1}) == []
+    assert mean_gap(first, {2: 0.9, 3: 0.1}) == pytest.approx(2 / 3 - 0.5)

@@ -72,6 +72,25 @@ def test_a_study_without_finished_trials_has_no_charts(tmp_path: Path) -> None:
     assert names(compared(tmp_path, [({"a": "1"}, "diverged")]), FakeRuns()) == []
 
 
+def texts_of(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def test_means_of_the_seeds_that_are_left_are_marked(tmp_path: Path) -> None:
+    outcomes: list[tuple[dict[str, Any], Any]] = []
+    for seed, lucky in enumerate([[0.9], "diverged", [0.91]]):
+        outcomes.append(({"a": "1", "training.seed": seed}, lucky))
+        outcomes.append(({"a": "2", "training.seed": seed}, [0.5 + seed / 100]))
+    comparison = compared(tmp_path, outcomes)
+    (axes,) = figures.effect(comparison, "a").axes
+    assert texts_of(axes) == ["2 of 3 seeds"]
+    panels = figures.trade_off(comparison).axes
+    assert [texts_of(axes) for axes in panels] == [["2 of 3 seeds"]] * 2
+    front = [line for line in panels[0].lines if line.get_label() == "Pareto front"]
+    assert [ys(line) for line in front] == [[pytest.approx(0.51)]]
+    assert logged(comparison).finished[1].label == "a=1 (2 of 3 seeds)"
+
+
 def test_what_varies_has_its_effect_drawn_and_what_does_not_has_none(tmp_path: Path) -> None:
     outcomes = [({"+fixed": 1, "model.filters": width}, [0.6]) for width in ("4", "8")]
     comparison = compared(tmp_path, outcomes)

@@ -118,3 +118,19 @@ def test_a_list_of_words_is_shown_as_it_is(tmp_path: Path, module: str) -> None:
     assert shown.returncode == 0, shown.stderr
     (row,) = [line for line in shown.stdout.splitlines() if line.startswith("1 ")]
     assert "[flip,shift]" in row
+
+
+def test_seeds_that_did_not_finish_are_counted(tmp_path: Path) -> None:
+    outcomes: list[tuple[dict[str, object], list[float] | str]] = []
+    for seed in range(5):
+        lost = seed in (1, 3, 4)
+        outcomes.append(({"a": "1", "training.seed": seed}, "diverged" if lost else [0.9]))
+        outcomes.append(({"a": "2", "training.seed": seed}, [0.5 + seed / 1000]))
+        outcomes.append(({"a": "3", "training.seed": seed}, "diverged"))
+    outcomes += [({"a": "4", "training.seed": seed}, [0.4 + seed / 1000]) for seed in range(2)]
+    table = configuration_table(compare_study("laid", lay_out(tmp_path, outcomes)))
+    assert column(table, "a") == ["2", "4", "1", "3"]
+    assert column(table, "seeds") == ["5", "2", "2 of 5", "0 of 5"]
+    best, shared, lost_some, lost_all = column(table, "against the best")
+    assert (best, lost_some, lost_all) == ("best", "no verdict, 2 of 5 seeds", MISSING)
+    assert shared.endswith(", over 2 seeds of both")
