@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from mlflow import MlflowClient
 
 from cifar_hpo.metrics import (
     ReplicaMetrics,
+    class_metrics,
     direction_of,
     replica_name,
     spread_name,
@@ -88,3 +92,41 @@ def test_accuracies_are_the_better_the_higher_and_all_else_the_lower(
     name: str, direction: str
 ) -> None:
     assert direction_of(name) == direction
+
+
+CLASS_NAMES = {
+    "cat": "cat",
+    "a[0]": "a_0_",
+    "a(0)": "a_0__2",
+    "a_0__2": "a_0__2_2",
+    "a, b": "a_ b",
+    "100 %": "100 _",
+    " x ": " x ",
+    'it\'s "it"': "it_s _it_",
+    "a/b": "a_b",
+    "../x": ".._x",
+    "кошка": "кошка",
+    "犬": "犬",
+    "🐈": "_",
+    "🐕": "__2",
+    "..": "__",
+    ".": "__3",
+    "x" * 300: "x" * 200,
+    "x" * 301: "x" * 200 + "_2",
+    "-": "-",
+    "a:b": "a_b_2",
+    "line\nbreak": "line_break",
+}
+"""Names of classes, and what stands for them in the name of a metric."""
+
+
+def test_each_class_has_a_metric_of_its_own_that_mlflow_takes(store: None, tmp_path: Path) -> None:
+    by_class = {name: place / 100 for place, name in enumerate(CLASS_NAMES)}
+    metrics = class_metrics("test_accuracy", by_class)
+    assert list(metrics) == [f"test_accuracy/{name}" for name in CLASS_NAMES.values()]
+    assert list(metrics.values()) == list(by_class.values())
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run_id = client.create_run("0").info.run_id
+    for name, value in metrics.items():
+        client.log_metric(run_id, name, value)
+    assert client.get_run(run_id).data.metrics == metrics

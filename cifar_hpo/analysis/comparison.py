@@ -194,11 +194,6 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
     )
 
 
-def _as_seed(value: Any) -> int:
-    """A seed as a study has it; 0 for an interpolation, which is kept as it was written."""
-    return value if isinstance(value, int) else 0
-
-
 def _without_seed(params: Mapping[str, Value]) -> dict[str, Value]:
     return {key: value for key, value in params.items() if key != SEED}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,8 @@ from cifar_hpo.paths import STUDY_NAME
 from cifar_hpo.study.space import Space
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.task import Task
+
+log = logging.getLogger(__name__)
 
 MAX_NAME_LENGTH = 100
 LIMITS = ("n_trials", "timeout", "target", "patience")
@@ -119,6 +122,7 @@ def settle_options(
     _validate_metrics(options, task)
     options["direction"] = _settled_direction(options, task)
     _validate_directions(options)
+    _warn_of_directions(options, task)
     for text in options["constraints"]:
         Constraint.parse(text)
     return options
@@ -208,3 +212,13 @@ def _validate_directions(options: Options) -> None:
     if len(metrics) != len(directions):
         problem = f"{len(directions)} directions for {len(metrics)} metrics"
         raise ConfigError("hydra.sweeper.direction", problem)
+
+
+def _warn_of_directions(options: Options, task: Task) -> None:
+    """Say where a metric that the task knows is to go the other way than it does by itself."""
+    metrics, directions = as_list(options["metric"]), as_list(options["direction"])
+    for name, direction in zip(metrics, directions, strict=True):
+        own = direction_of(name)
+        if task.metrics and direction != own:
+            told = f"{direction} {name}, as you say; its own direction is {own}"
+            log.warning("hydra.sweeper.direction: %s", told)

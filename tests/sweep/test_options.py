@@ -105,11 +105,16 @@ def test_a_metric_s_spread_is_a_metric_too_and_any_where_nobody_can_say() -> Non
         (["val_accuracy", "parameters"], ["maximize", "minimize"]),
     ],
 )
-def test_known_metrics_have_a_direction_of_their_own(metric: Any, direction: Any) -> None:
+def test_known_metrics_have_a_direction_of_their_own(
+    metric: Any, direction: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     known = ("val_accuracy", "val_loss", "parameters")
     assert settle(metrics=known, metric=metric)["direction"] == direction
+    assert not caplog.records
     given = "maximize" if isinstance(metric, str) else ["maximize", "maximize"]
     assert settle(metrics=known, metric=metric, direction=given)["direction"] == given
+    assert len(caplog.records) == (direction != given)
+    assert all("own direction is minimize" in text for text in caplog.messages)
 
 
 def test_of_a_metric_that_nobody_knows_more_is_better() -> None:
