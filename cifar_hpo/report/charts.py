@@ -14,12 +14,17 @@ from cifar_hpo.data.dataset import Dataset, find_decoded
 from cifar_hpo.errors import StudyError
 from cifar_hpo.report import figures, image_figures, optuna_figures
 from cifar_hpo.report.runs import Curves, StoredRuns
+from cifar_hpo.report.style import as_text
 
 MAX_CURVES = 5
 """Configurations whose learning curves share a chart."""
 
 MAX_MISCLASSIFIED = 40
 """Misclassified images that are shown, those first of which the model was most certain."""
+
+
+MAX_NAME = 16
+"""Characters of a class's name above an image."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,8 @@ def _draw_misclassified(comparison: Comparison, runs: StoredRuns, run_id: str) -
     wrong = sorted(wrong, key=lambda place: -confidence[place])[:MAX_MISCLASSIFIED]
     titles = []
     for place in wrong:
-        taken_for, true = dataset.classes[predicted[place]], dataset.classes[labels[place]]
+        taken_for = as_text(dataset.classes[predicted[place]][:MAX_NAME])
+        true = as_text(dataset.classes[labels[place]][:MAX_NAME])
         titles.append(f"{taken_for} {confidence[place]:.2f}\nis {true}")
     return image_figures.misclassified(images[wrong], titles)
 

@@ -21,6 +21,7 @@ from cifar_hpo.report.style import (
     INK,
     ORANGE,
     STATE_COLOURS,
+    as_text,
     limit_to_share,
     new_axes,
     style,
@@ -71,7 +72,7 @@ def _learning_curve(axes: Axes, name: str, replicas: Curves) -> None:
         means.append(mean)
         lows.append(low)
         highs.append(high)
-    (line,) = axes.plot(epochs, means, label=name, marker=".")
+    (line,) = axes.plot(epochs, means, label=as_text(name), marker=".")
     axes.fill_between(epochs, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
@@ -121,7 +122,7 @@ def _scale(axes: Axes, choices: Sequence[Value]) -> list[float]:
 
 def _categories(axes: Axes, choices: Sequence[Value]) -> list[float]:
     """Give each choice a place with its name, and return the places."""
-    labels = [str(choice) for choice in choices]
+    labels = [as_text(str(choice)) for choice in choices]
     positions = [float(position) for position in range(len(choices))]
     is_long = max(len(label) for label in labels) > LONG_LABEL
     axes.set_xticks(positions, labels, rotation=30 if is_long else 0)

@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from cifar_hpo.confusion import accuracy_by_class
-from cifar_hpo.report.style import BLUE, INK, new_axes
+from cifar_hpo.report.style import BLUE, INK, as_text, new_axes
 
 MAX_NUMBERED_CLASSES = 20
 """Classes up to which a confusion matrix has its counts written in."""
+
+MAX_NAMED_CLASSES = 40
+"""Classes up to which all are named; of more those are that are recognised worst."""
+
+MAX_NAME = 30
+"""Characters of a class's name on an axis."""
 
 COLUMNS = 8
 """Images in a row."""
@@ -23,7 +29,7 @@ COLUMNS = 8
 def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """Test images by true (rows) and predicted class; matrix (c, c)."""
     figure, axes = new_axes(5.4, 4.8)
-    display = ConfusionMatrixDisplay(matrix, display_labels=list(classes))
+    display = ConfusionMatrixDisplay(matrix, display_labels=[_short(name) for name in classes])
     display.plot(
         ax=axes,
         cmap="Blues",
@@ -33,15 +39,31 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
         include_values=len(classes) <= MAX_NUMBERED_CLASSES,
     )
     axes.grid(visible=False)
+    if len(classes) > MAX_NAMED_CLASSES:
+        axes.set(xticks=[], yticks=[])
     return figure
 
 
+def _short(name: str) -> str:
+    """A class's name as an axis shows it."""
+    cut = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+    return as_text(cut)
+
+
 def per_class(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """The share of each class's test images that was recognised; matrix (c, c)."""
+    """The share of each class's test images that was recognised; matrix (c, c).
+
+    Of more than MAX_NAMED_CLASSES those that are recognised worst are shown.
+    """
     figure, axes = new_axes(4.2, 4.8)
-    accuracies = accuracy_by_class(matrix, classes)
-    bars = axes.barh(list(accuracies), list(accuracies.values()), color=BLUE)
-    texts = [f"{accuracy:.2f}" for accuracy in accuracies.values()]
+    accuracies = list(accuracy_by_class(matrix, classes).items())
+    if len(accuracies) > MAX_NAMED_CLASSES:
+        accuracies = sorted(accuracies, key=lambda entry: entry[1])[:MAX_NAMED_CLASSES]
+        axes.set_title(f"the {MAX_NAMED_CLASSES} worst of {len(classes)}")
+    places = range(len(accuracies))
+    bars = axes.barh(places, [accuracy for _, accuracy in accuracies], color=BLUE)
+    axes.set_yticks(places, [_short(name) for name, _ in accuracies])
+    texts = [f"{accuracy:.2f}" for _, accuracy in accuracies]
     axes.bar_label(bars, texts, padding=3, color=INK)
     axes.invert_yaxis()
     axes.set(xlabel="accuracy on test images", xlim=(0, 1.1))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +69,8 @@ def draw_sections(charts: Iterable[Chart], folder: Path) -> dict[str, Section]:
     sections: dict[str, Section] = {}
     for chart in charts:
         section = sections.setdefault(chart.section, Section(chart.explanation))
-        with plt.rc_context(RC_PARAMS):  # anew for each, because Optuna's charts change it
+        with plt.rc_context(RC_PARAMS), warnings.catch_warnings():  # Optuna's charts change both
+            warnings.filterwarnings("ignore", "Glyph")  # names in scripts that the font lacks
             try:
                 figure = chart.draw()
                 path = folder / REPORT_CHART.format(chart=chart.name)

@@ -59,6 +59,11 @@ def style(axes: Axes) -> None:
     axes.grid(visible=True, color=INK, alpha=0.12)
 
 
+def as_text(name: str) -> str:
+    """A name as Matplotlib shows it, which takes what is between two dollars for a formula."""
+    return name.replace("$", r"\$")
+
+
 def limit_to_share(axes: Axes, metric: str) -> None:
     """Keep the axis of an accuracy within 0 and 1; intervals of few replicas reach beyond."""
     if metric.endswith("accuracy"):

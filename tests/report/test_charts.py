@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -216,6 +217,32 @@ def test_curves_are_means_in_a_band() -> None:
 def test_recognised_shares_of_a_class_without_images_are_none() -> None:
     (axes,) = image_figures.per_class(np.array([[8, 2], [0, 0]]), ["cat", "dog"]).axes
     assert [text.get_text() for text in axes.texts] == ["0.80", "0.00"]
+
+
+ODD_NAMES = ["$a^$$b_", "犬", "a[0], 100 %", "x" * 300, "x" * 301]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_names_of_classes_are_drawn_as_they_are() -> None:
+    names = [*ODD_NAMES, *(f"class {number}" for number in range(50))]
+    for classes in (names[:5], names):
+        matrix = np.diag(np.arange(len(classes)))
+        for figure in (
+            image_figures.confusion(matrix, classes),
+            image_figures.per_class(matrix, classes),
+        ):
+            figure.savefig(io.BytesIO(), format="svg")
+    (axes,) = image_figures.per_class(np.eye(5, dtype=np.int64), ODD_NAMES).axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[:3] == [r"\$a^\$\$b_", "犬", "a[0], 100 %"]
+    assert len(labels) == 5, "names that begin alike are two"
+
+
+def test_of_many_classes_the_worst_are_shown() -> None:
+    matrix = np.diag(np.arange(257)) + np.eye(257, k=1, dtype=np.int64)
+    (axes,) = image_figures.per_class(matrix, [f"class {number}" for number in range(257)]).axes
+    assert len(axes.texts) == 40
+    assert axes.get_yticklabels()[0].get_text() == "class 0"
 
 
 def test_misclassified_images_stand_in_rows_of_eight() -> None:
