@@ -1,5 +1,5 @@
-"""What holds of a sweep's folder after every fault: `violations` reads Optuna, MLflow and the disk and
-says in sentences what does not; `check` fails with them.
+"""What holds of a sweep's folder after every fault: `violations` reads Optuna, MLflow and the disk
+and says in sentences what does not; `check` fails with them.
 
 It reads what is stored, not what a command printed. Whoever calls it says what was planned and how
 the command ended.
@@ -262,7 +262,8 @@ def _disagreeing_states(study: optuna.Study, counted: Sequence[Counted]) -> list
         if outcome["state"] == FINISHED and not has_values:
             wanted = TrialState.FAIL  # the task returned no value
         if trial.state is not wanted:
-            found.append(f"{trial}: {trial.state.name} in Optuna, {outcome['state']} as its outcome")
+            state = trial.state.name
+            found.append(f"{trial}: {state} in Optuna, {outcome['state']} as its outcome")
         if has_values:
             noted = [outcome["metrics"].get(name) for name in names]
             if trial.values != outcome["values"] or (names and noted != outcome["values"]):
@@ -427,4 +428,3 @@ def _state(folder: Path, tracking_uri: str | None) -> dict[str, str]:
 def _trial_as_text(trial: FrozenTrial) -> str:
     outcome = json.dumps(trial.user_attrs.get(OUTCOME), sort_keys=True)
     return f"{trial.state.name} {trial.values} {outcome}"
-

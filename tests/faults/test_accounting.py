@@ -142,7 +142,7 @@ class StudyMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.study is None)
     @rule(retry_failed=st.booleans(), added=st.integers(0, 1))
-    def resume(self, retry_failed: bool, added: int) -> None:  # noqa: FBT001  given by name
+    def resume(self, retry_failed: bool, added: int) -> None:
         """The same command, or one with more cells, or one that tries the failed ones again."""
         self.cells += added
         self.n_trials = self.n_trials and self.n_trials + added

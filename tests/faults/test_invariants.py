@@ -97,13 +97,17 @@ def test_of_a_sound_folder_nothing_is_said(folder: Path) -> None:
 
 
 TRIAL_TAG = "(select run_uuid from tags where key = 'trial' and value = '{}')"
-NOTED = f"update trial_user_attributes set value_json = replace(value_json, {{}}) where key = '{OUTCOME}'"
+NOTED = (
+    "update trial_user_attributes set value_json = replace(value_json, {})"
+    f" where key = '{OUTCOME}'"
+)
+STUDY_RUN = "(select run_uuid from tags where key = 'kind' and value = 'study')"
 
 SPOILT = [
     (
         studies,
         "update trials set state = 'RUNNING' where number = 0",
-        ["study s, trial 0: RUNNING in Optuna, FINISHED as its outcome", "RUNNING without an owner"],
+        ["trial 0: RUNNING in Optuna, FINISHED as its outcome", "RUNNING without an owner"],
     ),
     (
         studies,
@@ -124,12 +128,11 @@ SPOILT = [
     (
         studies,
         "update trial_params set param_value = 0.0 where trial_id = 3",
-        ["counts {\"+x\": 1} more than once: trials 0, 2", "1 of 3 configurations"],
+        ['counts {"+x": 1} more than once: trials 0, 2', "1 of 3 configurations"],
     ),
     (
         runs,
-        "update runs set status = 'RUNNING' where run_uuid in (select run_uuid from tags where key"
-        " = 'kind' and value = 'study')",
+        f"update runs set status = 'RUNNING' where run_uuid in {STUDY_RUN}",
         ["of s (study): RUNNING, its owner is gone"],
     ),
     (
@@ -158,7 +161,7 @@ SPOILT = [
         ["trial 0: MLflow does not have its run"],
     ),
     (runs, "delete from tags where key = 'pruned'", ["trial 1: PRUNED, and its run's tags say"]),
-    (runs, "update tags set value = 'trial' where key = 'kind'", ["has 0 runs of its own"]),
+    (runs, "update tags set value = 'x' where value = 'study'", ["has 0 runs of its own"]),
 ]
 
 
@@ -166,9 +169,6 @@ SPOILT = [
 def test_what_is_wrong_in_a_store_is_said(
     store: Callable[[Path, str], None], statement: str, sentences: list[str], folder: Path
 ) -> None:
-    if "'kind'" in statement and "update tags" in statement:
-        runs(folder, "insert into tags values ('trial', '9', (select run_uuid from tags where value"
-                     " = 'study' and key = 'kind'))")
     store(folder, statement)
     found = violations(folder, planned=3, budget=3, returncode=1)
     for sentence in sentences:
@@ -211,8 +211,7 @@ def test_an_exit_code_of_failure_without_a_failed_trial_is_said(folder: Path) ->
 
 
 def test_a_study_that_is_not_done_is_not_finished(folder: Path) -> None:
-    runs(folder, "update runs set status = 'FINISHED' where run_uuid in (select run_uuid from tags"
-                 " where key = 'kind' and value = 'study')")
+    runs(folder, f"update runs set status = 'FINISHED' where run_uuid in {STUDY_RUN}")
     (said,) = violations(folder, planned=4, returncode=128 + signal.SIGINT)
     assert said == "study s: FINISHED in MLflow with 3 of 4 outcomes"
 
@@ -243,6 +242,7 @@ def test_a_process_of_the_sweep_and_its_lock_are_said(
         assert sleeper.stdout
         sleeper.stdout.readline()
     try:
+        (folder / "mlruns" / ".studies.db-s.holder").unlink(missing_ok=True)
         with FileLock(folder / "mlruns" / ".studies.db-s.lock"):
             found = violations(folder)
     finally:
@@ -251,7 +251,7 @@ def test_a_process_of_the_sweep_and_its_lock_are_said(
     wait_for(lambda: all(sleeper.poll() == 0 for sleeper in sleepers))
     assert [said.split(":")[0] for said in found] == [
         *(f"process {sleeper.pid} is left" for sleeper in sleepers),
-        ".studies.db-s.lock is held by process " + str(subprocess.os.getpid()),  # type: ignore[attr-defined]
+        ".studies.db-s.lock is held by a process",
     ]
 
 
