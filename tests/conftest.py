@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from support import Clock, Run, images, run_in
 
@@ -19,6 +22,23 @@ set_tensorflow_switches()  # some tests load TensorFlow before anything of ours 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell ignores it for what it starts in the background, and all below would inherit that
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrations_read_once() -> Iterator[None]:
+    """Optuna reads all its migrations, as modules, for each storage that is opened: 0.1 s."""
+    versions = optuna.storages._rdb.storage._VersionManager  # noqa: SLF001  there is no option
+    read = versions._create_alembic_script  # noqa: SLF001
+    scripts: list[Any] = []
+
+    def read_once(self: Any) -> Any:
+        if not scripts:
+            scripts.append(read(self))
+        return scripts[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(versions, "_create_alembic_script", read_once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -155,8 +155,7 @@ def settle(given: dict[str, Any]) -> None:
     schema = OmegaConf.structured(Sweeper(sampler=Sampler(), pruner=Pruner()))
     with open_dict(schema):
         merged = OmegaConf.merge(schema, given)
-    options = OmegaConf.to_container(merged, resolve=True)
-    assert isinstance(options, dict)
+    options: Any = OmegaConf.to_container(merged, resolve=True)
     for name in ("_target_", "_recursive_", "defaults"):
         options.pop(name)
     validate_forms(options)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from support import run_in
+from support import call_in, run_in
 
 from cifar_hpo.errors import DataError
-from cifar_hpo.predict import prediction_table, read_image
+from cifar_hpo.predict import main, prediction_table, read_image
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
@@ -102,5 +102,5 @@ def test_prediction_by_the_champion_and_by_a_run(
         ("one.png", "--run", "nothing"): "there is no run nothing",
         ("one.png", "--model", "x"): "there is no champion x; there are: cifar_hpo-small",
     }.items():
-        refused = ask(*arguments)
+        refused = call_in(tmp_path, main, *arguments)
         assert (refused.returncode, refused.stderr) == (2, f"error: {error}\n")

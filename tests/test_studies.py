@@ -12,7 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from support import lay_out, run_in
+from support import call_in, lay_out, run_in
 
 from cifar_hpo.paths import HYDRA_FOLDER, HYDRA_SETTINGS
 from cifar_hpo.report.__main__ import main as report
@@ -22,7 +22,7 @@ from cifar_hpo.study.study import FOLDER
 
 
 def studies(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_in(folder, *arguments, module="cifar_hpo.studies")
+    return call_in(folder, main, *arguments)
 
 
 def laid_out(folder: Path) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from support import lay_out, run_in
+from support import call_in, lay_out
 
 from cifar_hpo.analysis.comparison import compare_study
+from cifar_hpo.report.__main__ import main
 from cifar_hpo.report.charts import Chart
 from cifar_hpo.report.page import draw_sections, to_svg
 from cifar_hpo.report.style import INK
@@ -39,7 +40,7 @@ CHARTS = {"effect_model.filters", "timeline", "history", "trade_off"}
 
 
 def report(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_in(folder, *arguments, module="cifar_hpo.report")
+    return call_in(folder, main, *arguments)
 
 
 def page_of(folder: Path, study: str = "laid") -> str:

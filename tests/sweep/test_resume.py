@@ -136,7 +136,7 @@ def test_what_a_sampler_may_not_combine_is_left_out(tmp_path: Path, small: list[
         *space,
         *sampler[:2],
         "hydra.sweeper.constraints=['parameters <= 20']",
-        "hydra.sweeper.study_name=t",
+        "hydra.sweeper.storage=memory",
     )
     assert nothing.returncode == 2
     assert re.fullmatch(
