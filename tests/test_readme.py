@@ -16,7 +16,16 @@ from hydra.core.plugins import Plugins
 
 from cifar_hpo.paths import CONF, PACKAGE, ROOT
 
-FOLDERS = (".", ".github", "cifar_hpo", "conf", "mlruns", "sweeps", "tests/benchmarks")
+FOLDERS = (
+    ".",
+    ".github",
+    "cifar_hpo",
+    "conf",
+    "mlruns",
+    "sweeps",
+    "tests",
+    "tests/benchmarks",
+)
 PAGES = [page for folder in FOLDERS for page in sorted(Path(ROOT, folder).glob("*.md"))]
 WITH_COMMANDS = ("README.md", "conf/README.md", "sweeps/README.md", "cifar_hpo/README.md")
 

@@ -45,6 +45,10 @@ if __name__ == "__main__":
 LONGEST_FACTOR = 2.5
 """Of the uninterrupted time, which twenty kills may cost."""
 
+SECONDS_TO_IMPORT = 60.0
+"""In which the server of a killed parent is gone, which notices that when it has imported what
+trials need: 3 s of one core, more where the machine is busy."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -121,6 +125,7 @@ def test_a_stub_sweep_that_is_ended_at_random_counts_everything_once(
         if goes_on(process, moments.uniform(0, 1)):
             process.send_signal(number)
         process.wait(60)
+        wait_for_orphans(folder, SECONDS_TO_IMPORT)
         log.info("%s: exit code %d", signal.Signals(number).name, process.returncode)
         check(folder, planned=12, budget=12, returncode=process.returncode)
     shown = sweep.run()
@@ -180,7 +185,7 @@ def _with_kills(
         log.info("%.0f s: kill %d, the parent", seconds, kill)
         process.kill()
         process.wait()
-        wait_for_orphans(sweep.folder)
+        wait_for_orphans(sweep.folder, SECONDS_TO_IMPORT)
         check(sweep.folder, planned=12, returncode=process.returncode)
         values = _values(sweep.folder) if (sweep.folder / STUDIES_DB).exists() else {}
         assert finished.items() <= values.items(), "finished work was done again"
