@@ -25,7 +25,7 @@ from cifar_hpo.redaction import redacted
 LOCK_TIMEOUT = 11
 """Seconds that a database is waited for which another process has locked when it is opened."""
 
-CONNECT_TIMEOUT = 10
+CONNECT_TIMEOUT = 7
 """Seconds until a server that does not answer is given up."""
 
 MAX_CHECKED_SIZE = 2**28
@@ -101,7 +101,7 @@ class Database:
         """Raise StudyError where it can't be used: damaged, locked, of something else, read-only
         though it will be written, or a server that does not answer.
 
-        A file that is not there yet is left alone. Takes some 10 s at most.
+        A file that is not there yet is left alone. Takes some LOCK_TIMEOUT at most.
         """
         with self.errors(ImportError):  # of a driver
             if self.file is None and self.url.startswith("sqlite"):

@@ -33,11 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         images = np.stack([read_image(path) for path in options.images])
         processor.set_tensorflow_switches()
-        with processor.quiet_tensorflow():
-            import tensorflow as tf  # noqa: F401
         from cifar_hpo.tracking.reader import RunReader
 
-        loaded = RunReader(options.tracking_uri).model(options.run, options.model)
+        reader = RunReader(options.tracking_uri)
+        with processor.quiet_tensorflow():
+            import tensorflow as tf  # noqa: F401
+        loaded = reader.model(options.run, options.model)
         probabilities = loaded.model.predict(images, verbose=0)
         table = prediction_table(options.images, probabilities, loaded.classes, loaded.title)
         terminal().print(table)

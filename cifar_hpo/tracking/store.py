@@ -44,7 +44,7 @@ def open_store(uri: str, *, will_write: bool) -> None:
     """Open the store that MLflow points at; a database that is not there is made if it will be
     written.
 
-    MLflow would wait for minutes where nothing answers. Raises StudyError within some 15 s where
+    MLflow would wait for minutes where nothing answers. Raises StudyError within some 10 s where
     the store can't be used, and where there is none to read.
     """
     if uri.startswith(SERVERS):
