@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import os
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from support import wait_for
 
-from cifar_hpo.console import Heartbeat, clock, sparkline
+from cifar_hpo.console import Heartbeat, Output, clock, set_up_output, sparkline
 
 
 @pytest.mark.parametrize(
@@ -80,3 +85,49 @@ def test_a_curve_in_one_line_goes_from_its_lowest_to_its_highest_value(
     values: list[float], line: str
 ) -> None:
     assert sparkline(values) == line
+
+
+@pytest.fixture
+def piped() -> Iterator[tuple[int, Output]]:
+    """The reading end of a pipe, and what writes to it in Latin-1."""
+    reading, writing = os.pipe()
+    set_up_output()
+    with os.fdopen(writing, "w", encoding="latin-1") as stream:
+        yield reading, Output.over(stream)
+    logging.setLogRecordFactory(logging.LogRecord)
+    with contextlib.suppress(OSError):
+        os.close(reading)
+
+
+def test_signs_that_a_terminal_does_not_have_get_plain_ones(piped: tuple[int, Output]) -> None:
+    reading, output = piped
+    print("0.5 ± 0.1 × 3 ≥ 2 ▁█ 猫", file=output, flush=True)
+    assert os.read(reading, 99) == "0.5 ± 0.1 × 3 >= 2 18 ?\n".encode("latin-1")
+
+
+def test_what_is_printed_has_no_passwords(piped: tuple[int, Output]) -> None:
+    reading, output = piped
+    print("at", "postgresql://me:SECRET@host/db", file=output, flush=True)
+    assert os.read(reading, 99) == b"at postgresql://me:***@host/db\n"
+
+
+def test_a_reader_that_is_gone_ends_nothing(piped: tuple[int, Output]) -> None:
+    reading, output = piped
+    os.close(reading)
+    for _ in range(3):
+        print("x" * 100_000, file=output, flush=True)
+
+
+def test_a_log_has_no_passwords_in_message_and_traceback(piped: tuple[int, Output]) -> None:
+    written = io.StringIO()
+    logger = logging.getLogger("cifar_hpo.test")
+    handler = logging.StreamHandler(written)
+    logger.addHandler(handler)
+    try:
+        raise ValueError("no postgresql://me:SECRET@host")
+    except ValueError:
+        logger.exception("at %s", "postgresql://me:SECRET@host")
+    logger.removeHandler(handler)
+    assert "SECRET" not in written.getvalue()
+    assert "at postgresql://me:***@host" in written.getvalue()
+    assert "ValueError: no postgresql://me:***@host" in written.getvalue()

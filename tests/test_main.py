@@ -245,6 +245,7 @@ WRONG_VALUES = {
     "+hydra.launcher.foo=1": "hydra.launcher.foo",
     "hydra.sweep.dir=null": "hydra.sweep.dir",
     "training.seed=${oc.env:NOT_SET}": "training.seed",
+    "hydra.sweep.subdir=x": "hydra.sweep.subdir: 'x' is the folder of all trials",
     "training.seed=${a.${b}}": "training.seed",
     "+=3": "config",
     "=": "Could not override",
@@ -254,7 +255,7 @@ WRONG_VALUES = {
 
 def test_values_that_cannot_be_are_refused(refused: Refused) -> None:
     for override, expected in WRONG_VALUES.items():
-        assert expected in refused("-m", override), override
+        assert expected in refused("-m", "training.epochs=1,2", override), override
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ class Plan:
 
         composer = Composer(launcher, space)
         cells = _cells_to_check(space)
+        _refuse_common_folder(composer, cells)
         configs = [composer.compose_task(cell) for cell in cells]
         metrics = as_list(options["metric"])
         checked = {}
@@ -228,6 +229,18 @@ def _validated(
         if problem:
             raise ConfigError("hydra.sweeper.metric", f"a trial will have no {metric}: {problem}")
     return checked
+
+
+def _refuse_common_folder(composer: Composer, cells: Sequence[Mapping[str, Value]]) -> None:
+    """Raise ConfigError where trials would have each other's checkpoints."""
+    folders = []
+    for number, cell in enumerate(cells[:2]):
+        config = composer.compose(number, cell)
+        with job_config(config):
+            folders.append(OmegaConf.select(config, "hydra.sweep.subdir"))
+    if len(folders) != len(set(folders)):
+        problem = f"{folders[0]!r} is the folder of all trials; put ${{hydra.job.num}} into it"
+        raise ConfigError("hydra.sweep.subdir", problem)
 
 
 def _plain_values(options: Mapping[str, Any]) -> Options:

@@ -58,7 +58,8 @@ def test_choices(override: str, loader: ConfigLoaderImpl) -> None:
 
 INTERVALS = {
     "x=interval(0.1,1)": (Interval(0.1, 1, log=False), False),
-    "x=interval(1,10)": (Interval(1, 10, log=False), True),
+    "x=interval(1,10)": (Interval(1.0, 10.0, log=False), False),
+    "x=int(interval(1,10))": (Interval(1, 10, log=False), True),
     "x=tag(log,interval(1e-4,1e-1))": (Interval(1e-4, 1e-1, log=True), False),
 }
 
@@ -68,7 +69,9 @@ def test_intervals(override: str, loader: ConfigLoaderImpl) -> None:
     space = Space.parse([override], {}, loader)
     expected, whole = INTERVALS[override]
     assert space.dimensions == {"x": expected}
-    assert expected.whole is whole
+    (dimension,) = space.dimensions.values()
+    assert isinstance(dimension, Interval)
+    assert dimension.whole is whole
     assert not space.is_finite
 
 
@@ -212,3 +215,73 @@ def test_an_interval_of_whole_numbers_is_another_than_one_of_floats() -> None:
     assert Interval(0, 5.0, log=False).identity == real.identity
     for interval in (whole, real):
         assert dimension_identity(interval.identity) == interval.identity
+
+
+@pytest.mark.parametrize("values", ["true,1", "1,true", "false,0", "1,1.0", "0.0,0", "1e2,100"])
+def test_values_that_python_takes_for_equal_are_refused(values: str) -> None:
+    with pytest.raises(ConfigError, match=r"^\+x: .* can't be told apart"):
+        parse_space(f"+x={values}")
+
+
+def test_a_truth_value_is_no_number_of_a_space() -> None:
+    numbers, truths = parse_space("+x=0,1"), parse_space("+x=false,true")
+    assert numbers.holds({"+x": 1})
+    assert truths.holds({"+x": True})
+    assert not numbers.holds({"+x": True})
+    assert not truths.holds({"+x": 1})
+
+
+def test_a_text_is_no_number_and_null_is_a_value() -> None:
+    (dimension,) = parse_space("+x='1',1,null,'null'").dimensions.values()
+    assert isinstance(dimension, Choices)
+    assert list(dimension.texts.values()) == ["'1'", "1", "null", "'null'"]
+    assert [meaning_of(text)[1] for text in dimension.texts.values()] == ["1", 1, None, "null"]
+
+
+RANGES = {
+    "range(0.1,0.4,0.1)": [0.1, 0.2, 0.3],
+    "range(0.1,0.35,0.1)": [0.1, 0.2, 0.3],
+    "range(0,1,0.25)": [0, 0.25, 0.5, 0.75],
+    "range(0.3,0,-0.1)": [0.3, 0.2, 0.1],
+    "range(1e-3,4e-3,1e-3)": [0.001, 0.002, 0.003],
+    "range(5,1,-2)": [5, 3],
+}
+
+
+@pytest.mark.parametrize("text", RANGES)
+def test_a_range_of_floats_has_its_steps_and_not_its_end(text: str) -> None:
+    (dimension,) = parse_space(f"+x={text}").dimensions.values()
+    assert isinstance(dimension, Choices)
+    assert list(dimension.texts) == RANGES[text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("range(0,1000000000)", "range(0,1,1e-9)", "range(1,5,0)", "range(0,inf)"),
+        *("range(nan,1)", "interval(nan,1)", "interval(0,inf)", "int(interval(0,1e300))", "nan,1"),
+    ],
+)
+def test_what_has_no_end_or_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^\+x: "):
+        parse_space(f"+x={text}")
+
+
+@pytest.mark.parametrize("text", ["interval(8,64)", "tag(log,interval(8.0,64))"])
+def test_an_interval_of_a_key_of_whole_numbers_has_these(
+    text: str, loader: ConfigLoaderImpl
+) -> None:
+    space = Space.parse([f"x={text}"], {}, loader, whole_keys=["x"])
+    (dimension,) = space.dimensions.values()
+    assert isinstance(dimension, Interval)
+    assert dimension.whole
+    assert [type(value) for value in (dimension.low, dimension.high)] == [int, int]
+    (floats,) = Space.parse([f"x={text}"], {}, loader).dimensions.values()
+    assert isinstance(floats, Interval)
+    assert not floats.whole
+
+
+def test_values_of_params_are_written_as_overrides(loader: ConfigLoaderImpl) -> None:
+    params = {"a": None, "b": True, "c": [4, None], "d": "null,3", "e": 0.5}
+    space = Space.parse([], params, loader)
+    assert space.overrides({"d": "null"}) == ("a=null", "b=True", "c=[4,null]", "d=null", "e=0.5")

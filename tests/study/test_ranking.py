@@ -86,3 +86,19 @@ def test_of_a_configuration_that_was_tried_again_the_last_trial_counts() -> None
         (1, {"x": 1}, 2.0),
         (3, {"x": 0}, 3.0),
     ]
+
+
+def test_a_password_that_an_earlier_version_noted_is_not_shown() -> None:
+    outcome: dict[str, Any] = {
+        "state": FAILED,
+        "values": None,
+        "metrics": {},
+        "seconds": 1.0,
+        "run_id": "",
+    }
+    outcome["error"] = "OSError: no postgresql://me:SECRET@host/db"
+    noted = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.FAIL, user_attrs={OUTCOME: outcome}
+    )
+    (shown,) = finished_trials([noted])
+    assert shown.error == "OSError: no postgresql://me:***@host/db"

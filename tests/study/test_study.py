@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from support import finished, study_options, swept
+from support import finished, parse_space, study_options, swept
 
-from cifar_hpo.errors import ConfigError
+from cifar_hpo.errors import ConfigError, StudyError
 from cifar_hpo.study.space import Space
 from cifar_hpo.study.study import Study
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, TrialResult, TrialSpec
@@ -169,3 +170,23 @@ def test_a_duplicate_is_recognised_whatever_the_order_of_its_keys(
     swept(space("+a=1,2", "+b=1,2"), lambda spec: finished(1))
     done, _ = swept(space("+b=1,2,3", "+a=1,2"), lambda spec: finished(1))
     assert sorted(spec.params["+b"] for spec in done) == [3, 3]
+
+
+def test_null_and_lists_are_enqueued_as_they_are_written() -> None:
+    wish = {"+a": None, "+b": [16, None]}
+    wanted = parse_space("+a=3,null", "+b=[8],[16,null]")
+    specs, _ = swept(wanted, lambda spec: finished(0), "null", enqueue=[wish])
+    assert specs[0].overrides == ("+a=null", "+b=[16,null]")
+    with pytest.raises(ConfigError, match="not in the space"):
+        Study.open("y", wanted, study_options(enqueue=[{"+a": {"b": 1}}]), {})
+
+
+def test_a_value_from_elsewhere_that_changed_is_refused_with_its_key() -> None:
+    wanted = parse_space("+a=1,2")
+    storage = f"sqlite:///{Path.cwd()}/interpolated.db"
+    options = study_options(storage=storage)
+    for seed in ("aa", "aa"):
+        with Study.open("s", wanted, options, {"interpolated": {"training.seed": seed}}):
+            pass
+    with pytest.raises(StudyError, match=r"interpolated\.training\.seed aa → bb"):
+        Study.open("s", wanted, options, {"interpolated": {"training.seed": "bb"}})

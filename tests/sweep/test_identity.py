@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_hpo.study.space import Choices, Interval, Space
@@ -73,3 +74,46 @@ def test_the_name_is_what_varies_and_a_hash_of_the_meaning() -> None:
     assert automatic_name(Space({}), meaning).startswith("one-")
     assert automatic_name(space("+a/b"), meaning).startswith("a-b-")
     assert isinstance(CONFIG, DictConfig)
+
+
+INTERPOLATED: Any = OmegaConf.create(
+    {
+        "training": {
+            "seed": "${oc.env:SEED}",
+            "epochs": "${oc.decode:${oc.env:SEED}}",
+            "threads": "${training.seed}",
+            "batch_size": "${hydra:job.num}",
+        },
+        "data": {"path": "${now:%f}-${oc.env:SEED}", "augment": ["${oc.env:SEED}"]},
+        "mlflow": {"tracking_uri": "${oc.env:SEED}"},
+    }
+)
+
+
+def interpolated(seed: str, monkeypatch: pytest.MonkeyPatch, *values: str) -> Any:
+    monkeypatch.setenv("SEED", seed)
+    wanted = Space({"model.filters": Choices(dict(zip(values, values, strict=True)))})
+    return meaning_of(INTERPOLATED, wanted, OPTIONS, {}).get("interpolated")
+
+
+def test_what_an_interpolation_stood_for_is_part_of_the_meaning_and_not_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup_globals()
+    first = interpolated("SECRET1", monkeypatch)
+    keys = {"training.seed", "training.epochs", "data.path", "data.augment"}
+    assert set(first) == keys
+    assert "SECRET" not in str(first)
+    assert interpolated("SECRET1", monkeypatch) == first, "now and the job differ from run to run"
+    assert all(value != first[key] for key, value in interpolated("4", monkeypatch).items())
+
+
+def test_a_choice_may_be_an_interpolation(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup_globals()
+    first = interpolated("3", monkeypatch, "1", "${oc.env:SEED}")
+    assert "model.filters=${oc.env:SEED}" in first
+    assert interpolated("4", monkeypatch, "1", "${oc.env:SEED}") != first
+
+
+def test_a_config_without_interpolations_means_what_it_meant_before() -> None:
+    assert "interpolated" not in meaning_of(CONFIG, space(), OPTIONS, {})
