@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from support import config_loader
 
-from cifar_hpo.hydra_internals import parsed_value, return_value
+from cifar_hpo.hydra_internals import (
+    job_config,
+    parsed_value,
+    registered_targets,
+    return_value,
+)
 
 MEND = "mend hydra_internals.py"
 
@@ -32,3 +40,20 @@ def test_an_override_knows_whether_its_text_had_quotes(text: str, is_quoted: boo
     except AttributeError:
         pytest.fail(f"Override keeps what was parsed under another name: {MEND}")
     assert isinstance(value, QuotedString) == is_quoted, f"Override has lost the quotes: {MEND}"
+
+
+def test_what_packages_have_registered_is_known() -> None:
+    expected = {
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "hydra_plugins.cifar_hpo.StudySweeper",
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    }
+    assert registered_targets() >= expected, f"ConfigStore keeps its nodes elsewhere: {MEND}"
+
+
+def test_a_job_s_own_config_is_hydra_s_for_a_while() -> None:
+    config = config_loader().load_configuration("config", ["hydra.job.num=7"], RunMode.RUN)
+    before = HydraConfig.instance().cfg
+    with job_config(config):
+        assert HydraConfig.get().job.num == 7, f"HydraConfig takes a config otherwise: {MEND}"
+    assert HydraConfig.instance().cfg is before

@@ -95,7 +95,8 @@ def _leaves(node: Any, path: str, key: str = "") -> Iterator[tuple[str, str, Any
     one."""
     if isinstance(node, dict) and node:
         for name, child in node.items():
-            yield from _leaves(child, f"{path}.{name}" if path else str(name), str(name))
+            last = str(name).rpartition(".")[2]  # an override's key is a path
+            yield from _leaves(child, f"{path}.{name}" if path else str(name), last)
     elif isinstance(node, list) and node:
         for place, child in enumerate(node):
             yield from _leaves(child, f"{path}[{place}]", key)

@@ -32,3 +32,15 @@ def test_an_interpolation_and_a_uri_without_a_password_pass(uri: str) -> None:
 def test_a_call_is_refused(config: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="does not call functions"):
         refuse_secrets_and_calls(config)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"hydra.job_logging.handlers.file.filename": "${hydra.runtime.output_dir}/other.log"},
+        {"hydra.launcher._target_": "hydra_plugins.cifar_hpo.WorkersLauncher"},
+        {"training.seed": "${oc.decode:${oc.env:SEED}}"},
+    ],
+)
+def test_an_override_may_say_what_a_config_may(override: dict[str, object]) -> None:
+    refuse_secrets_and_calls(override)
