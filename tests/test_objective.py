@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from support import composed
+from mlflow import MlflowClient
+from PIL import Image
+from support import Run, composed
 
 from cifar_hpo import objective as module
 from cifar_hpo import trial
@@ -17,6 +20,7 @@ from cifar_hpo.objective import Objective, checkpoints_cleared, pruned_by_storag
 from cifar_hpo.paths import CHECKPOINT
 from cifar_hpo.processor import fused_below
 from cifar_hpo.task import as_task
+from cifar_hpo.tracking.reader import RunReader
 from cifar_hpo.trial import Context, Progress, Pruned
 
 WIDE = fused_below()
@@ -192,3 +196,39 @@ def test_a_worker_that_reports_to_its_parent_goes_on_doing_so(
     finally:
         trial.set_reporter(None)
     assert heard == [Progress(1, 2, 0.5)]
+
+
+def test_many_classes_of_any_names_train_and_are_logged(
+    store: None, run: Run, tmp_path: Path
+) -> None:
+    """Of 257 classes labels take two bytes; MLflow takes few of these names as they are."""
+    odd = ["a[0]", "a(0)", "a, b", "100 %", " x ", 'it\'s "it"', "犬", "🐈‍⬛", "$x_$", "y" * 80]
+    names = sorted([*odd, *(f"class {number}" for number in range(257 - len(odd)))])
+    for split in ("train", "test"):
+        for number, name in enumerate(names):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (32, 32), (number % 256, number // 256 * 255, 7)).save(
+                folder / "0.png"
+            )
+    small = ["model.filters=2", "model.dense_units=4", "model.kernel_size=3", "training.epochs=1"]
+    ended = run("data=folder", "data.path=images", "training.batch_size=100", *small)
+    assert ended.returncode == 0, ended.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (logged,) = client.search_runs([client.get_experiment_by_name("cifar_hpo").experiment_id])
+    assert logged.info.status == "FINISHED"
+    metrics = [name for name in logged.data.metrics if name.startswith("test_accuracy/")]
+    assert len(metrics) == 257
+    matrix, classes = RunReader(f"sqlite:///{tmp_path}/mlflow.db").confusion(logged.info.run_id)
+    assert (matrix.shape, matrix.sum()) == ((257, 257), 257)
+    assert classes == names
+
+
+def test_images_that_are_none_are_one_line_and_exit_code_2(run: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros((2, 32, 32, 3), np.uint8))
+    for arguments in (["data=npz", "data.path=one.npy"], ["-m", "data=npz", "data.path=one.npy"]):
+        ended = run(*arguments)
+        assert ended.returncode == 2
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith("error: one.npy: a single array; expected an .npz with x_train")
+    assert not (tmp_path / "mlflow.db").exists()

@@ -123,7 +123,7 @@ def test_a_child_holds_its_params_curves_dataset_and_config(
             "test_loss",
             "parameters",
             "train_seconds",
-            "test_accuracy/airplane",
+            "test_accuracy/class 0",
         ):
             assert name in run.data.metrics
         (dataset,) = run.inputs.dataset_inputs
@@ -163,7 +163,7 @@ def test_the_model_has_an_example_that_runs_and_knows_its_classes(
     with np.load(npz) as arrays:
         assert np.array_equal(model.input_example, arrays["x_test"][:1])
     assert model.predict(model.input_example).shape == (1, 10)
-    assert model.metadata.metadata["classes"][:2] == ["airplane", "automobile"]
+    assert model.metadata.metadata["classes"][:2] == ["class 0", "class 1"]
 
 
 def test_system_metrics_where_they_are_asked_for(
