@@ -266,13 +266,18 @@ def _shared_seeds_sentences(comparison: Comparison) -> list[str]:
 
 def _incomplete_sentences(comparison: Comparison) -> list[str]:
     """Which configurations are not judged, and why."""
+    left_out = [one for one in comparison.finished if not one.is_complete]
     said = []
-    for configuration in comparison.finished:
-        if not configuration.is_complete:
-            became = ", ".join(f"{n} {state}" for state, n in sorted(configuration.missing.items()))
-            mean = f"over these {comparison.metrics[0]} is {_mean(configuration):.4f}"
-            said.append(f"{configuration.name}, {configuration.seeds_text} ({became}), {mean}")
-    return [f"No verdict on what did not finish: {_listed(said)}."] if said else []
+    for configuration in left_out[:MAX_NAMES]:
+        became = [f"{count} {state}" for state, count in sorted(configuration.missing.items())]
+        said.append(
+            f"No verdict on {configuration.name}: {configuration.seeds_text} finished "
+            f"({', '.join(became)}); over these {comparison.metrics[0]} is "
+            f"{_mean(configuration):.4f}."
+        )
+    if len(left_out) > MAX_NAMES:
+        said.append(f"Nor on {len(left_out) - MAX_NAMES} others of which some seeds are missing.")
+    return said
 
 
 def _nobody_knows(unknown: Sequence[str]) -> list[str]:

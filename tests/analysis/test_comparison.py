@@ -145,9 +145,18 @@ def test_a_configuration_that_lost_seeds_is_never_the_best(loss: str, tmp_path: 
     assert decide(comparison) == Best("filters=8", compared=2, pairs=1, unknown=[])
     became = "failed" if loss == "diverged" else "pruned"
     assert verdict(comparison)[-1] == (
-        f"No verdict on what did not finish: filters=16, 2 of 5 seeds (3 {became}), over these "
-        "val_accuracy is 0.9050."
+        f"No verdict on filters=16: 2 of 5 seeds finished (3 {became}); over these val_accuracy "
+        "is 0.9050."
     )
+
+
+def test_of_many_incomplete_configurations_a_few_are_named(tmp_path: Path) -> None:
+    outcomes = [*of_seeds("0", steady(0.5))]
+    for width in range(1, 9):
+        outcomes += of_seeds(str(width), [0.9, "diverged"])
+    said = verdict(compare_study("laid", lay_out(tmp_path, outcomes)))
+    assert len(said) == 1 + 5 + 1
+    assert said[-1] == "Nor on 3 others of which some seeds are missing."
 
 
 def test_replicas_that_failed_are_as_many_seeds(tmp_path: Path) -> None:
@@ -168,11 +177,10 @@ def test_without_any_complete_configuration_none_is_the_best(tmp_path: Path) -> 
     outcomes = [*of_seeds("8", [0.9, "diverged"]), *of_seeds("4", [PRUNED, 0.5])]
     comparison = compare_study("laid", lay_out(tmp_path, outcomes))
     assert decide(comparison) == NothingComplete()
-    first, second = verdict(comparison)
+    first, second, third = verdict(comparison)
     assert first.startswith("No configuration finished with all of its seeds")
-    assert second.startswith(
-        "No verdict on what did not finish: filters=8, 1 of 2 seeds (1 failed)"
-    )
+    assert second.startswith("No verdict on filters=8: 1 of 2 seeds finished (1 failed)")
+    assert third.startswith("No verdict on filters=4: 1 of 2 seeds finished (1 pruned)")
 
 
 def test_what_failed_for_all_seeds_is_no_configuration_to_judge(tmp_path: Path) -> None:

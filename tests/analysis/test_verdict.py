@@ -14,6 +14,7 @@ from cifar_hpo.analysis.verdict import (
     SELECTED_ON_TEST,
     Best,
     Decision,
+    NothingComplete,
     NothingFinished,
     OnlyOne,
     SeveralMetrics,
@@ -128,6 +129,10 @@ def test_ties_are_told_from_differences() -> None:
 
 SENTENCES: list[tuple[Decision, str]] = [
     (NothingFinished(), "No trial has finished, so there is nothing to compare."),
+    (
+        NothingComplete(),
+        "No configuration finished with all of its seeds, so none is called the best.",
+    ),
     (
         SeveralMetrics("f1"),
         (
