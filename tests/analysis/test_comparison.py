@@ -42,6 +42,8 @@ def begin(storage: Any, outcomes: Outcomes, width: str, seed: int) -> None:
     study = optuna.load_study(study_name="laid", storage=storage)
     study.enqueue_trial({"model.filters": width, "training.seed": str(seed)})
     study.ask(distributions)  # type: ignore[arg-type]
+
+
 from cifar_hpo.study.study import MEANING
 
 
@@ -269,6 +271,8 @@ def test_seeds_that_are_no_numbers_are_told_apart(tmp_path: Path) -> None:
     storage = lay_out(tmp_path, outcomes, more_meaning=config)
     (configuration,) = compare_study("laid", storage).configurations
     assert sorted(configuration.values.values()) == [0.5, 0.6]
+
+
 def test_a_seed_that_is_an_interpolation_is_counted_from_0(tmp_path: Path) -> None:
     storage = lay_out(tmp_path, [({"a": "1"}, [0.5, 0.7])])
     study = optuna.load_study(study_name="laid", storage=storage)
