@@ -13,6 +13,7 @@ from support import Outcomes, lay_out
 from cifar_hpo.analysis.comparison import TOP_K, Comparison, compare_study
 from cifar_hpo.analysis.verdict import Best, NothingComplete, OnlyOne, Tied, decide, verdict
 from cifar_hpo.errors import StudyError
+from cifar_hpo.study.study import MEANING
 from cifar_hpo.trial import PRUNED
 
 REPLICAS_IN_CONFIG = {"config": {"training": {"seed": 0, "replicas": 5}}}
@@ -42,9 +43,6 @@ def begin(storage: Any, outcomes: Outcomes, width: str, seed: int) -> None:
     study = optuna.load_study(study_name="laid", storage=storage)
     study.enqueue_trial({"model.filters": width, "training.seed": str(seed)})
     study.ask(distributions)  # type: ignore[arg-type]
-
-
-from cifar_hpo.study.study import MEANING
 
 
 def test_trials_that_differ_in_their_seed_are_one_configuration(tmp_path: Path) -> None:
@@ -273,10 +271,10 @@ def test_seeds_that_are_no_numbers_are_told_apart(tmp_path: Path) -> None:
     assert sorted(configuration.values.values()) == [0.5, 0.6]
 
 
-def test_a_seed_that_is_an_interpolation_is_counted_from_0(tmp_path: Path) -> None:
+def test_replicas_of_a_seed_that_is_an_interpolation_are_told_apart(tmp_path: Path) -> None:
     storage = lay_out(tmp_path, [({"a": "1"}, [0.5, 0.7])])
     study = optuna.load_study(study_name="laid", storage=storage)
     meaning = {**study.user_attrs[MEANING], "config": {"training": {"seed": "${oc.env:SEED}"}}}
     study.set_user_attr(MEANING, meaning)
     (configuration,) = compare_study("laid", storage).configurations
-    assert configuration.values == {0: 0.5, 1: 0.7}
+    assert list(configuration.values.values()) == [0.5, 0.7]
