@@ -6,6 +6,8 @@ A failure here says what a new version of Optuna changed; study/_optuna.py is th
 from __future__ import annotations
 
 import contextlib
+import json
+import sqlite3
 from collections.abc import Iterator
 
 import optuna
@@ -52,6 +54,29 @@ def test_a_storage_knows_the_url_that_opened_it() -> None:
         storage = _optuna.connect("sqlite:///studies.db", {})
         assert _optuna.url_of(storage) == "sqlite:///studies.db"
         assert _optuna.url_of(_optuna.memory()) is None
+
+
+def test_a_database_gets_its_tables_and_is_let_go() -> None:
+    with expects("RDBStorage makes its tables, among them `studies`, and `engine` can be closed"):
+        _optuna.create_tables("sqlite:///new.db")
+        with contextlib.closing(sqlite3.connect("new.db")) as database:
+            tables = database.execute("SELECT name FROM sqlite_master").fetchall()
+        assert ("studies",) in tables
+
+
+def test_what_is_raised_by_a_database_s_content_is_told_from_other_errors() -> None:
+    storage = _optuna.connect("sqlite:///studies.db", {})
+    optuna.create_study(study_name="s", storage=storage).set_user_attr("a", 1)
+    with contextlib.closing(sqlite3.connect("studies.db")) as database:
+        database.execute("UPDATE study_user_attributes SET value_json = '{'")
+        database.commit()
+    with expects("texts that are no JSON are met in optuna/storages/_rdb"):
+        with pytest.raises(json.JSONDecodeError) as of_storage:
+            optuna.load_study(study_name="s", storage=storage).user_attrs  # noqa: B018
+        assert _optuna.is_of_storage(of_storage.value)
+    with pytest.raises(json.JSONDecodeError) as of_ours:
+        json.loads("{")
+    assert not _optuna.is_of_storage(of_ours.value)
 
 
 def test_trials_are_counted(storage: BaseStorage, study: optuna.Study) -> None:

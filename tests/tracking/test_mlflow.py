@@ -4,8 +4,10 @@ met in tracking/_mlflow.py alone."""
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,26 @@ def test_a_model_is_logged_with_its_example_and_not_tried(
     assert np.allclose(
         mlflow.keras.load_model(uri).predict(example, verbose=0), model.predict(example, verbose=0)
     )
+
+
+def test_a_store_s_errors_are_raised_and_not_logged_as_well() -> None:
+    source = Path(mlflow.__file__).parent / "store" / "db" / "utils.py"
+    assert "SQLAlchemy database error" in source.read_text(encoding="utf-8"), (
+        f"MLflow logs a database's errors elsewhere now: {MEND}'s logger"
+    )
+    assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
+
+
+def test_a_model_with_a_flipped_byte_is_not_fetched(uri: str, tmp_path: Path) -> None:
+    mlflow.set_tracking_uri(uri)
+    file = tmp_path / "model" / "data" / "model.keras"
+    file.parent.mkdir(parents=True)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model.weights.h5", bytes(1000))
+    folder = (tmp_path / "model").as_uri()
+    assert Path(_mlflow.fetch_keras_model(folder), "data", "model.keras").is_file()
+    content = bytearray(file.read_bytes())
+    content[500] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(zipfile.BadZipFile, match=r"model\.keras is damaged in model\.weights\.h5"):
+        _mlflow.fetch_keras_model(folder)
