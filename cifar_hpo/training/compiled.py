@@ -209,17 +209,20 @@ class Network:
     ) -> list[dict[str, float]]:
         """Train on all images once; loss and accuracy of each replica.
 
-        images: (n, 32, 32, 3), uint8. labels: (n,), int32. epoch: from 0, which decides the order
-        of the images and their augmentation. epochs: of the whole training, for the schedule.
+        images: (n, 32, 32, 3), uint8. labels: (n,), whole numbers of any type. epoch: from 0, which
+        decides the order of the images and their augmentation. epochs: of the whole training, for
+        the schedule.
         """
         self.model.reset_metrics()
-        self._fit(images, labels, tf.constant(epoch), tf.constant(epochs), self._peak)
+        self._fit(
+            images, tf.cast(labels, tf.int32), tf.constant(epoch), tf.constant(epochs), self._peak
+        )
         return self._metrics()
 
     def score(self, images: tf.Tensor, labels: tf.Tensor) -> list[dict[str, float]]:
         """Loss and accuracy of each replica, on images and labels as `fit` takes them."""
         self.model.reset_metrics()
-        self._score(images, labels)
+        self._score(images, tf.cast(labels, tf.int32))
         return self._metrics()
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
