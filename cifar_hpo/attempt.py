@@ -24,7 +24,7 @@ from cifar_hpo.trial import Context, Progress
 
 if TYPE_CHECKING:
     from cifar_hpo.data.dataset import Dataset
-    from cifar_hpo.tracking.runs import AttemptRecord, AttemptRun
+    from cifar_hpo.tracking.attempts import AttemptRecord, AttemptRun
     from cifar_hpo.training.trainer import Trained
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Attempt:
         return metrics
 
     def _log_outcome(self, epochs: int, metrics: Mapping[str, float], best: Trained) -> None:
-        from cifar_hpo.tracking.runs import Predictions
+        from cifar_hpo.tracking.attempts import Predictions
         from cifar_hpo.training.trainer import to_keras_model
 
         images, labels = self.dataset.test
@@ -121,7 +121,7 @@ def attempt_record(
     Params are as written in the config: an interpolation, which may hold a password, is not
     resolved.
     """
-    from cifar_hpo.tracking.runs import AttemptRecord, DatasetRecord
+    from cifar_hpo.tracking.attempts import AttemptRecord, DatasetRecord
 
     values = flat(OmegaConf.to_container(config, resolve=False))
     # Where runs are stored says nothing of a trial.

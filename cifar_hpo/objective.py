@@ -58,7 +58,7 @@ class Objective:
     whole_keys = app.whole_number_keys()
     imports = (
         "cifar_hpo.training.trainer",
-        "cifar_hpo.tracking.runs",
+        "cifar_hpo.tracking.attempts",
         "mlflow.keras",
         "mlflow.store.tracking.sqlalchemy_store",
         "git",
@@ -176,7 +176,7 @@ class Objective:
     def _run(self, config: DictConfig, checked: Config, epoch_log: EpochLog | None) -> TrialResult:
         with processor.quiet_tensorflow():
             from cifar_hpo.data.dataset import load_dataset
-            from cifar_hpo.tracking.runs import attempt_run
+            from cifar_hpo.tracking.attempts import attempt_run
             from cifar_hpo.training import trainer
 
         started = time.perf_counter()
@@ -193,7 +193,7 @@ class Objective:
         with (
             checkpoints_cleared(folder),
             pruned_by_storage(context, number),
-            attempt_run(record) as run,
+            attempt_run(record, folder) as run,
         ):
             attempt = Attempt(checked, dataset, run, context.metric, epoch_log)
             attempt.begin()
@@ -201,11 +201,14 @@ class Objective:
             metrics = attempt.finish(trained)
         if not context.study:
             scores = metrics["val_accuracy"], metrics["test_accuracy"]
-            log.info("val_accuracy %.4f  test_accuracy %.4f  run %s", *scores, run.run_id)
+            shown = run.run_id or "not logged"
+            log.info("val_accuracy %.4f  test_accuracy %.4f  run %s", *scores, shown)
             if dataset.fallback:
                 log.warning(app.SYNTHETIC_NOTICE)
         seconds = time.perf_counter() - started
-        return TrialResult(FINISHED, metrics, seconds=seconds, run_id=run.run_id)
+        return TrialResult(
+            FINISHED, metrics, seconds=seconds, run_id=run.run_id, unlogged=run.unlogged
+        )
 
 
 def in_starting_folder() -> contextlib.AbstractContextManager[None]:

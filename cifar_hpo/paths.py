@@ -65,6 +65,11 @@ CHECKPOINT = "replica_{replica}.checkpoint"
 CHECKPOINTS = "replica_*.checkpoint*"
 CHECKPOINT_BEFORE = "{checkpoint}.before"
 CHECKPOINT_DRAFT = "{checkpoint}.draft"
+UNDELIVERED = "undelivered-"
+"""Begins the names of folders with what MLflow has not got yet of an attempt."""
+UNDELIVERED_ENTRIES = "entries.json"
+UNDELIVERED_DRAFT = "entries.draft"
+UNDELIVERED_MODEL = "model"
 
 # In a report's folder.
 REPORT_PAGE = "report.html"

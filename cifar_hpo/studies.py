@@ -113,7 +113,7 @@ class RankedStudy:
     def load(cls, storage: BaseStorage, name: str) -> RankedStudy:
         """Raises StudyError when the study is not there."""
         study = load_study(storage, name)
-        trials = finished_trials(study.get_trials(deepcopy=False))
+        trials = finished_trials(study.get_trials(deepcopy=False), study.user_attrs)
         directions = [direction.name.lower() for direction in study.directions]
         return cls(study, directions, ranked(trials, directions))
 

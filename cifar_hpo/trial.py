@@ -47,7 +47,7 @@ class TrialResult:
     and as `replica_0/…` each one's. error: one line with the cause when the trial did not finish.
     transient: whether the cause lay outside the trial (a killed worker), so that a retry may help.
     seconds: wall time of the attempt. worker: the slot that it ran in; None under a launcher that
-    has none.
+    has none. unlogged: what of it has not arrived at MLflow, as one line.
     """
 
     state: str
@@ -57,6 +57,7 @@ class TrialResult:
     seconds: float = 0.0
     run_id: str = ""
     worker: int | None = None
+    unlogged: str = ""
 
     @property
     def run_status(self) -> str:

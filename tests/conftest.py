@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -16,6 +16,9 @@ import pytest
 from support import Clock, Run, images, run_in
 
 from cifar_hpo.processor import set_tensorflow_switches
+
+if TYPE_CHECKING:
+    from support_tracking import Server  # loads MLflow
 
 set_tensorflow_switches()  # some tests load TensorFlow before anything of ours does
 
@@ -82,6 +85,23 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(migrated: Path, tmp_path: Path) -> None:
     """Spares a test, in whose folder it lies then, the making of one."""
     shutil.copy(migrated, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def session_server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    from support_tracking import mlflow_server
+
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(migrated, folder)
+    with mlflow_server(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def server(session_server: Server) -> Iterator[Server]:
+    """A server of MLflow's that a test can take away; it is back after the test."""
+    yield session_server
+    session_server.become("open")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from cifar_hpo import trial
 from cifar_hpo.attempt import Attempt, EpochLog, attempt_record
 from cifar_hpo.config.app import SYNTHETIC_NOTICE, validate_config
 from cifar_hpo.data.dataset import Dataset
-from cifar_hpo.tracking.runs import AttemptRun
+from cifar_hpo.tracking.attempts import AttemptRun
 from cifar_hpo.trial import Context, Progress
 
 

@@ -159,7 +159,7 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
     meaning = study.user_attrs.get(MEANING, {})
     metrics = as_list(meaning.get("metric", "value"))
     directions = [direction.name.lower() for direction in study.directions]
-    trials = finished_trials(study.get_trials(deepcopy=False))
+    trials = finished_trials(study.get_trials(deepcopy=False), study.user_attrs)
     ranking = ranked(trials, directions)
     keys = _varied_keys(ranking)
     config = flat(meaning.get("config", {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study.space import Value, identity
@@ -15,6 +15,10 @@ if TYPE_CHECKING:  # a sweep is checked before Optuna is loaded
 
 OUTCOME = "outcome"
 """The attribute of Optuna's trial under which its outcome is noted."""
+
+LATE_RUN = "late_run_{number}"
+"""The attribute of Optuna's study that says in which MLflow run a trial was logged after it was
+counted; a finished trial of Optuna's can't be changed."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,14 @@ class FinishedTrial:
         return self.values[0] if self.values else None
 
 
-def finished_trials(trials: Iterable[FrozenTrial]) -> list[FinishedTrial]:
+def finished_trials(
+    trials: Iterable[FrozenTrial], study_attributes: Mapping[str, Any]
+) -> list[FinishedTrial]:
     """The outcomes among Optuna's trials; of one configuration tried again after a failure, the
-    last."""
+    last.
+
+    study_attributes: of Optuna's study, among them the runs that were logged late.
+    """
     finished: dict[str, FinishedTrial] = {}
     for trial in trials:
         outcome = trial.user_attrs.get(OUTCOME)
@@ -52,6 +61,9 @@ def finished_trials(trials: Iterable[FrozenTrial]) -> list[FinishedTrial]:
             key = identity(trial.params)
             finished.pop(key, None)
             outcome = {**outcome, "error": redacted(outcome["error"])}  # noted by earlier versions
+            late_run = study_attributes.get(LATE_RUN.format(number=trial.number))
+            if late_run:
+                outcome = outcome | {"run_id": late_run}
             finished[key] = FinishedTrial(number=trial.number, params=trial.params, **outcome)
     return list(finished.values())
 

@@ -32,7 +32,7 @@ from cifar_hpo.study.candidates import (
 )
 from cifar_hpo.study.dimensions import as_written
 from cifar_hpo.study.pruners import should_prune
-from cifar_hpo.study.ranking import OUTCOME, FinishedTrial, finished_trials, ranked
+from cifar_hpo.study.ranking import LATE_RUN, OUTCOME, FinishedTrial, finished_trials, ranked
 from cifar_hpo.study.recovery import recover
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import is_file, open_storage, study_lock
@@ -166,6 +166,15 @@ class Study:
         if not has_secret(uri):
             self._stored.study.set_user_attr(RUN, [uri, run_id])
 
+    def set_trial_run(self, number: int, run_id: str) -> None:
+        """Note in which MLflow run a counted trial was logged, after it was counted."""
+        trials = {trial.number: trial for trial in self._finished}
+        if number not in trials or trials[number].run_id == run_id:
+            return
+        self._stored.study.set_user_attr(LATE_RUN.format(number=number), run_id)
+        trials[number] = replace(trials[number], run_id=run_id)
+        self._finished = list(trials.values())
+
     def set_folder(self, folder: Path) -> None:
         """Note where the sweep leaves its trials' folders, for whoever looks for their configs."""
         self._stored.study.set_user_attr(FOLDER, str(folder.absolute()))
@@ -176,6 +185,18 @@ class Study:
 
     def ranking(self) -> list[FinishedTrial]:
         return ranked(self._finished, self.directions)
+
+    def best_values(self) -> dict[int, float]:
+        """The best value of the first metric, by the number of trials that have been counted."""
+        better = max if self.directions[0] == "maximize" else min
+        values: dict[int, float] = {}
+        best: float | None = None
+        for count, trial in enumerate(self._finished, start=1):
+            if trial.value is not None:
+                best = trial.value if best is None else better(best, trial.value)
+            if best is not None:
+                values[count] = best
+        return values
 
     def planned(self) -> int | None:
         """How many trials there will be in all; None where only time or success limits them."""
@@ -250,7 +271,8 @@ class Study:
 
     def _recover(self, left_result: LeftResult) -> None:
         """Go on with what an interrupted or dead command left, and count what it had counted."""
-        self._finished = finished_trials(self._stored.trials())
+        attributes = self._stored.study.user_attrs
+        self._finished = finished_trials(self._stored.trials(), attributes)
         failed = identities(self._failed_configurations())
 
         def left_outcome(spec: TrialSpec) -> dict[str, Any] | None:
@@ -271,7 +293,7 @@ class Study:
             self._open_trials[trial.spec.number] = trial.trial
             self._requeued.append(trial.spec)
         trials = self._stored.trials()
-        self._finished = finished_trials(trials)
+        self._finished = finished_trials(trials, attributes)
         if self.is_grid:
             skipped = [trial.params for trial in trials if SKIPPED in trial.user_attrs]
             self.leave_out(identities(skipped))

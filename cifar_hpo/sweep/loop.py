@@ -11,6 +11,7 @@ import numbers
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -222,6 +223,7 @@ class Sweep:
             self.returned[spec.number] = job_result.returned
             return
         result = self._result(job_result)
+        self.tracker.note_unlogged(spec.number, result.unlogged)
         is_counted = self.study.tell(spec, result)
         screen.trial_ended(spec, result, is_counted=is_counted)
         if is_counted:
@@ -248,8 +250,7 @@ class Sweep:
             result = replace(_from_left(left, self.study.metrics), worker=job_result.worker)
             _end_run(self.tracker, result)
             return result
-        if job_result.run_id:
-            self.tracker.end_attempt(job_result.run_id, KILLED)
+        self.tracker.end_attempt(job_result.run_id, KILLED)
         return to_trial_result(job_result, self.study.metrics)
 
     def _jobs(self) -> Iterator[Job | None]:
@@ -306,11 +307,13 @@ class Sweep:
 
     def _close(self, status: str) -> None:
         """End the study's run with what was found. No step of it costs the others."""
+        self._try_step("trials' runs", self._deliver_kept)
         ranking = self.study.ranking()
         note, best = progress.ranking_note(self.study), self.plan.best(ranking)
         self._try_step("runs of dead workers", self.tracker.close_abandoned)
         self._try_step("the champion", self._register_champion)
         self._try_step("the study's run", lambda: self.tracker.close(status, note, best))
+        self.notices += self.tracker.unlogged()
 
     def _try_step(self, what: str, step: Callable[[], None]) -> None:
         """Do a step of the tracker's; where it fails, that is said at the end."""
@@ -318,6 +321,12 @@ class Sweep:
             step()
         except Exception as error:  # noqa: BLE001  MLflow's and its servers' errors share no base
             self.notices.append(f"not logged: {what} ({redacted(one_line(error))[:200]})")
+
+    def _deliver_kept(self) -> None:
+        """Log what trials kept while MLflow's store was away, now or in an earlier command."""
+        folder = Path(self.plan.launcher.config.hydra.sweep.dir)
+        for number, run_id in self.tracker.deliver_kept(folder).items():
+            self.study.set_trial_run(number, run_id)
 
     def _register_champion(self) -> None:
         """The best trial's model becomes the champion if it is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -11,6 +12,9 @@ class StudyTracker(Protocol):
 
     run_id, experiment_id: of the study's own run; empty where nothing is tracked. uri: where it is
     kept. experiment_name: under which it is found there.
+
+    What is called while trials run returns at once. What ends a sweep takes the store to be there,
+    waits for it for some seconds, and raises what goes wrong.
     """
 
     run_id: str
@@ -22,7 +26,19 @@ class StudyTracker(Protocol):
         """Let its user interface show what varied and what came of it."""
 
     def end_attempt(self, run_id: str, status: str) -> None:
-        """An attempt's run has ended, which its own process could not say."""
+        """An attempt's run has ended, which its own process could not say; nor, maybe, its id."""
+
+    def note_unlogged(self, number: int, unlogged: str) -> None:
+        """What a trial's attempt says of what has not arrived; empty where all has."""
+
+    def unlogged(self) -> list[str]:
+        """What has not arrived, for the user, as lines."""
+
+    def deliver_kept(self, folder: Path) -> dict[int, str]:
+        """Log what could not be logged before and lies below a folder; its runs by trial.
+
+        Raises nothing: what has not arrived is told by `unlogged`.
+        """
 
     def log_best(self, finished: int, value: float | None) -> None:
         """The best value after so many counted trials; None where no trial has one."""
@@ -50,6 +66,14 @@ class NoTracker:
     ) -> None: ...
 
     def end_attempt(self, run_id: str, status: str) -> None: ...
+
+    def note_unlogged(self, number: int, unlogged: str) -> None: ...
+
+    def unlogged(self) -> list[str]:
+        return []
+
+    def deliver_kept(self, folder: Path) -> dict[int, str]:  # noqa: ARG002
+        return {}
 
     def log_best(self, finished: int, value: float | None) -> None: ...
 

@@ -1,7 +1,7 @@
 """All of MLflow that is not its documented API, or whose form we depend on.
 
-Names of tags, the view state of its UI, how a model is logged without being tried:
-tests/tracking/test_mlflow.py says of each what a new MLflow has changed.
+Names of tags, the view state of its UI, how a model is logged without being tried, which errors are
+worth another call: tests/tracking/test_mlflow.py says of each what a new MLflow has changed.
 """
 
 from __future__ import annotations
@@ -10,19 +10,32 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
+from mlflow.data.numpy_dataset import from_numpy
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+)
 from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from numpy.typing import NDArray
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises the same
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # of a store that is away
 logging.getLogger("alembic").setLevel(logging.WARNING)  # of the store's tables, when they are made
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -47,6 +60,8 @@ VIEW_PARAMETER = "viewStateShareKey"
 
 RUN_ID_VARIABLE = "MLFLOW_RUN_ID"
 """Would make each run that is started a continuation of that one."""
+
+MODEL_NAME = "model"
 
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy")]
 """Of a logged model; given, they spare MLflow the process that infers them: 0.05 s for 6.2 s."""
@@ -92,6 +107,10 @@ def view_state(
     return json.dumps(state)
 
 
+RUNNING = "attributes.status = 'RUNNING'"
+"""The filter of `search_runs` for runs that say they are at work."""
+
+
 def child_runs(parent_run_id: str, status: str) -> str:
     """The filter of `search_runs` for a parent's child runs of a status."""
     return f"attributes.status = '{status}' and tags.`{PARENT_RUN}` = '{parent_run_id}'"
@@ -117,27 +136,80 @@ def dataset_digest(run: Any) -> str:
     return str(run.inputs.dataset_inputs[0].dataset.digest)
 
 
-def log_keras_model(model: Any, classes: Sequence[str], example: NDArray[np.uint8]) -> None:
-    """Log a Keras model to the active run, with the names of its classes and an example.
+def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """These tags, and what MLflow says of each run: the user, the program, its commit in git."""
+    return {key: str(value) for key, value in resolve_tags(dict(tags)).items()}
 
-    example: a batch of raw images, uint8, as the model takes them; the model returns float32
-    probabilities (n, classes).
+
+def dataset_fields(
+    images: NDArray[Any], labels: NDArray[Any], name: str, digest: str
+) -> dict[str, str]:
+    """A dataset as MLflow keeps it, by the names of its fields."""
+    described = from_numpy(images, targets=labels, name=name, digest=digest)
+    entity = described._to_mlflow_entity()  # noqa: SLF001
+    return {field: str(value) for field, value in entity if value is not None}
+
+
+def dataset_input(fields: Mapping[str, str]) -> DatasetInput:
+    """A dataset, of these fields, as the one that a run is trained on."""
+    return DatasetInput(Dataset(**fields), [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+
+
+def start_system_metrics(run_id: str, uri: str) -> SystemMetricsMonitor:
+    """Log the load of this machine to a run, until `finish` of what is returned is called."""
+    monitor = SystemMetricsMonitor(run_id, tracking_uri=uri)
+    monitor.start()
+    return monitor
+
+
+def may_succeed_later(error: Exception) -> bool:
+    """Whether a call failed because the store is away, and not because it refuses the call.
+
+    What a folder of artifacts on this machine raises is final: another call would end likewise.
+    """
+    if isinstance(error, mlflow.MlflowException):
+        status = error.get_http_status_code()
+        return status in RETRIED or (status >= SERVER_ERROR and status != NOT_IMPLEMENTED)
+    response = getattr(error, "response", None)  # of `requests`
+    if response is not None:
+        return response.status_code in RETRIED or response.status_code >= SERVER_ERROR
+    if isinstance(error, OSError):
+        is_of_network = isinstance(error, ConnectionError | TimeoutError)
+        return is_of_network or error.errno is None  # those of `requests` have none
+    return not isinstance(error, BUGS)
+
+
+RETRIED = (408, 409, 425, 429, 499)
+SERVER_ERROR = 500
+NOT_IMPLEMENTED = 501
+"""HTTP's statuses; `MlflowException` gives one for each of its codes."""
+
+BUGS = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
+"""What is no store's error."""
+
+
+def save_keras_model(
+    folder: Path, model: Any, classes: Sequence[str], example: NDArray[np.uint8]
+) -> None:
+    """Save a Keras model as MLflow does, with the names of its classes and an example.
+
+    folder: made here. example: a batch of raw images, uint8, as the model takes them; the model
+    returns float32 probabilities (n, classes). Raises OSError.
     """
     example = np.array(example)  # may be mapped into memory, which MLflow does not take
     signature = ModelSignature(
         inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(classes)))]),
     )
-    Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=_KerasWithExample(example),
-        model=model,
+    folder.mkdir(parents=True)  # not made yet where MLflow writes the example
+    mlflow.keras.save_model(
+        model,
+        path=str(folder),
         signature=signature,
+        input_example=example,
         pip_requirements=REQUIREMENTS,
         metadata={"classes": list(classes)},
         save_exported_model=False,
-        validate_serving_input=False,
     )
 
 
@@ -156,21 +228,32 @@ def fetch_keras_model(uri: str) -> str:
     return str(folder)
 
 
-class _KerasWithExample:
-    """MLflow's Keras flavor with an input example, for which it has not made the folder yet.
+def log_saved_model(client: mlflow.MlflowClient, run: Any, folder: Path) -> None:
+    """Log a model that was saved in a folder to a run, without loading it.
 
     `mlflow.keras.log_model` would load the model and predict the example twice, which takes a
-    second and prints Keras' progress bars. `Model.log` asks the options that it hands on to the
-    flavor whether to, so they carry one of its own, which is removed here.
+    second, prints Keras' progress bars, and takes the store to be there. What an earlier call has
+    not finished is finished.
     """
-
-    __name__ = "mlflow.keras"
-
-    def __init__(self, example: NDArray[np.uint8]) -> None:
-        self.example = example
-
-    def save_model(self, path: str, **options: Any) -> None:
-        Path(path).mkdir()
-        del options["validate_serving_input"]  # for Model.log alone
-        options["input_example"] = self.example
-        mlflow.keras.save_model(path=path, **options)
+    logged = model_id(run)
+    if logged is None:
+        model = client.create_logged_model(
+            run.info.experiment_id,
+            name=MODEL_NAME,
+            source_run_id=run.info.run_id,
+            params=run.data.params,
+            tags=run_tags({}),
+        )
+        output = LoggedModelOutput(model.model_id, step=0)
+        client.log_outputs(run.info.run_id, [output])
+    else:
+        model = client.get_logged_model(logged)
+        if model.status == LoggedModelStatus.READY:
+            return
+    about = Model.load(str(folder))
+    about.artifact_path = model.artifact_location
+    about.model_uuid = about.model_id = model.model_id
+    about.run_id = run.info.run_id
+    about.save(str(folder / MLMODEL_FILE_NAME))
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)

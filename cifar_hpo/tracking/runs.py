@@ -1,39 +1,37 @@
-"""The runs that are written to MLflow: `StudyRun` for a study, `AttemptRun` for an attempt.
-
-The latter is described by an `AttemptRecord` of plain values, so that any task can be tracked.
-"""
+"""A study as MLflow gets it: a `StudyRun`, the parent of its trials' runs, with the champion."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import socket
-import tempfile
-import time
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
-import psutil
-from mlflow.data.numpy_dataset import from_numpy
-from mlflow.entities import Metric, Param, RunTag
-from numpy.typing import NDArray
+from mlflow.entities import Metric
 
 from cifar_hpo import paths
-from cifar_hpo.confusion import accuracy_by_class
-from cifar_hpo.metrics import class_metrics
-from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
-from cifar_hpo.tracking.store import connect, experiment, store_lock
-from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, Pruned
+from cifar_hpo.tracking.delivery import NO_ANSWER, Delivery, Undelivered, reason
+from cifar_hpo.tracking.ownership import OWNER, end_dead_runs, owner
+from cifar_hpo.tracking.store import connect, experiment
+from cifar_hpo.tracking.writer import (
+    NOT_YET,
+    UNREADABLE,
+    WAY_ON,
+    KeptRun,
+    RunWriter,
+    kept_folders,
+    lost_line,
+    milliseconds,
+)
 
-OWNER = "cifar_hpo.owner"
-"""The tag that says which process writes a run."""
+log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 """The alias of the best version of a registered model."""
@@ -41,70 +39,17 @@ CHAMPION = "champion"
 VALIDATION = "data.validation"
 """The param that says which images a model was selected by."""
 
-MAX_PARAM_LENGTH = 500
-MAX_OVERRIDES_LENGTH = 5_000
-MAX_NAME_LENGTH = 200
-"""Characters that MLflow's stores take, or its UI shows."""
+BEST_VALUE = "best_value"
+"""The study's metric: its best value, by the number of finished trials."""
 
+PATIENCE = 10.0
+"""Seconds in which something must arrive at the store, for the end of a sweep to wait for more."""
 
-@dataclass(frozen=True)
-class DatasetRecord:
-    """A dataset as a run shows it: its name, the digest of its content, and an example.
+MAX_LISTED = 5
+"""Trials that are named in a line."""
 
-    image: (1, height, width, channels). label: (1,). fallback: whether it is a synthetic one in
-    place of what could not be had.
-    """
-
-    name: str
-    digest: str
-    image: NDArray[Any]
-    label: NDArray[Any]
-    fallback: bool = False
-
-
-@dataclass(frozen=True)
-class AttemptRecord:
-    """What fixes an attempt, as its run is to show it.
-
-    experiment_name: used outside a study, whose context has its own. overrides: what the user
-    would type. params: flat, by the path of their key. note: the run's description, Markdown.
-    """
-
-    tracking_uri: str | None
-    experiment_name: str
-    overrides: tuple[str, ...]
-    params: Mapping[str, object]
-    config_yaml: str
-    dataset: DatasetRecord
-    context: Context = Context()
-    number: int = 0
-    note: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    system_metrics: bool = False
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model takes the test images for.
-
-    labels, predicted: the true and the predicted class of each, (n,), int64. confidence: the
-    probability of the latter, (n,), float32.
-    """
-
-    classes: tuple[str, ...]
-    labels: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    confidence: NDArray[np.float32]
-
-    def confusion(self) -> NDArray[np.int64]:
-        """Images by true (rows) and predicted class (columns), (classes, classes)."""
-        count = len(self.classes)
-        cells = np.bincount(self.labels * count + self.predicted, minlength=count**2)
-        return cells.reshape(count, count)
-
-    def accuracy_by_class(self) -> dict[str, float]:
-        """The share of each class's images that are recognised; 0 for a class without any."""
-        return accuracy_by_class(self.confusion(), self.classes)
+MAX_BATCH = 1_000
+"""Metrics that MLflow takes in one call."""
 
 
 @dataclass(frozen=True)
@@ -134,42 +79,39 @@ class Measured:
         return ""
 
 
-def owner() -> str:
-    """Who runs this: host, process and its start time.
-
-    By the time another process with the same number is not taken for it.
-    """
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
-
-
-def is_alive(owner: str) -> bool:
-    """Whether that process still runs; one on another host is believed to."""
-    host, pid, started = owner.rsplit(":", 2)
-    if host != socket.gethostname():
-        return True
-    try:
-        return bool(abs(psutil.Process(int(pid)).create_time() - float(started)) < 0.1)
-    except psutil.NoSuchProcess:
-        return False
-
-
 class StudyRun:
     """The parent run of a study: its best value over trials, its report, its best configuration.
 
     A study that goes on has the run that it had. uri: of the store, as it was found.
+
+    To open it the store must be there. What is logged while the sweep goes on arrives later, from a
+    thread; what closes it waits for its turn, and raises Undelivered where the store does not
+    answer for PATIENCE seconds.
     """
 
-    def __init__(self, tracking_uri: str | None, experiment_name: str, study: str) -> None:
+    def __init__(
+        self,
+        tracking_uri: str | None,
+        experiment_name: str,
+        study: str,
+        *,
+        is_exclusive: bool = False,
+    ) -> None:
+        """is_exclusive: whether no other process can have a trial of the study at work."""
         self.uri = connect(tracking_uri)
         self.experiment_name = experiment_name
         self.experiment_id = experiment(experiment_name)
         self.client = mlflow.MlflowClient()
+        self.is_exclusive = is_exclusive
+        self._delivery = Delivery[Callable[[], object]](_call, _mlflow.may_succeed_later)
+        self._unlogged: dict[int, str] = {}
         self.run_id = self._reopen(study) or self._create(study)
-        self.close_abandoned()
+        self._end_dead_runs(of_all=is_exclusive)
 
     def _reopen(self, study: str) -> str:
         """The run that the study has, RUNNING again and ours; empty where it has none."""
-        runs = self._search(f"tags.study = '{study}' and tags.kind = 'study'")
+        condition = f"tags.study = '{study}' and tags.kind = 'study'"
+        runs = self.client.search_runs([self.experiment_id], condition)
         if not runs:
             return ""
         run_id = str(runs[0].info.run_id)
@@ -182,18 +124,109 @@ class StudyRun:
         run = self.client.create_run(self.experiment_id, tags=tags, run_name=f"study {study}")
         return str(run.info.run_id)
 
-    def _search(self, condition: str) -> list[Any]:
-        return list(mlflow.search_runs([self.experiment_id], condition, output_format="list"))
+    def _now(self, call: Callable[[], Any]) -> Any:
+        """Do a call after all that wait for their turn, and return its value.
+
+        Raises its error, Undelivered where the store does not answer.
+        """
+        outcome: Future[Any] = Future()
+
+        def attempt() -> None:
+            try:
+                outcome.set_result(call())
+            except Exception as error:
+                if _mlflow.may_succeed_later(error):
+                    raise
+                outcome.set_exception(error)
+
+        self._delivery.put(attempt)
+        if not self._delivery.drain(PATIENCE):
+            raise Undelivered(self._delivery.trouble or NO_ANSWER)
+        return outcome.result()
+
+    def wait(self) -> bool:
+        """Wait until what was logged so far has arrived; returns whether it has."""
+        return self._delivery.drain(PATIENCE)
+
+    def _end_dead_runs(self, *, of_all: bool = False) -> None:
+        condition = _mlflow.child_runs(self.run_id, "RUNNING")
+        end_dead_runs(self.client, self.experiment_id, condition, of_all=of_all)
 
     def close_abandoned(self) -> None:
-        """Mark as KILLED what still says RUNNING but whose process is gone."""
-        for run in self._search(_mlflow.child_runs(self.run_id, "RUNNING")):
-            if not is_alive(run.data.tags.get(OWNER, ":0:0")):
-                self.end_attempt(run.info.run_id, KILLED)
+        """Mark as KILLED what still says RUNNING but whose process is gone.
+
+        Where the study is exclusive that is all, for no trial is at work any more.
+        """
+        self._now(partial(self._end_dead_runs, of_all=self.is_exclusive))
 
     def end_attempt(self, run_id: str, status: str) -> None:
-        """Give a child run its status, where its own process can't."""
-        self.client.set_terminated(run_id, status)
+        """Give a child run its status, where its own process can't.
+
+        Where its id is not known, which was to come from that process, it is looked for.
+        """
+        if run_id:
+            self._delivery.put(partial(self.client.set_terminated, run_id, status))
+        else:
+            self._delivery.put(self._end_dead_runs)
+
+    def note_unlogged(self, number: int, unlogged: str) -> None:
+        """A trial's attempt says what of it has not arrived; nothing where that is empty."""
+        if unlogged:
+            self._unlogged[number] = unlogged
+
+    def unlogged(self) -> list[str]:
+        """What has not arrived, a line for each cause."""
+        numbers: dict[str, list[str]] = {}
+        for number, unlogged in sorted(self._unlogged.items()):
+            numbers.setdefault(unlogged, []).append(str(number))
+        lines = []
+        for unlogged, trials in numbers.items():
+            shown = ", ".join(trials[:MAX_LISTED])
+            more = f" and {len(trials) - MAX_LISTED} more" if len(trials) > MAX_LISTED else ""
+            lines.append(f"trial{'s' * (len(trials) > 1)} {shown}{more}: {unlogged}")
+        if self._delivery.refused:
+            _, cause = self._delivery.refused[0]
+            lines.append(f"not logged: {len(self._delivery.refused)} of the study's ({cause})")
+        return lines
+
+    def deliver_kept(self, folder: Path) -> dict[int, str]:
+        """Write what attempts have kept below a folder; returns their runs by trial.
+
+        What still does not arrive stays there, and is told by `unlogged`.
+        """
+        runs = {}
+        for kept_folder in kept_folders(folder):
+            try:
+                kept = KeptRun.read(kept_folder)
+            except UNREADABLE as error:
+                log.warning("%s can't be read: %s", kept_folder, reason(error))
+                continue
+            writer = RunWriter(self.uri, kept.folder, kept.run_id, may_exist=True)
+            try:
+                lost = self._write_kept(writer, kept)
+            except Exception as error:  # noqa: BLE001  MLflow's and its servers' errors share no base
+                self._unlogged[kept.number] = f"{NOT_YET} ({reason(error)}); {WAY_ON}"
+                continue
+            self._unlogged.pop(kept.number, None)
+            self.note_unlogged(kept.number, lost)
+            runs[kept.number] = writer.run_id
+            shutil.rmtree(kept.folder, ignore_errors=True)
+        return runs
+
+    def _write_kept(self, writer: RunWriter, kept: KeptRun) -> str:
+        """Returns what MLflow refuses, empty where it takes all.
+
+        Raises its error where there is no run, or no place for an artifact.
+        """
+        lost = []
+        for entry in kept.entries:
+            try:
+                self._now(partial(writer.write, entry))
+            except mlflow.MlflowException as error:
+                if not writer.run_id:
+                    raise
+                lost.append(f"{entry[0]} ({reason(error)})")
+        return lost_line(lost)
 
     def set_ui_columns(self, metrics: Sequence[str], direction: str, keys: Sequence[str]) -> None:
         """A view of the runs for MLflow's UI, the best first.
@@ -206,23 +239,50 @@ class StudyRun:
         for key in keys:  # a group's choice is known by its name
             params.append(key if "." in key else f"{key}.name")
         state = _mlflow.view_state(list(shown), params, direction, self.run_id)
-        self.client.set_experiment_tag(self.experiment_id, _mlflow.VIEW_TAG, state)
+        tag = partial(self.client.set_experiment_tag, self.experiment_id, _mlflow.VIEW_TAG, state)
+        self._delivery.put(tag)
 
     def log_best(self, finished: int, value: float | None) -> None:
         """A point of the chart of the best value over finished trials, once there is a value."""
         if value is not None:
-            self.client.log_metric(self.run_id, "best_value", value, step=finished)
+            now = milliseconds()
+            point = partial(self.client.log_metric, self.run_id, BEST_VALUE, value, now, finished)
+            self._delivery.put(point)
+
+    def restore_best(self, points: Mapping[int, float]) -> None:
+        """Log what the chart of the best value lacks of earlier commands.
+
+        points: the best value by the number of finished trials.
+        """
+        if points:
+            self._delivery.put(partial(self._restore_best, dict(points), milliseconds()))
+
+    def _restore_best(self, points: Mapping[int, float], now: int) -> None:
+        history = self.client.get_metric_history(self.run_id, BEST_VALUE)
+        known = {point.step for point in history}
+        missing = []
+        for finished, value in points.items():
+            if finished not in known:
+                missing.append(Metric(BEST_VALUE, value, now, finished))
+        for start in range(0, len(missing), MAX_BATCH):
+            self.client.log_batch(self.run_id, metrics=missing[start : start + MAX_BATCH])
 
     def close(self, status: str, note: str, best: Mapping[str, Any] | None) -> None:
         """End the parent run with its report and its best configuration.
 
         note: the report, Markdown, which MLflow shows as the run's description.
         """
+        self._now(partial(self._end, status, note))
+        self._now(partial(self._log_report, note, best))
+
+    def _end(self, status: str, note: str) -> None:
         self.client.set_tag(self.run_id, _mlflow.NOTE, note)
+        self.client.set_terminated(self.run_id, status)
+
+    def _log_report(self, note: str, best: Mapping[str, Any] | None) -> None:
         self.client.log_text(self.run_id, note, paths.ARTIFACT_RANKING)
         if best:
             self.client.log_dict(self.run_id, dict(best), paths.ARTIFACT_BEST)
-        self.client.set_terminated(self.run_id, status)
 
     def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> str:
         """Register the model of a run as the champion of its dataset.
@@ -231,6 +291,10 @@ class StudyRun:
         metric, on images of another content, or on another validation split. Returns why it stays
         in the latter case, as a sentence; else it is empty.
         """
+        kept: str = self._now(partial(self._register_champion, run_id, metric, value, direction))
+        return kept
+
+    def _register_champion(self, run_id: str, metric: str, value: float, direction: str) -> str:
         run = self.client.get_run(run_id)
         source = _mlflow.model_uri(run)
         if source is None:
@@ -271,130 +335,5 @@ class StudyRun:
             return Measured(metric)
 
 
-class AttemptRun:
-    """A child run while it lasts; `attempt_run` opens and ends it."""
-
-    def __init__(self, run_id: str) -> None:
-        self.run_id = run_id
-        self.client = mlflow.MlflowClient()
-
-    def log_metrics(self, epochs: int, metrics: Mapping[str, float]) -> None:
-        """Metrics in one batch; their step is the number of epochs done."""
-        now = int(time.time() * 1000)
-        entries = [Metric(name, value, now, epochs) for name, value in metrics.items()]
-        self.client.log_batch(self.run_id, metrics=entries)
-
-    def log_outcome(
-        self, epochs: int, metrics: Mapping[str, float], predictions: Predictions
-    ) -> None:
-        """Final metrics, and how the test images were recognised.
-
-        That is the accuracy on each class, the confusion matrix as a table, and what each image was
-        taken for. epochs: done in all, the step of the metrics.
-        """
-        self.log_metrics(epochs, metrics)
-        self.log_metrics(epochs, class_metrics("test_accuracy", predictions.accuracy_by_class()))
-        table = {
-            "classes": list(predictions.classes),
-            "rows are true, columns predicted": predictions.confusion().tolist(),
-        }
-        self.client.log_dict(self.run_id, table, paths.ARTIFACT_CONFUSION)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, paths.ARTIFACT_PREDICTIONS)
-            np.savez_compressed(
-                file,
-                predicted=predictions.predicted.astype(np.uint16),
-                certainty=predictions.confidence.astype(np.float16),
-            )
-            self.client.log_artifact(self.run_id, str(file))
-
-    def log_model(self, model: Any, classes: Sequence[str], example: NDArray[np.uint8]) -> None:
-        """A Keras model, with the names of its classes and raw images to try it on."""
-        _mlflow.log_keras_model(model, classes, example)
-
-    def describe(self, record: AttemptRecord) -> None:
-        """What fixes the run: flat params, the composed config and the overrides, the dataset."""
-        params = []
-        for key, value in record.params.items():
-            params.append(Param(key, str(value)[:MAX_PARAM_LENGTH]))
-        overrides = " ".join(record.overrides)[:MAX_OVERRIDES_LENGTH]
-        self.client.log_batch(self.run_id, params=params, tags=[RunTag("overrides", overrides)])
-        self.client.log_text(self.run_id, record.config_yaml, paths.ARTIFACT_CONFIG)
-        written = json.dumps(list(record.overrides))
-        self.client.log_text(self.run_id, written, paths.ARTIFACT_OVERRIDES)
-        self._log_dataset(record.dataset)
-
-    def _log_dataset(self, dataset: DatasetRecord) -> None:
-        name = f"{dataset.name} SYNTHETIC FALLBACK" if dataset.fallback else dataset.name
-        with store_lock():
-            shown = from_numpy(
-                dataset.image, targets=dataset.label, name=name, digest=dataset.digest
-            )
-            mlflow.log_input(shown, context="training")
-
-
-@contextlib.contextmanager
-def attempt_run(record: AttemptRecord) -> Iterator[AttemptRun]:
-    """A child run for one attempt, or a run of its own outside a study.
-
-    Its status at the end is true: FINISHED, FAILED with the traceback as an artifact, or KILLED
-    when interrupted. A pruned attempt is FINISHED, with the tag `pruned`.
-    """
-    connect(record.tracking_uri)
-    context = record.context
-    opened = mlflow.start_run(
-        experiment_id=context.experiment_id or experiment(record.experiment_name),
-        run_name=_run_name(record),
-        parent_run_id=context.parent_run_id or None,
-        tags=_tags(record),
-        log_system_metrics=record.system_metrics,
-    )
-    run = AttemptRun(opened.info.run_id)
-    status = FAILED
-    try:
-        run.describe(record)
-        yield run
-        status = FINISHED
-    except Pruned as pruned:
-        run.client.set_tag(run.run_id, "pruned", str(pruned))
-        status = FINISHED
-        raise
-    except Exception:
-        text = redacted(traceback.format_exc())
-        run.client.log_text(run.run_id, text, paths.ARTIFACT_TRACEBACK)
-        raise
-    except BaseException:
-        status = KILLED
-        raise
-    finally:
-        mlflow.end_run(status)
-
-
-def _tags(record: AttemptRecord) -> dict[str, str]:
-    context = record.context
-    tags = {"data": record.dataset.name, OWNER: owner(), **record.tags}
-    if context.study:
-        tags["study"] = context.study
-        tags["kind"] = "trial"
-        tags["trial"] = str(record.number)
-        tags["attempt"] = str(context.attempt)
-    if record.dataset.fallback:
-        tags["synthetic"] = "true"
-    if record.note:
-        tags[_mlflow.NOTE] = record.note
-    return tags
-
-
-def _run_name(record: AttemptRecord) -> str:
-    """What varied, such as filters=4; the whole key only where its last part is not enough."""
-    keys = record.context.varied or [override.split("=")[0] for override in record.overrides]
-    last_parts = [key.split(".")[-1] for key in keys]
-    parts = []
-    for override in record.overrides:
-        key, _, value = override.partition("=")
-        if key in keys:
-            last = key.split(".")[-1]
-            shown = last if last_parts.count(last) == 1 else key
-            parts.append(f"{shown}={value}")
-    name = ", ".join(parts)[:MAX_NAME_LENGTH] or "base"
-    return f"{name} SYNTHETIC" if record.dataset.fallback else name
+def _call(call: Callable[[], object]) -> None:
+    call()

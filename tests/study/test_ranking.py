@@ -81,7 +81,7 @@ def test_of_a_configuration_that_was_tried_again_the_last_trial_counts() -> None
                 user_attrs={OUTCOME: noted} if noted else {},
             )
         )
-    counted = finished_trials(study.trials)
+    counted = finished_trials(study.trials, study.user_attrs)
     assert [(finished.number, finished.params, finished.value) for finished in counted] == [
         (1, {"x": 1}, 2.0),
         (3, {"x": 0}, 3.0),
@@ -100,5 +100,5 @@ def test_a_password_that_an_earlier_version_noted_is_not_shown() -> None:
     noted = optuna.trial.create_trial(
         state=optuna.trial.TrialState.FAIL, user_attrs={OUTCOME: outcome}
     )
-    (shown,) = finished_trials([noted])
+    (shown,) = finished_trials([noted], {})
     assert shown.error == "OSError: no postgresql://me:***@host/db"

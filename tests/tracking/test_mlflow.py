@@ -113,7 +113,7 @@ def test_switches_are_set_before_mlflow_reads_them() -> None:
     assert ended.returncode == 0, f"MLflow has no longer a switch: {MEND}: {ended.stderr}"
     telemetry, *values = ended.stdout.split()
     assert telemetry == "None", f"MLflow sends telemetry all the same: {MEND}"
-    assert values == ["True", "False", "False", "True"], (
+    assert values == ["True", "False", "False", "True", "6", "1"], (
         f"MLflow reads its switches otherwise: {MEND}"
     )
 
@@ -142,7 +142,7 @@ def test_a_run_without_a_model_has_no_address_of_one(client: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
 def test_a_model_is_logged_with_its_example_and_not_tried(
-    client: Any, monkeypatch: pytest.MonkeyPatch
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import keras
 
@@ -154,9 +154,14 @@ def test_a_model_is_logged_with_its_example_and_not_tried(
         scaled = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))
         model = keras.Model(image, keras.layers.Dense(2, "softmax", dtype="float32")(scaled))
         example = np.full((1, 4, 4, 3), 7, np.uint8)
+        folder = tmp_path / "model"
+        _mlflow.save_keras_model(folder, model, ["cat", "dog"], example)
         with mlflow.start_run() as run:
-            _mlflow.log_keras_model(model, ["cat", "dog"], example)
-    assert tried == [], f"MLflow tries a model that is logged: {MEND}'s _KerasWithExample"
+            pass
+        for _ in range(2):  # another call changes nothing
+            _mlflow.log_saved_model(client, client.get_run(run.info.run_id), folder)
+    assert len(client.get_run(run.info.run_id).outputs.model_outputs) == 1
+    assert tried == [], f"MLflow tries a model that is logged: {MEND}'s save_keras_model"
 
     uri = _mlflow.model_uri(client.get_run(run.info.run_id))
     assert uri, f"MLflow's runs no longer have their models in outputs: {MEND}'s model_uri"
@@ -166,7 +171,7 @@ def test_a_model_is_logged_with_its_example_and_not_tried(
     assert logged.signature.outputs.inputs[0].shape == (-1, 2)
     loaded = mlflow.pyfunc.load_model(uri)
     assert np.array_equal(loaded.input_example, example), (
-        f"MLflow no longer keeps the example of a model: {MEND}'s _KerasWithExample"
+        f"MLflow no longer keeps the example of a model: {MEND}'s save_keras_model"
     )
     assert np.allclose(
         mlflow.keras.load_model(uri).predict(example, verbose=0), model.predict(example, verbose=0)

@@ -13,16 +13,15 @@ import pytest
 
 from cifar_hpo.errors import StudyError
 from cifar_hpo.tracking import _mlflow
-from cifar_hpo.tracking.reader import RunReader
-from cifar_hpo.tracking.runs import (
-    CHAMPION,
+from cifar_hpo.tracking.attempts import (
     AttemptRecord,
     AttemptRun,
     DatasetRecord,
     Predictions,
-    StudyRun,
     attempt_run,
 )
+from cifar_hpo.tracking.reader import RunReader
+from cifar_hpo.tracking.runs import CHAMPION, StudyRun
 from cifar_hpo.trial import Context
 
 DATASET = DatasetRecord("four", "0123", np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.uint8))
@@ -76,9 +75,11 @@ def test_runs_at_work_are_shown_by_their_mean_or_else_by_the_first_replica(uri: 
 
     def log(run: AttemptRun) -> None:
         run.log_metrics(1, {"replica_0/loss": 2.0})
+        assert run.wait()
         seen.append(reader.running(study.run_id, "loss"))
         run.log_metrics(1, {"loss": 3.0})
         run.log_metrics(2, {"loss": 1.0})
+        assert run.wait()
         seen.append(reader.running(study.run_id, "loss"))
 
     logged(uri, log, context)

@@ -1,73 +1,23 @@
-"""What is written to MLflow of a study and of its attempts, and that a run's status never lies."""
+"""What is written to MLflow of a study, and that a run's status never lies."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
+import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import mlflow
-import numpy as np
-import psutil
 import pytest
+from support import wait_for
+from support_tracking import GONE, Server, fetch, record, text
 
-from cifar_hpo.tracking import _mlflow
-from cifar_hpo.tracking.runs import (
-    CHAMPION,
-    OWNER,
-    AttemptRecord,
-    DatasetRecord,
-    Predictions,
-    StudyRun,
-    attempt_run,
-    is_alive,
-    owner,
-)
+from cifar_hpo.tracking import _mlflow, runs
+from cifar_hpo.tracking.attempts import attempt_run
+from cifar_hpo.tracking.delivery import Undelivered
+from cifar_hpo.tracking.ownership import OWNER, owner
+from cifar_hpo.tracking.runs import BEST_VALUE, CHAMPION, StudyRun
 from cifar_hpo.tracking.store import connect
-from cifar_hpo.trial import Context, Pruned
-
-DATASET = DatasetRecord("four", "0123", np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.uint8))
-GONE = f"{socket.gethostname()}:{os.getpid()}:1.00"
-"""A process with our number that started at another time."""
-
-
-def record(uri: str, study: StudyRun | None = None, **changes: Any) -> AttemptRecord:
-    context = Context()
-    if study:
-        varied = ("model.filters",)
-        context = Context("s", study.run_id, study.experiment_id, varied=varied, attempt=1)
-    described = AttemptRecord(
-        tracking_uri=uri,
-        experiment_name="single",
-        overrides=("model.filters=4", "data=npz"),
-        params={"model.filters": 4, "data.path": "x" * 600},
-        config_yaml="model:\n  filters: 4\n",
-        dataset=DATASET,
-        context=context,
-        number=7,
-        tags={"cpu": "a fast one"},
-    )
-    return replace(described, **changes)
-
-
-def text(run_id: str, name: str) -> str:
-    return str(mlflow.artifacts.load_text(f"runs:/{run_id}/{name}"))
-
-
-def fetch(run_id: str) -> Any:
-    return mlflow.MlflowClient().get_run(run_id)
-
-
-def test_the_owner_of_a_run_is_alive_while_its_process_is() -> None:
-    host, pid, started = owner().rsplit(":", 2)
-    assert is_alive(owner())
-    assert not is_alive(GONE)
-    assert not is_alive(f"{host}:{max(psutil.pids()) + 100_000}:{started}")
-    assert is_alive(f"elsewhere:{pid}:{started}"), "nobody can say, so it is believed"
 
 
 def test_the_store_is_the_one_given_else_of_the_environment_else_here(
@@ -99,6 +49,7 @@ def test_the_best_value_is_a_chart_over_finished_trials(uri: str) -> None:
     study.log_best(0, None)
     study.log_best(1, 0.5)
     study.log_best(3, 0.75)
+    assert study.wait()
     points = study.client.get_metric_history(study.run_id, "best_value")
     assert [(point.step, point.value) for point in points] == [(1, 0.5), (3, 0.75)]
 
@@ -106,6 +57,7 @@ def test_the_best_value_is_a_chart_over_finished_trials(uri: str) -> None:
 def test_a_view_of_the_runs_names_a_group_s_choice(uri: str) -> None:
     study = StudyRun(uri, "e", "s")
     study.set_ui_columns(["val_loss"], "minimize", ["optimizer", "model.filters"])
+    assert study.wait()
     experiment = study.client.get_experiment(study.experiment_id)
     state = json.loads(experiment.tags[_mlflow.VIEW_TAG])
     assert state["orderByAsc"] is True
@@ -114,134 +66,89 @@ def test_a_view_of_the_runs_names_a_group_s_choice(uri: str) -> None:
     assert experiment.tags[_mlflow.EXPERIMENT_KIND] == _mlflow.TRAINING
 
 
-def test_what_a_killed_process_left_running_is_closed_as_killed(uri: str) -> None:
-    study = StudyRun(uri, "e", "s")
+def children_of(study: StudyRun, owners: Mapping[str, str]) -> dict[str, str]:
+    """Running child runs of these owners; their ids by the same names."""
     children = {}
-    for name, process in {"gone": GONE, "ours": owner()}.items():
+    for name, process in owners.items():
         tags = {_mlflow.PARENT_RUN: study.run_id, OWNER: process}
         children[name] = study.client.create_run(study.experiment_id, tags=tags).info.run_id
+    return children
+
+
+def statuses(children: Mapping[str, str]) -> dict[str, str]:
+    return {name: fetch(run_id).info.status for name, run_id in children.items()}
+
+
+OWNERS = {"gone": GONE, "ours": owner(), "elsewhere": f"elsewhere{GONE}"}
+
+
+def test_what_a_killed_process_left_running_is_closed_as_killed(uri: str) -> None:
+    study = StudyRun(uri, "e", "s")
+    children = children_of(study, OWNERS)
     study.close_abandoned()
-    assert fetch(children["gone"]).info.status == "KILLED"
-    assert fetch(children["ours"]).info.status == "RUNNING"
+    expected = {"gone": "KILLED", "ours": "RUNNING", "elsewhere": "RUNNING"}
+    assert statuses(children) == expected
     study.end_attempt(children["ours"], "KILLED")
+    assert study.wait()
     assert fetch(children["ours"]).info.status == "KILLED"
 
 
-def test_an_attempt_s_run_shows_what_fixes_it(uri: str) -> None:
+def test_a_killed_worker_s_run_is_ended_though_nobody_knows_its_id(uri: str) -> None:
     study = StudyRun(uri, "e", "s")
-    with attempt_run(record(uri, study)) as run:
-        assert fetch(run.run_id).info.status == "RUNNING"
-    logged = fetch(run.run_id)
-    assert (logged.info.status, logged.info.run_name) == ("FINISHED", "filters=4")
-    assert logged.info.experiment_id == study.experiment_id
-    assert logged.data.params == {"model.filters": "4", "data.path": "x" * 500}
-    expected = {
-        "data": "four",
-        "cpu": "a fast one",
-        "study": "s",
-        "kind": "trial",
-        "trial": "7",
-        "attempt": "1",
-        "overrides": "model.filters=4 data=npz",
-        OWNER: owner(),
-        _mlflow.PARENT_RUN: study.run_id,
-    }
-    assert expected.items() <= logged.data.tags.items()
-    assert text(run.run_id, "config.yaml") == "model:\n  filters: 4\n"
-    assert json.loads(text(run.run_id, "overrides.json")) == ["model.filters=4", "data=npz"]
-    (dataset,) = logged.inputs.dataset_inputs
-    assert (dataset.dataset.name, dataset.dataset.digest) == ("four", "0123")
+    children = children_of(study, OWNERS)
+    study.end_attempt("", "KILLED")
+    assert study.wait()
+    assert statuses(children) == {"gone": "KILLED", "ours": "RUNNING", "elsewhere": "RUNNING"}
 
 
-def test_a_run_outside_a_study_is_its_own(uri: str) -> None:
-    with attempt_run(record(uri)) as run:
-        pass
-    logged = fetch(run.run_id)
-    experiment = mlflow.MlflowClient().get_experiment(logged.info.experiment_id)
-    assert experiment.name == "single"
-    assert not {"study", "trial", _mlflow.PARENT_RUN, _mlflow.NOTE} & set(logged.data.tags)
+def test_of_a_study_that_nobody_else_can_hold_no_run_is_left_running(uri: str) -> None:
+    """The same files under another host name, for one."""
+    study = StudyRun(uri, "e", "s")
+    children = children_of(study, OWNERS)
+    again = StudyRun(uri, "e", "s", is_exclusive=True)
+    assert set(statuses(children).values()) == {"KILLED"}
+    later = children_of(again, OWNERS)
+    again.close_abandoned()
+    assert set(statuses(later).values()) == {"KILLED"}
 
 
-def test_a_synthetic_fallback_is_in_name_tags_and_dataset(uri: str) -> None:
-    described = record(uri, dataset=replace(DATASET, fallback=True), note="these are synthetic")
-    with attempt_run(described) as run:
-        pass
-    logged = fetch(run.run_id)
-    assert logged.info.run_name == "filters=4, data=npz SYNTHETIC"
-    assert logged.data.tags["synthetic"] == "true"
-    assert logged.data.tags[_mlflow.NOTE] == "these are synthetic"
-    (dataset,) = logged.inputs.dataset_inputs
-    assert dataset.dataset.name == "four SYNTHETIC FALLBACK"
-
-
-NAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
-    "nothing": ((), (), "base"),
-    "what varied": (("a.x=1", "b.y=2"), ("b.y",), "y=2"),
-    "all of a single run": (("a.x=1", "b.y=2"), (), "x=1, y=2"),
-    "two of the same last part": (("a.x=1", "b.x=2"), ("a.x", "b.x"), "a.x=1, b.x=2"),
-    "a long one": (("a.x=" + "1" * 300,), (), "x=" + "1" * 198),
-}
-
-
-@pytest.mark.parametrize("case", NAMES)
-def test_a_run_is_named_after_what_varied(case: str, uri: str) -> None:
-    overrides, varied, name = NAMES[case]
-    with attempt_run(record(uri, overrides=overrides, context=Context(varied=varied))) as run:
-        pass
-    assert fetch(run.run_id).info.run_name == name
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "tags"),
-    [
-        (Pruned("after epoch 1"), "FINISHED", {"pruned": "after epoch 1"}),
-        (ValueError("what went wrong"), "FAILED", {}),
-        (KeyboardInterrupt(), "KILLED", {}),
-        (SystemExit(143), "KILLED", {}),
-    ],
-)
-def test_the_status_of_a_run_is_true(
-    uri: str, error: BaseException, status: str, tags: Mapping[str, str]
+def test_the_points_that_a_store_which_was_away_lacks_are_logged_by_the_next_command(
+    uri: str,
 ) -> None:
-    with pytest.raises(type(error)), attempt_run(record(uri)) as run:
-        raise error
-    logged = fetch(run.run_id)
-    assert logged.info.status == status
-    assert tags.items() <= logged.data.tags.items()
-    assert mlflow.active_run() is None
-    if status == "FAILED":
-        assert "ValueError: what went wrong" in text(run.run_id, "traceback.txt")
+    study = StudyRun(uri, "e", "s")
+    study.log_best(2, 0.5)
+    study.restore_best({1: 0.25, 2: 0.5, 3: 0.75})
+    assert study.wait()
+    points = study.client.get_metric_history(study.run_id, BEST_VALUE)
+    assert sorted((point.step, point.value) for point in points) == [(1, 0.25), (2, 0.5), (3, 0.75)]
 
 
-PREDICTIONS = Predictions(
-    classes=("cat", "dog", "owl"),
-    labels=np.array([0, 0, 1, 1, 1], np.int64),
-    predicted=np.array([0, 1, 1, 1, 2], np.int64),
-    confidence=np.array([0.5, 0.6, 0.7, 0.8, 0.9], np.float32),
-)
-
-
-def test_a_confusion_matrix_has_true_classes_as_rows() -> None:
-    assert PREDICTIONS.confusion().tolist() == [[1, 1, 0], [0, 2, 1], [0, 0, 0]]
-
-
-def test_the_accuracy_of_a_class_without_images_is_0() -> None:
-    assert PREDICTIONS.accuracy_by_class() == pytest.approx({"cat": 0.5, "dog": 2 / 3, "owl": 0})
-
-
-def test_an_attempt_s_metrics_have_the_epochs_done_as_their_step(uri: str) -> None:
-    with attempt_run(record(uri)) as run:
-        run.log_metrics(1, {"loss": 2.0, "accuracy": 0.25})
-        run.log_metrics(2, {"loss": 1.0})
-        run.log_outcome(2, {"test_accuracy": 0.6}, PREDICTIONS)
-    points = run.client.get_metric_history(run.run_id, "loss")
-    assert [(point.step, point.value) for point in points] == [(1, 2.0), (2, 1.0)]
-    metrics = fetch(run.run_id).data.metrics
-    assert metrics["test_accuracy"] == 0.6
-    assert metrics["test_accuracy/cat"] == 0.5
-    assert [point.step for point in run.client.get_metric_history(run.run_id, "test_accuracy")] == [
-        2
-    ]
+@pytest.mark.usefixtures("uri")
+def test_a_store_that_hangs_holds_up_nothing_of_a_sweep_and_its_end_for_a_bounded_time(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setattr(runs, "PATIENCE", 2)
+    study = StudyRun(server.uri, "hangs", "s")
+    server.become("hanging")
+    passed = server.passed
+    study.set_ui_columns(["val_loss"], "minimize", ["x"])
+    study.end_attempt("", "KILLED")
+    for finished in range(1, 20):
+        study.log_best(finished, 1 / finished)
+    assert server.passed == passed, "none of these waits for an answer"
+    begun = time.monotonic()
+    for step in (
+        study.close_abandoned,
+        lambda: study.register_champion("gone", "val_loss", 0.5, "minimize"),
+        lambda: study.close("FINISHED", "# note", None),
+    ):
+        with pytest.raises(Undelivered):
+            step()
+    assert time.monotonic() - begun < 10, "two seconds are waited for, once"
+    assert study.deliver_kept(tmp_path) == {}
+    server.become("open")
+    wait_for(lambda: fetch(study.run_id).info.status == "FINISHED")
 
 
 class WithModel(StudyRun):

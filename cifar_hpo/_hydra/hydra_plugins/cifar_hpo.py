@@ -111,8 +111,14 @@ def _open_tracker(plan: Plan, study: Study) -> StudyTracker:
     from cifar_hpo.tracking.store import store_errors
 
     with store_errors(tracking_uri(options.tracking_uri)):
-        run = StudyRun(options.tracking_uri, options.experiment or study.name, study.name)
+        run = StudyRun(
+            options.tracking_uri,
+            options.experiment or study.name,
+            study.name,
+            is_exclusive=study.is_exclusive,
+        )
         run.set_ui_columns(study.metrics, study.directions[0], list(plan.space.dimensions))
+        run.restore_best(study.best_values())
     study.set_run(run.uri, run.run_id)
     return run
 

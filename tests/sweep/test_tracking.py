@@ -1,0 +1,130 @@
+"""A sweep whose MLflow server is away: nothing waits for it, and the same command logs the rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+from support import clean, wait_for
+from support_tracking import Server
+
+from cifar_hpo.analysis.comparison import compare_study
+from cifar_hpo.study.storage import open_storage
+
+APP = """
+import time
+from pathlib import Path
+
+import hydra
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+
+from cifar_hpo import trial
+from cifar_hpo.tracking import attempts, runs
+from cifar_hpo.trial import FINISHED, Context, Progress, TrialResult
+
+attempts.PATIENCE = attempts.GRACE = 1
+runs.PATIENCE = 3
+DATASET = attempts.DatasetRecord("d", "0", np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.uint8))
+
+def wait(file):
+    while not Path(file).exists():
+        time.sleep(0.02)
+
+def task(config):
+    job = HydraConfig.get()
+    Path("begun").touch()
+    wait("go")
+    record = attempts.AttemptRecord(
+        None, "", tuple(job.overrides.task), {"x": config.x}, "", DATASET,
+        Context.from_environment(), job.job.num,
+    )
+    if config.x == 2:
+        wait("never")
+    with attempts.attempt_run(record, Path(job.runtime.output_dir)) as run:
+        for epoch in range(3):
+            value = {1: 0.9, 2: 0.1, 3: 0.1}[config.x]
+            run.log_metrics(epoch + 1, {"y": value})
+            trial.report(Progress(epoch + 1, 3, value, run.run_id))
+    return TrialResult(FINISHED, {"y": 0.9}, run_id=run.run_id, unlogged=run.unlogged)
+
+task.imports = ("cifar_hpo.tracking.attempts", "mlflow.store.tracking.sqlalchemy_store", "git")
+
+if __name__ == "__main__":
+    hydra.main(version_base="1.3", config_path=None)(task)()
+"""
+
+SWEEP = (
+    "app.py",
+    "-m",
+    "hydra/sweeper=study",
+    "hydra/launcher=workers",
+    "hydra.launcher.n_workers=1",
+    "hydra.sweeper.study_name=s",
+    "hydra.sweeper.metric=y",
+    "hydra.sweeper.direction=maximize",
+    "+mlflow={tracking_uri:null,experiment:null}",
+)
+
+
+def start(folder: Path, server: Server, *options: str) -> subprocess.Popen[str]:
+    (folder / "app.py").write_text(APP)
+    return subprocess.Popen(
+        [sys.executable, *SWEEP, *options],
+        cwd=folder,
+        env=clean() | {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def runs(server: Server, study: str) -> list[mlflow.entities.Run]:
+    client = mlflow.MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name(study)
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_limits_and_pruning_act_while_the_server_hangs_and_the_same_command_logs_all(
+    server: Server, tmp_path: Path
+) -> None:
+    options = (
+        "+x=1,2,3",
+        "hydra.launcher.trial_timeout=4",
+        "hydra/sweeper/pruner=asha",
+        "hydra.sweeper.pruner.min_resource=1",
+        "hydra.sweeper.pruner.reduction_factor=2",
+    )
+    process = start(tmp_path, server, *options)
+    wait_for((tmp_path / "begun").exists)
+    server.become("hanging")
+    passed = server.passed
+    (tmp_path / "go").touch()
+    shown, _ = process.communicate(timeout=120)
+    assert server.passed == passed, "what follows happened without an answer"
+    assert process.returncode == 1, shown
+    assert "timed out after 4 s" in shown
+    assert "PRUNED" in shown
+    assert "trials 0, 2: not logged yet (" in shown
+    assert "not logged: the study's run (" in shown
+
+    server.become("open")
+    again = start(tmp_path, server, *options)
+    shown, _ = again.communicate(timeout=120)
+    assert again.returncode == 1, shown
+    assert "not logged" not in shown
+    logged = runs(server, "s")
+    by_trial = {run.data.tags.get("trial"): run for run in logged}
+    assert by_trial["0"].data.metrics == {"y": 0.9}
+    assert by_trial["2"].data.tags["pruned"].startswith("after epoch 1 of 3")
+    assert "RUNNING" not in {run.info.status for run in logged}
+    assert {by_trial[number].info.status for number in ("0", "2")} == {"FINISHED"}
+    (study,) = [run for run in logged if run.data.tags.get("kind") == "study"]
+    assert study.data.metrics == {"best_value": 0.9}
+    comparison = compare_study("s", open_storage(f"sqlite:///{tmp_path}/mlruns/studies.db"))
+    run_ids = {trial.number: trial.run_id for trial in comparison.trials}
+    assert run_ids[0] == by_trial["0"].info.run_id
+    assert run_ids[2] == by_trial["2"].info.run_id
+    assert not list(tmp_path.rglob("undelivered-*"))
