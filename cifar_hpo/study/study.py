@@ -59,6 +59,10 @@ def _nothing_left(study: Study, spec: TrialSpec) -> None:
     """For those that leave nothing on disk."""
 
 
+FOLDERS = "folders"
+"""The same of all of its sweeps, where hydra.sweep.dir was not always the same."""
+
+
 class Study:
     """An Optuna study held by this process alone, from `Study.open` on. Use as a context manager,
     which lets unfinished trials wait for the next command, and the study for others."""
@@ -177,7 +181,15 @@ class Study:
 
     def set_folder(self, folder: Path) -> None:
         """Note where the sweep leaves its trials' folders, for whoever looks for their configs."""
-        self._stored.study.set_user_attr(FOLDER, str(folder.absolute()))
+        study = self._stored.study
+        study.set_user_attr(FOLDER, str(folder.absolute()))
+        folders = study.user_attrs.get(FOLDERS, [])
+        if str(folder.absolute()) not in folders:
+            study.set_user_attr(FOLDERS, [*folders, str(folder.absolute())])
+
+    def folders(self) -> list[Path]:
+        """Where all of its sweeps have left their trials' folders."""
+        return [Path(folder) for folder in self._stored.study.user_attrs.get(FOLDERS, [])]
 
     def finished_trials(self) -> list[FinishedTrial]:
         """Counted trials in the order in which they ended."""

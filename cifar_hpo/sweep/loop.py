@@ -11,7 +11,6 @@ import numbers
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -324,9 +323,9 @@ class Sweep:
 
     def _deliver_kept(self) -> None:
         """Log what trials kept while MLflow's store was away, now or in an earlier command."""
-        folder = Path(self.plan.launcher.config.hydra.sweep.dir)
-        for number, run_id in self.tracker.deliver_kept(folder).items():
-            self.study.set_trial_run(number, run_id)
+        for folder in self.study.folders():
+            for number, run_id in self.tracker.deliver_kept(folder).items():
+                self.study.set_trial_run(number, run_id)
 
     def _register_champion(self) -> None:
         """The best trial's model becomes the champion if it is one."""
