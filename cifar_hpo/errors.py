@@ -85,11 +85,11 @@ def exit_with(error: Exception) -> NoReturn:
     Exit code 1 for what happened in training, 2 for what the user can mend. An error of the system
     that the user can't mend is raised.
     """
-    if isinstance(error, OSError):
-        mendable = disk_error(error)
-        if mendable is None:
-            raise error
+    mendable = disk_error(error) if isinstance(error, OSError) else None
+    if mendable is not None:
         error = mendable
+    elif type(error).__module__ == "builtins":  # Hydra's for a missing config is an OSError, too
+        raise error
     happened = isinstance(error, SweepFailed | TrialError)
     line = one_line(error).split(" Config search path:")[0].split(" See https://")[0]
     message, _, place = line.partition(" full_key: ")  # OmegaConf's
