@@ -87,7 +87,7 @@ def test_prediction_by_the_champion_and_by_a_run(
     by_champion = ask("one.png")
     assert by_champion.returncode == 0, by_champion.stderr
     assert "by cifar_hpo-small version 1, champion" in by_champion.stdout
-    row = r"one\.png +\w+ 0\.\d{3} +\w+ 0\.\d{3} +\w+ 0\.\d{3}"
+    row = r"one\.png(?: +class \d 0\.\d{3}){3}"
     assert re.search(row, by_champion.stdout)
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
