@@ -152,7 +152,8 @@ class StudyMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def ask(self, count: int) -> None:
         for _ in range(count):
-            self._guarded(self._ask)
+            if self.study is not None:  # the store may be away
+                self._guarded(self._ask)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), value=values)
