@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 Value = bool | int | float | str
 """A number or a truth value; anything else is the text that an override has for it."""
 
+MAX_CHOICES = 100_000
+"""Values of one dimension that are listed; a thousand take some 0.2 MiB."""
+
 EXACT_INTEGERS = 2**53
 """Up to here a float that is whole means one integer alone."""
 
@@ -190,7 +193,8 @@ def _value_in_0_1(text: str) -> Value:
 
 
 def _parse_choices(override: Override) -> Choices:
-    """Raises ConfigError where there are no values, or two that can't be told apart."""
+    """Raises ConfigError where there are no values, more than MAX_CHOICES, or two that can't be
+    told apart."""
     key = override.get_key_element()
     texts: dict[Value, str] = {}
     written: dict[Value, Any] = {}
@@ -229,8 +233,9 @@ def _elements(override: Override) -> Iterable[Any]:
     start, stop, step = (Decimal(str(end)) for end in ends)
     count = max(0, math.ceil((stop - start) / step))
     if count > MAX_CHOICES:
-        problem = f"{override.input_line}: {count} values are too many; an interval has no end"
-        raise ConfigError(override.get_key_element(), problem)
+        problem = f"{override.input_line} has {count:,} values, of at most {MAX_CHOICES:,}"
+        hint = "an interval has no such limit"
+        raise ConfigError(override.get_key_element(), f"{problem}; {hint}")
     if all(isinstance(end, int) for end in ends):
         return override.sweep_iterator(transformer=Transformer.identity)
     return [float(start + place * step) for place in range(count)]

@@ -7,7 +7,7 @@ A parameter may exist for some choices only: `optimizer.momentum` where the opti
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,11 +71,11 @@ class Space:
             parts[key] = parse_part(override, is_whole=key.lstrip("+") in whole_keys)
         groups = []
         for key, part in parts.items():
-            if not isinstance(part, str) and config_loader.get_group_options(key):
+            if not isinstance(part, str) and config_loader.get_group_options(key.lstrip("+")):
                 groups.append(key)
         return cls(parts, tuple(groups), conditions=_parse_conditions(conditions or {}, parts))
 
-    @property
+    @functools.cached_property
     def dimensions(self) -> dict[str, Dimension]:
         return {key: part for key, part in self.parts.items() if not isinstance(part, str)}
 
@@ -89,7 +89,7 @@ class Space:
         """What version 0.1 had as a space's identity, which names its studies."""
         return {key: self.dimensions[key].identity_as_written for key in sorted(self.dimensions)}
 
-    @property
+    @functools.cached_property
     def order(self) -> list[str]:
         """Dimensions so that each comes after those on which it depends, groups first."""
         ordered: list[str] = []
@@ -109,7 +109,19 @@ class Space:
             chain.insert(0, self.conditions[chain[0]][0])
         return chain
 
-    @property
+    @functools.cached_property
+    def _nesting(self) -> list[str]:
+        """Dimensions as they were given, but each behind those that decide whether it exists."""
+        sometimes_absent = frozenset().union(*self.absent.values())
+        nesting: dict[str, None] = {}
+        for key in self.dimensions:
+            if key in sometimes_absent:
+                for group in self.groups:
+                    nesting |= dict.fromkeys(self._needed_by(group))
+            nesting |= dict.fromkeys(self._needed_by(key))
+        return list(nesting)
+
+    @functools.cached_property
     def size(self) -> float:
         """How many cells there are, conditions not considered."""
         size: float = 1
@@ -139,19 +151,35 @@ class Space:
             return False
         return all(self.dimensions[key].has(params[key]) for key in active)
 
-    def cells(self) -> Iterator[dict[str, Value]]:
-        """Every combination once, the last dimension fastest; one empty cell where nothing
-        varies."""
-        is_conditional = bool(self.conditions) or any(self.absent.values())
-        seen: set[str] = set()
-        for combination in self._combinations():
-            if not is_conditional:
-                yield combination
-                continue
-            cell = self._active_part(combination)
-            if identity(cell) not in seen:
-                seen.add(identity(cell))
-                yield cell
+    @functools.cached_property
+    def n_cells(self) -> int:
+        """How many cells there are; only of a finite space.
+
+        Counted without listing them: what decides whether others exist is gone through, the others
+        multiply.
+        """
+        deciding = {needed for needed, _ in self.conditions.values()}
+        if any(self.absent.values()):
+            deciding.update(self.groups)
+        others = [key for key in self.dimensions if key not in deciding]
+        count = 0
+        for chosen in self._branches([key for key in self._nesting if key in deciding], {}):
+            cells = 1
+            for key in others:
+                if self.is_active(key, chosen):
+                    cells *= len(self._choices(key))
+            count += cells
+        return count
+
+    def cells(self, given: Mapping[str, Value] | None = None) -> Iterator[dict[str, Value]]:
+        """Every combination of what exists once, the last dimension fastest; one empty cell where
+        nothing varies. They are made as they are asked for.
+
+        given: values that the cells are to have.
+        """
+        wanted = {key: canonical(value) for key, value in (given or {}).items()}
+        for branch in self._branches(self._nesting, wanted):
+            yield {key: branch[key] for key in self.dimensions if key in branch}
 
     def corners(self) -> Iterator[dict[str, Value]]:
         """Cells that together hold each choice and each end of each interval once."""
@@ -175,11 +203,33 @@ class Space:
                 overrides.append(f"{key}={part.text(params[key])}")
         return tuple(overrides)
 
-    def _combinations(self) -> Iterator[dict[str, Value]]:
-        """Every combination of choices, whether or not each parameter exists."""
-        choices = [part.texts for part in self.dimensions.values() if isinstance(part, Choices)]
-        for values in itertools.product(*choices):
-            yield dict(zip(self.dimensions, values, strict=True))
+    def _branches(
+        self,
+        keys: Sequence[str],
+        given: Mapping[str, Value],
+        chosen: Mapping[str, Value] | None = None,
+    ) -> Iterator[Mapping[str, Value]]:
+        """Every choice of these dimensions, of those that exist beside what was chosen before.
+
+        keys: each behind those that decide whether it exists. given: values that are to be chosen.
+        """
+        chosen = chosen or {}
+        if not keys:
+            yield chosen
+            return
+        key, rest = keys[0], keys[1:]
+        if not self.is_active(key, chosen):
+            if key not in given:
+                yield from self._branches(rest, given, chosen)
+            return
+        for value in [given[key]] if key in given else self._choices(key):
+            yield from self._branches(rest, given, {**chosen, key: value})
+
+    def _choices(self, key: str) -> Mapping[Value, str]:
+        """A dimension's values, each with its text."""
+        part = self.dimensions[key]
+        assert isinstance(part, Choices)
+        return part.texts
 
     def _active_part(self, combination: Mapping[str, Value]) -> dict[str, Value]:
         """The parameters of a combination that exist, in the order of the dimensions."""

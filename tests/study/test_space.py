@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
 from random import Random
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from support import config_loader, parse_space
 
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.study.dimensions import Choices, Value, parse_value
+from cifar_hpo.study.dimensions import Choices, Value, canonical, parse_value
 from cifar_hpo.study.space import Space, identity
 
 BRIEF = settings(max_examples=100, deadline=None, database=None)
@@ -134,13 +136,49 @@ def test_order_has_each_dimension_once_behind_what_it_needs(space: Space) -> Non
 def test_every_cell_is_held_and_comes_once(space: Space) -> None:
     cells = list(space.cells())
     assert cells
-    assert len(cells) <= space.size
+    assert len(cells) == space.n_cells <= space.size
     assert all(space.holds(cell) for cell in [*cells, *space.corners()])
     assert len({identity(cell) for cell in cells}) == len(cells)
     assert len({space.overrides(cell) for cell in cells}) == len(cells)
     for cell in cells:
         for key in space.dimensions:
             assert (key in cell) is space.is_active(key, cell)
+
+
+@BRIEF
+@given(spaces(), st.sampled_from(KEYS), st.sampled_from([0.0, 1, 2.0, "a", "'a'"]))
+def test_cells_with_a_given_value_are_those_that_have_it(
+    space: Space, key: str, value: Value
+) -> None:
+    if key not in space.dimensions or not space.dimensions[key].has(value):
+        return
+    wanted = {key: canonical(value)}
+    cells = [cell for cell in space.cells() if wanted.items() <= cell.items()]
+    assert list(space.cells({key: value})) == cells
+
+
+WIDE = [f"+x{place}=range(0,8)" for place in range(8)]
+
+
+@pytest.mark.parametrize("flag_first", [True, False])
+def test_cells_of_a_huge_space_come_at_once_and_are_counted(flag_first: bool) -> None:
+    """8**8 cells, with conditions that let most of them be the same, and with none."""
+    needs = {f"+x{place}": "+flag=on" for place in range(8)}
+    flag = "+flag=off,on"
+    conditional = parse_space(*([flag, *WIDE] if flag_first else [*WIDE, flag]), **needs)
+    tracemalloc.start()
+    try:
+        assert parse_space(*WIDE).n_cells == 8**8
+        assert len(list(itertools.islice(parse_space(*WIDE).cells(), 1000))) == 1000
+        assert conditional.n_cells == 8**8 + 1
+        first = list(itertools.islice(conditional.cells(), 3))
+        assert first[0] == {"+flag": "off"}
+        assert len({identity(cell) for cell in first}) == 3
+        assert list(conditional.cells({"+flag": "off"})) == first[:1]
+        assert list(conditional.cells({"+flag": "off", "+x0": 1})) == []
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @BRIEF
