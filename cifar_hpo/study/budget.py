@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,31 +51,19 @@ class Budget:
         """Whether there may be another trial beside so many."""
         return not self.n_trials or trials < self.n_trials
 
-    def is_spent(self, values: Sequence[float | None], failures: int) -> bool:
+    def is_spent(self, best: float | None, since_best: int, failures: int) -> bool:
         """Whether a limit other than the number of trials is reached.
 
-        values: of the finished trials in the order in which they ended, None for one that has none.
+        best: value of all finished trials; None where there is none. since_best: trials that ended
+        after it.
         """
         if self.max_failures and failures >= self.max_failures:
             return True
         if self.seconds_left() == 0:
             return True
-        gains = self._gains(values)
-        if not gains:
-            return False
-        best = max(gains)
-        if self.target is not None and best >= self._sign * self.target:
+        if self.target is not None and best is not None and self._reaches(best, self.target):
             return True
-        since_best = len(gains) - 1 - gains.index(best)
         return bool(self.patience) and since_best >= (self.patience or 0)
 
-    @property
-    def _sign(self) -> int:
-        return 1 if self.direction == "maximize" else -1
-
-    def _gains(self, values: Sequence[float | None]) -> list[float]:
-        """The values, signed so that more is better; a trial without one gains nothing."""
-        gains = []
-        for value in values:
-            gains.append(-math.inf if value is None else self._sign * value)
-        return gains
+    def _reaches(self, value: float, target: float) -> bool:
+        return value >= target if self.direction == "maximize" else value <= target

@@ -3,6 +3,7 @@ from Optuna's sampler; each is asked for a `Candidate`, which is a running trial
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
@@ -89,8 +90,15 @@ class SampledCandidates:
 
     def _draw(self) -> Candidate | None:
         """Any cell that was not tried."""
-        untried = [cell for cell in self._space.cells() if identity(cell) not in self._tried]
-        if not untried:
-            return None
-        params = random.choice(untried)  # noqa: S311  no secret
-        return Candidate(self._stored.create_trial(params), params)
+        while self._shuffled_cells:
+            params = self._shuffled_cells.pop()
+            if identity(params) not in self._tried:
+                return Candidate(self._stored.create_trial(params), params)
+        return None
+
+    @functools.cached_property
+    def _shuffled_cells(self) -> list[dict[str, Value]]:
+        """The cells that were not drawn."""
+        cells = list(self._space.cells())
+        random.shuffle(cells)
+        return cells

@@ -42,10 +42,6 @@ MAX_CHOICES = 100_000
 EXACT_INTEGERS = 2**53
 """Up to here a float that is whole means one integer alone."""
 
-MAX_CHOICES = 100_000
-"""Values of one range; a study with more of them is an interval's."""
-
-
 @dataclass(frozen=True)
 class Choices:
     """Finitely many values, and how each was written; step is the distance of the whole numbers of

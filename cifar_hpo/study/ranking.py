@@ -1,10 +1,11 @@
-"""Which trials counted, and which is best: `FinishedTrial` is a counted trial; `ranked` and
-`pareto_front` order them."""
+"""Which trials counted, and which is best: `FinishedTrial` is a counted trial, `CountedTrials` are
+a study's; `ranked` and `pareto_front` order them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cifar_hpo.redaction import redacted
@@ -68,14 +69,91 @@ def finished_trials(
     return list(finished.values())
 
 
+class CountedTrials:
+    """A study's counted trials in the order in which they ended, one for each configuration, and
+    the best of them.
+
+    To count a trial takes as long behind ten thousand others as behind none. best: the first of
+    `ranked`; None where no trial has a value. since_best: trials that ended after the first metric
+    was better than ever before.
+    """
+
+    def __init__(self, directions: Sequence[str], trials: Iterable[FinishedTrial] = ()) -> None:
+        self._directions = directions
+        self._signs = _signs(directions)
+        self._trials: dict[str, FinishedTrial] = {}
+        self._forget_best()
+        for trial in trials:
+            self.count(trial)
+
+    def __iter__(self) -> Iterator[FinishedTrial]:
+        return iter(list(self._trials.values()))  # a copy: another thread shows what goes on
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def count(self, trial: FinishedTrial) -> None:
+        """Of one configuration tried again after a failure, the last trial counts."""
+        configuration = identity(trial.params)
+        earlier = self._trials.pop(configuration, None)
+        self._trials[configuration] = trial
+        if earlier is None:
+            self._compare(trial)
+            return
+        self._forget_best()
+        for counted in self:
+            self._compare(counted)
+
+    def set_run(self, number: int, run_id: str) -> bool:
+        """Give a trial its MLflow run; returns whether it is counted and had another one."""
+        for configuration, trial in self._trials.items():
+            if trial.number == number and trial.run_id != run_id:
+                logged = replace(trial, run_id=run_id)
+                self._trials[configuration] = logged
+                if self.best is trial:
+                    self.best = logged
+                return True
+        return False
+
+    def ranked(self) -> list[FinishedTrial]:
+        """All of them, the best first."""
+        return ranked(list(self), self._directions)
+
+    def _forget_best(self) -> None:
+        self.best: FinishedTrial | None = None
+        self.since_best = -1
+        self._least = math.inf
+        self._best_place: tuple[list[float], int] = ([math.inf], 0)
+
+    def _compare(self, trial: FinishedTrial) -> None:
+        """Hold one more trial against the best one."""
+        self.since_best += 1
+        if not trial.values:
+            return
+        loss = _loss(trial.values, self._signs)
+        if loss[0] < self._least:
+            self._least = loss[0]
+            self.since_best = 0
+        # The lexicographically least is in the Pareto front, and its first.
+        place = (loss, trial.number)
+        if place < self._best_place:
+            self.best, self._best_place = trial, place
+
+
 def pareto_front(trials: Iterable[FinishedTrial], directions: Sequence[str]) -> set[int]:
     """Numbers of the finished trials of which no other is as good in every metric and better in
     one: the Pareto front."""
-    losses = _losses(trials, directions)
-    front = set()
-    for number, loss in losses.items():
-        if not any(_dominates(rival, loss) for rival in losses.values()):
-            front.add(number)
+    import numpy as np  # only here: a sweep is checked without it
+
+    by_loss: dict[tuple[float, ...], list[int]] = {}
+    for number, loss in _losses(trials, directions).items():
+        by_loss.setdefault(tuple(loss), []).append(number)
+    front: set[int] = set()
+    rivals = np.array(sorted(by_loss))  # (n, metrics)
+    while len(rivals):
+        best = rivals[0]  # in lexicographic order nothing behind it is better everywhere
+        front.update(by_loss[tuple(best.tolist())])
+        rivals = rivals[(rivals < best).any(axis=1)]
     return front
 
 
@@ -94,15 +172,13 @@ def ranked(trials: Sequence[FinishedTrial], directions: Sequence[str]) -> list[F
 
 def _losses(trials: Iterable[FinishedTrial], directions: Sequence[str]) -> dict[int, list[float]]:
     """The values of finished trials by number, signed so that less is better."""
-    signs = [-1 if direction == "maximize" else 1 for direction in directions]
-    losses = {}
-    for trial in trials:
-        if trial.values:
-            signed = zip(signs, trial.values, strict=True)
-            losses[trial.number] = [sign * value for sign, value in signed]
-    return losses
+    signs = _signs(directions)
+    return {trial.number: _loss(trial.values, signs) for trial in trials if trial.values}
 
 
-def _dominates(loss: Sequence[float], of: Sequence[float]) -> bool:
-    """Whether a loss is nowhere greater than another one and somewhere less."""
-    return loss != of and all(a <= b for a, b in zip(loss, of, strict=True))
+def _signs(directions: Sequence[str]) -> list[int]:
+    return [-1 if direction == "maximize" else 1 for direction in directions]
+
+
+def _loss(values: Sequence[float], signs: Sequence[int]) -> list[float]:
+    return [sign * value for sign, value in zip(signs, values, strict=True)]

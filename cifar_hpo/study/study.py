@@ -30,9 +30,9 @@ from cifar_hpo.study.candidates import (
     ListedCandidates,
     SampledCandidates,
 )
-from cifar_hpo.study.dimensions import as_written
+from cifar_hpo.study.dimensions import as_written, canonical
 from cifar_hpo.study.pruners import should_prune
-from cifar_hpo.study.ranking import LATE_RUN, OUTCOME, FinishedTrial, finished_trials, ranked
+from cifar_hpo.study.ranking import LATE_RUN, OUTCOME, CountedTrials, FinishedTrial, finished_trials
 from cifar_hpo.study.recovery import recover
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import is_file, open_storage, study_lock
@@ -87,7 +87,7 @@ class Study:
             space, is_grid=self.is_grid, n_trials=options["n_trials"], costs=costs
         )
         self._enqueued = [_as_values(wish) for wish in options["enqueue"]]
-        self._finished: list[FinishedTrial] = []
+        self._finished = CountedTrials(self.directions)
         self._requeued: deque[TrialSpec] = deque()
         self._open_trials: dict[int, optuna.Trial] = {}
         self._begun = 0
@@ -172,12 +172,8 @@ class Study:
 
     def set_trial_run(self, number: int, run_id: str) -> None:
         """Note in which MLflow run a counted trial was logged, after it was counted."""
-        trials = {trial.number: trial for trial in self._finished}
-        if number not in trials or trials[number].run_id == run_id:
-            return
-        self._stored.study.set_user_attr(LATE_RUN.format(number=number), run_id)
-        trials[number] = replace(trials[number], run_id=run_id)
-        self._finished = list(trials.values())
+        if self._finished.set_run(number, run_id):
+            self._stored.study.set_user_attr(LATE_RUN.format(number=number), run_id)
 
     def set_folder(self, folder: Path) -> None:
         """Note where the sweep leaves its trials' folders, for whoever looks for their configs."""
@@ -196,7 +192,13 @@ class Study:
         return list(self._finished)
 
     def ranking(self) -> list[FinishedTrial]:
-        return ranked(self._finished, self.directions)
+        """Counted trials, the best first."""
+        return self._finished.ranked()
+
+    @property
+    def best(self) -> FinishedTrial | None:
+        """The first of the ranking, known without one; None where no trial has a value."""
+        return self._finished.best
 
     def best_values(self) -> dict[int, float]:
         """The best value of the first metric, by the number of trials that have been counted."""
@@ -212,7 +214,7 @@ class Study:
 
     def planned(self) -> int | None:
         """How many trials there will be in all; None where only time or success limits them."""
-        return self._workload.planned(self._finished_configurations())
+        return self._workload.planned()
 
     def cost(self, params: Mapping[str, Value]) -> float:
         """How much work a configuration is beside others; the mean of all where it is not known."""
@@ -225,7 +227,7 @@ class Study:
         if self.options["retry_failed"]:
             failed = identities(self._failed_configurations())
             return self._workload.longest_first(failed - running)
-        return self._workload.waiting_costs(self._finished_configurations(), running)
+        return self._workload.waiting_costs(running)
 
     def seconds_to_timeout(self) -> float | None:
         """Seconds in which trials may still start; None without a timeout."""
@@ -284,8 +286,8 @@ class Study:
     def _recover(self, left_result: LeftResult) -> None:
         """Go on with what an interrupted or dead command left, and count what it had counted."""
         attributes = self._stored.study.user_attrs
-        self._finished = finished_trials(self._stored.trials(), attributes)
-        failed = identities(self._failed_configurations())
+        counted = finished_trials(self._stored.trials(), attributes)
+        failed = identities(trial.params for trial in counted if trial.state in (FAILED, KILLED))
 
         def left_outcome(spec: TrialSpec) -> dict[str, Any] | None:
             result = left_result(self, spec)
@@ -305,10 +307,11 @@ class Study:
             self._open_trials[trial.spec.number] = trial.trial
             self._requeued.append(trial.spec)
         trials = self._stored.trials()
-        self._finished = finished_trials(trials, attributes)
+        for counted_trial in finished_trials(trials, attributes):
+            self._count(counted_trial)
         if self.is_grid:
             skipped = [trial.params for trial in trials if SKIPPED in trial.user_attrs]
-            self.leave_out(identities(skipped))
+            self.leave_out(identities(filter(self.space.holds, skipped)))
 
     def _enqueue(self) -> None:
         """Let known-good configurations be tried first; what they leave open the sampler fills in.
@@ -333,21 +336,23 @@ class Study:
         if not self.is_grid:
             return SampledCandidates(self._stored, self.space, tried)
         tried |= self._workload.left_out
-        untried = [cell for cell in self._ordered_cells() if identity(cell) not in tried]
+        untried = (cell for cell in self._ordered_cells() if identity(cell) not in tried)
         return ListedCandidates(self._stored, untried)
 
-    def _ordered_cells(self) -> list[dict[str, Value]]:
-        """A grid's cells, enqueued ones first and then the longest."""
-        cells = list(self.space.cells())
-        ordered = {}
+    def _ordered_cells(self) -> Iterator[Mapping[str, Value]]:
+        """A grid's cells as they are asked for, enqueued ones first and then the longest; where not
+        all costs are known, in the order of the space."""
+        wishes: list[dict[str, Value]] = []
         for wish in self._enqueued:
+            wishes.append({key: canonical(value) for key, value in wish.items()})
+        for place, wish in enumerate([*wishes, {}]):
+            cells: Iterable[Mapping[str, Value]] = self.space.cells(wish)
+            if not wish and self._workload.knows_all_costs:
+                costs = self._workload.costs
+                cells = sorted(cells, key=lambda cell: -costs[identity(cell)])
             for cell in cells:
-                if wish.items() <= cell.items():
-                    ordered[identity(cell)] = cell
-        costs = self._workload.costs
-        for cell in sorted(cells, key=lambda cell: -costs.get(identity(cell), 0)):
-            ordered.setdefault(identity(cell), cell)
-        return list(ordered.values())
+                if not any(earlier.items() <= cell.items() for earlier in wishes[:place]):
+                    yield cell
 
     def _next_spec(self, candidates: Candidates) -> TrialSpec | None:
         """A requeued trial, else a new one if there may be more; None where there is none now."""
@@ -364,8 +369,8 @@ class Study:
         return TrialSpec(trial.number, self.space.overrides(params), dict(params))
 
     def _is_budget_spent(self) -> bool:
-        values = [trial.value for trial in self._finished]
-        return self._budget.is_spent(values, self._failures)
+        best = self.best.value if self.best else None
+        return self._budget.is_spent(best, self._finished.since_best, self._failures)
 
     def _finished_configurations(self) -> set[str]:
         return identities(trial.params for trial in self._finished)
@@ -375,10 +380,8 @@ class Study:
         return [trial.params for trial in failed if self.space.holds(trial.params)]
 
     def _count(self, trial: FinishedTrial) -> None:
-        """Of one configuration tried again after a failure, the last trial counts."""
-        key = identity(trial.params)
-        finished = [earlier for earlier in self._finished if identity(earlier.params) != key]
-        self._finished = [*finished, trial]
+        self._finished.count(trial)
+        self._workload.finish(trial.params)
 
 
 def _outcome(result: TrialResult, metrics: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from statistics import fmean
 
-from cifar_hpo.study.space import Space, Value, identities, identity
+from cifar_hpo.study.space import Space, Value, identity
 
 MAX_LISTED_CELLS = 20_000
 """Cells above which a sampler's space counts as one without end: nobody will try them all, and to
@@ -32,30 +32,53 @@ class Workload:
         self.costs: Mapping[str, float] = costs or {}
         if not any(self.costs.values()):
             self.costs = {}
+        self._finished: set[str] = set()
         self.left_out: set[str] = set()
+        self._unplanned = 0
+
+    @functools.cached_property
+    def knows_all_costs(self) -> bool:
+        """Whether it is known of each cell of a grid, so that the longest can be tried first."""
+        return self.is_grid and len(self.costs) >= self.space.n_cells
+
+    def finish(self, params: Mapping[str, Value]) -> None:
+        """A configuration has an outcome; one of an earlier, different grid was not planned."""
+        configuration = identity(params)
+        if configuration in self._finished:
+            return
+        self._finished.add(configuration)
+        if configuration in self.left_out:
+            self.left_out.remove(configuration)
+        elif not self.space.holds(params):
+            self._unplanned += 1
 
     def leave_out(self, configurations: Iterable[str]) -> None:
-        """Plan without these."""
-        self.left_out.update(configurations)
+        """Plan without these, unless they have an outcome."""
+        self.left_out.update(set(configurations) - self._finished)
 
-    def planned(self, finished: AbstractSet[str]) -> int | None:
+    def planned(self) -> int | None:
         """How many trials there will be in all; None where only time or success limits them."""
         if not self.is_grid and (self.n_trials or self.space.size > MAX_LISTED_CELLS):
             return self.n_trials
-        planned = len((self._cells - self.left_out) | finished)
+        planned = self.space.n_cells - len(self.left_out) + self._unplanned
         return min(planned, self.n_trials or planned)
 
     def cost(self, params: Mapping[str, Value]) -> float:
         """How much work a configuration is beside others; the mean of all where it is not known."""
         return self._cost(identity(params))
 
-    def waiting_costs(self, finished: AbstractSet[str], running: AbstractSet[str]) -> list[float]:
-        """The cost of each planned trial that has not begun, the longest first."""
-        begun = finished | running
-        count = max(0, (self.planned(finished) or 0) - len(begun))
-        if not self.is_grid:
-            return [self._mean_cost] * count
-        return self.longest_first(self._cells - begun - self.left_out)[:count]
+    def waiting_costs(self, running: AbstractSet[str]) -> list[float]:
+        """The cost of each planned trial that has not begun, the longest first.
+
+        Of more than MAX_LISTED_CELLS trials so many costs, with the sum of all.
+        """
+        begun = len(self._finished) + len(running - self._finished)
+        count = max(0, (self.planned() or 0) - begun)
+        if not self.knows_all_costs:
+            listed = min(count, MAX_LISTED_CELLS)
+            return [self._mean_cost * count / listed] * listed if listed else []
+        waiting = self.costs.keys() - self._finished - self.left_out - running
+        return self.longest_first(waiting)[:count]
 
     def longest_first(self, configurations: Iterable[str]) -> list[float]:
         """The costs of some configurations."""
@@ -67,7 +90,3 @@ class Workload:
     @functools.cached_property
     def _mean_cost(self) -> float:
         return fmean(self.costs.values()) if self.costs else 1.0
-
-    @functools.cached_property
-    def _cells(self) -> frozenset[str]:
-        return frozenset(identities(self.space.cells()))

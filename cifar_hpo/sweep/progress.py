@@ -101,10 +101,9 @@ class Screen:
         return title + self._time_left()
 
     def _best(self) -> str:
-        ranking = self.study.ranking()
-        if not ranking or ranking[0].value is None:
+        best = self.study.best
+        if best is None:
             return ""
-        best = ranking[0]
         params = _params_text(best.params)
         return f"best so far: trial {best.number}, {params}: {best.value:.4f}"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import optuna
 import pytest
@@ -51,6 +52,26 @@ def test_a_cell_is_drawn_where_a_sampler_repeats_itself(
     assert candidate.params == {"+x": 2}
     skipped = [trial.user_attrs.get("skipped") for trial in stored.trials()]
     assert skipped == ["tried before"] * REPEATS + [None]
+
+
+def test_cells_to_draw_from_are_listed_once(
+    space: Callable[..., Space], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = space("+x=range(0,30)")
+    stored = store(wanted)
+    monkeypatch.setattr(stored.distributions, "suggest", lambda trial: {"+x": 0})
+    listings = itertools.count()
+    cells = Space.cells
+
+    def count(space: Space) -> Iterator[dict[str, Value]]:
+        next(listings)
+        return cells(space)
+
+    monkeypatch.setattr(Space, "cells", count)
+    sampled = SampledCandidates(stored, wanted, [])
+    drawn = [candidate.params["+x"] for candidate in iter(sampled.ask, None)]
+    assert sorted(drawn) == list(range(30))
+    assert next(listings) == 1
 
 
 def test_a_sampler_that_only_repeats_itself_ends_where_cells_are_too_many(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import optuna
 import pytest
-from support import finished, parse_space, study_options, swept
+from support import finished, parse_space, study_options, swept, work
 
+from cifar_hpo import paths
 from cifar_hpo.errors import ConfigError, StudyError
 from cifar_hpo.study.space import Space
 from cifar_hpo.study.study import Study
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, TrialResult, TrialSpec
 
+PACKAGE = str(paths.PACKAGE)
 CHOICES = ["model.filters=4,8,16", "model.activation=relu,elu"]
 
 
@@ -190,3 +196,77 @@ def test_a_value_from_elsewhere_that_changed_is_refused_with_its_key() -> None:
             pass
     with pytest.raises(StudyError, match=r"interpolated\.training\.seed aa → bb"):
         Study.open("s", wanted, options, {"interpolated": {"training.seed": "bb"}})
+class Calls:
+    """Counts the calls of this package's functions while it is the profiler."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and PACKAGE in frame.f_code.co_filename:
+            self.count += 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"metric": ["y", "z"], "direction": ["maximize", "minimize"]},
+        {"sampler": "random", "n_trials": 900, "overrides": ["+x=interval(0.0,1.0)"]},
+        {"patience": 1000, "target": 2.0},
+    ],
+)
+def test_a_trial_takes_as_many_steps_behind_many_as_behind_few(
+    given: dict[str, Any], space: Callable[..., Space]
+) -> None:
+    """Ask, tell, and all that the screen shows; in the memory that a trial takes, too."""
+    draw = random.Random(0)
+    wanted = space(*given.get("overrides", ["+x=range(0,30)", "+y=range(0,30)"]))
+    changes = {name: value for name, value in given.items() if name != "overrides"}
+    options = study_options(storage="memory", **changes)
+    steps, memory = [], []
+    tracemalloc.start()
+    with Study.open("s", wanted, options, {}) as study:
+        specs = study.specs()
+        for _ in range(3):
+            calls = Calls()
+            before = tracemalloc.get_traced_memory()[0]
+            sys.setprofile(calls)
+            for spec in itertools.islice(specs, 100):
+                assert spec
+                study.tell(spec, finished(draw.random(), z=draw.random()))
+                assert study.planned() == 900
+                assert study.best
+                study.waiting_costs()
+            sys.setprofile(None)
+            steps.append(calls.count)
+            memory.append(tracemalloc.get_traced_memory()[0] - before)
+    tracemalloc.stop()
+    assert steps[2] < 1.2 * steps[0]
+    assert memory[2] < 100 * 20 * 1024
+
+
+def test_a_grid_of_sixteen_million_cells_begins_at_once(space: Callable[..., Space]) -> None:
+    wanted = space("+x=range(0,4000)", "+y=range(0,4000)")
+    options = study_options(storage="memory", n_trials=2, enqueue=[{"+y": 3999}])
+    tracemalloc.start()
+    with Study.open("s", wanted, options, {}) as study:
+        done = work(study, lambda spec: finished(1))
+        assert study.planned() == 2
+        assert study.waiting_costs() == []
+    assert [spec.params for spec in done] == [{"+x": 0, "+y": 3999}, {"+x": 1, "+y": 3999}]
+    assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    tracemalloc.stop()
+
+
+def test_each_cell_of_a_grid_is_tried_once_where_wishes_overlap(
+    space: Callable[..., Space],
+) -> None:
+    wishes = [{"+x": 2.0, "+y": "b"}, {"+x": 2}, {"+y": "b"}]
+    done, _ = swept(space("+x=1,2", "+y=a,b"), lambda spec: finished(1), enqueue=wishes)
+    assert [tuple(spec.params.values()) for spec in done] == [
+        (2, "b"),
+        (2, "a"),
+        (1, "b"),
+        (1, "a"),
+    ]
