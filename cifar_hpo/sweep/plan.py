@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cifar_hpo import paths
 from cifar_hpo.config.fields import as_list
+from cifar_hpo.console import Heartbeat
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.hydra_internals import job_config
 from cifar_hpo.study.ranking import FinishedTrial
@@ -74,24 +75,27 @@ class Plan:
         space = Space.parse(arguments, params, loader, conditions, task.whole_keys)
         launcher_options = getattr(launcher, "options", {})
         options = settle_options(options, space, launcher_options, task)
-        space = dataclasses.replace(space, absent=absent_keys(space, launcher))
 
         composer = Composer(launcher, space)
+        space = dataclasses.replace(space, absent=absent_keys(composer))
+        composer.space = space
         cells = _cells_to_check(space)
         _refuse_common_folder(composer, cells)
-        configs = [composer.compose_task(cell) for cell in cells]
         metrics = as_list(options["metric"])
         checked = {}
-        for cell, config in zip(cells, configs, strict=True):
-            job = composer.compose(0, cell) if composer.depends_on_job(cell) else None
-            checked[identity(cell)] = _validated(task, config, metrics, job)
+        with Heartbeat(lambda: _say_how_many(cells), soon=lambda: True):
+            for cell in cells:
+                config = composer.compose_task(cell)
+                job = composer.compose(0, cell) if composer.depends_on_job(cell) else None
+                checked[identity(cell)] = _validated(task, config, metrics, job)
+        first = composer.compose_task(cells[0])
         return cls(
             space=space,
             options=options,
             composer=composer,
             task=task,
             base=composer.compose(0, cells[0]),
-            meaning=meaning_of(configs[0], space, options, task.defaults_before),
+            meaning=meaning_of(first, space, options, task.defaults_before),
             checked=checked,
             constraints=[Constraint.parse(text) for text in options["constraints"]],
         )
@@ -129,7 +133,7 @@ class Plan:
         if self.options["n_trials"]:
             limits.append(self.options["n_trials"])
         if self.options["sampler"]["name"] == "grid":
-            limits.append(len(_cells_to_check(self.space)))
+            limits.append(min(self.space.n_cells, MAX_CELLS_CHECKED))
         return min(limits, default=None)
 
     @property
@@ -254,3 +258,7 @@ def _cells_to_check(space: Space) -> list[dict[str, Value]]:
     """The cells of a grid, up to MAX_CELLS_CHECKED; of another space its corners."""
     cells = space.cells() if space.is_finite else space.corners()
     return list(itertools.islice(cells, MAX_CELLS_CHECKED))
+
+
+def _say_how_many(cells: Sequence[Mapping[str, Value]]) -> None:
+    log.info("checking %d configurations", len(cells))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +14,14 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from cifar_hpo.config.fields import without_hydra
 from cifar_hpo.paths import CONF
 from cifar_hpo.study.space import Space
+from cifar_hpo.sweep import composer as composer_module
 from cifar_hpo.sweep.composer import Composer, absent_keys
 from cifar_hpo.workers.jobs import HydraLauncher, compose
 
@@ -25,13 +29,18 @@ from cifar_hpo.workers.jobs import HydraLauncher, compose
 @pytest.fixture(scope="module")
 def launcher() -> Iterator[Any]:
     """One whose app is this project's."""
+    yield launcher_of(CONF)
+    GlobalHydra.instance().clear()
+
+
+def launcher_of(folder: Path) -> Any:
+    """One of an app whose configs lie in a folder."""
     Plugins.instance()
     GlobalHydra.instance().clear()
-    hydra = Hydra.create_main_hydra2("app", create_config_search_path(f"file://{CONF}"))
+    hydra = Hydra.create_main_hydra2("app", create_config_search_path(f"file://{folder}"))
     config = hydra.compose_config("config", [], RunMode.MULTIRUN, with_log_configuration=False)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
-    yield SimpleNamespace(config=config, hydra_context=context)
-    GlobalHydra.instance().clear()
+    return SimpleNamespace(config=config, hydra_context=context)
 
 
 def space_of(launcher: HydraLauncher, *overrides: str) -> Space:
@@ -46,6 +55,7 @@ def space_of(launcher: HydraLauncher, *overrides: str) -> Space:
         ("model.filters=[2,4],[4,8]", "training.epochs=3"),
         ("model=base,enhanced", "+extra=a,b"),
         ("data.train_size=null,100",),
+        ("data.train_size=100,200", "++model.depth=2,3", "+model.extra=1,2"),
     ],
 )
 def test_a_copied_config_is_what_hydra_composes(launcher: Any, overrides: tuple[str, ...]) -> None:
@@ -60,11 +70,23 @@ def test_a_copied_config_is_what_hydra_composes(launcher: Any, overrides: tuple[
         assert OmegaConf.to_yaml(task) == OmegaConf.to_yaml(without_hydra(wanted))
 
 
+def test_a_group_that_the_defaults_do_not_have_is_a_group(tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    (tmp_path / "config.yaml").write_text("y: 1")
+    for name in ("mysql", "postgres"):
+        (tmp_path / "db" / f"{name}.yaml").write_text(f"driver: {name}")
+    launcher = launcher_of(tmp_path)
+    space = space_of(launcher, "+db=mysql,postgres", "y=1,2")
+    composer = Composer(launcher, space)
+    drivers = [composer.compose_task(cell).db.driver for cell in space.cells()]
+    assert drivers == ["mysql"] * 2 + ["postgres"] * 2
+
+
 def test_a_parameter_without_a_key_for_some_choice_is_absent_there(launcher: Any) -> None:
     space = space_of(
         launcher, "optimizer=adam,sgd", "optimizer.momentum=0.1,0.2", "model.depth=2,3"
     )
-    assert absent_keys(space, launcher) == {
+    assert absent_keys(Composer(launcher, space)) == {
         ("adam",): frozenset({"optimizer.momentum"}),
         ("sgd",): frozenset(),
     }
@@ -72,4 +94,44 @@ def test_a_parameter_without_a_key_for_some_choice_is_absent_there(launcher: Any
 
 def test_a_key_that_no_choice_has_is_left_for_hydra_to_refuse(launcher: Any) -> None:
     space = space_of(launcher, "optimizer=adam,sgd", "optimizer.nothing=1,2")
-    assert absent_keys(space, launcher) == {("adam",): frozenset(), ("sgd",): frozenset()}
+    assert absent_keys(Composer(launcher, space)) == {("adam",): frozenset(), ("sgd",): frozenset()}
+
+
+def test_very_many_plain_values_are_composed_by_hydra_once(
+    launcher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed = []
+
+    def compose_and_count(*arguments: Any) -> Any:
+        composed.append(arguments)
+        return compose(*arguments)
+
+    monkeypatch.setattr(composer_module, "compose", compose_and_count)
+    overrides = ("optimizer=adam,sgd", "optimizer.momentum=0.1,0.2", "training.seed=range(0,100)")
+    space = space_of(launcher, *overrides)
+    composer = Composer(launcher, space)
+    composer.space = dataclasses.replace(space, absent=absent_keys(composer))
+    seeds = [composer.compose_task(cell).training.seed for cell in composer.space.cells()]
+    assert seeds == list(range(100)) * 3
+    assert len(composed) == 2, "adam and sgd"
+
+
+def test_what_hydra_refuses_is_refused_in_its_words(launcher: Any) -> None:
+    for override, words in (
+        ("model.nothing=1,2", r"use \+model\.nothing=1"),
+        ("+model.depth=1,2", "An item is already at 'model.depth'"),
+    ):
+        space = space_of(launcher, override)
+        with pytest.raises(ConfigCompositionException, match=words):
+            Composer(launcher, space).compose_task(next(space.cells()))
+
+
+def test_a_key_that_has_no_value_yet_is_no_absent_one(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "config.yaml").write_text("defaults: [data: file]")
+    for name, text in (("file", "path: ???"), ("folder", "path: here"), ("none", "size: 1")):
+        (tmp_path / "data" / f"{name}.yaml").write_text(text)
+    launcher = launcher_of(tmp_path)
+    space = space_of(launcher, "data=file,folder,none", "data.path=a,b")
+    absent = absent_keys(Composer(launcher, space))
+    assert [values for values, keys in absent.items() if keys] == [("none",)]
