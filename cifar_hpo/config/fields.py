@@ -76,7 +76,9 @@ def as_list(value: str | Sequence[str]) -> list[str]:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """A composed config without Hydra's own part."""
+    """A composed config without Hydra's own part; itself where it has none."""
+    if "hydra" not in config:
+        return config
     names = [name for name in config if name != "hydra"]
     return OmegaConf.masked_copy(config, names)  # type: ignore[arg-type]
 

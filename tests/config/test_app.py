@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
 
 from cifar_hpo.config import app as config
 from cifar_hpo.config import sweep as options
@@ -176,3 +177,32 @@ def test_replicas_that_are_not_fused_have_a_reason(overrides: list[str], reason:
     checked = config.validate_config(compose("config", ["training.replicas=2", *overrides]))
     assert checked.is_fused is not bool(reason)
     assert checked.reason_not_fused.endswith(reason)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["optimizer=muon", "model=enhanced"],
+        ["model.filters=[4,8]", "data.train_size=100"],
+        ["model.dropout=0", "training.epochs='3'"],
+        ["model.batch_norm=true", "training.seed=1", "training.replicas=1"],
+        ["training.seed=${training.epochs}"],
+    ],
+)
+def test_values_that_are_converted_one_by_one_are_those_of_the_whole(overrides: list[str]) -> None:
+    composed = compose("config", overrides)
+    by_value = config.validate_config(composed)
+    schema = config.Config(optimizer=config.OPTIMIZERS[composed.optimizer.name]())
+    whole = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
+    assert by_value == whole
+    assert repr(by_value) == repr(whole), "1 is not true"
+
+
+def test_configs_that_share_a_list_do_not_share_a_change() -> None:
+    first, second = (
+        config.validate_config(compose("config", ["model.filters=[4,8]"])) for _ in "ab"
+    )
+    assert isinstance(first.model.filters, list)
+    first.model.filters.append(16)
+    assert second.model.filters == [4, 8]
