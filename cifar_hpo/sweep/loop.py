@@ -49,6 +49,9 @@ log = logging.getLogger(__name__)
 MAX_SKIPPED = 500
 """Configurations in a row of which a sampler has to have a possible one."""
 
+MAX_KEPT_CONFIGS = 100
+"""Trials of which a sweep returns the composed configs to Hydra, beside what came of them."""
+
 HOW_TO_RESUME = "the same command goes on from here"
 
 SIGNAL_DELAY = 0.1
@@ -219,7 +222,7 @@ class Sweep:
         """Count what came of a job, and tell everyone."""
         spec = job_result.job.spec
         if spec.number in self.returned:  # counted before its batch ended
-            self.returned[spec.number] = job_result.returned
+            self.keep(spec, job_result.returned)
             return
         result = self._result(job_result)
         self.tracker.note_unlogged(spec.number, result.unlogged)
@@ -227,9 +230,17 @@ class Sweep:
         screen.trial_ended(spec, result, is_counted=is_counted)
         if is_counted:
             self.left.remove(spec.number)
-            self.returned[spec.number] = job_result.returned
-            best = self.study.ranking()[0].value
-            self.tracker.log_best(len(self.study.finished_trials()), best)
+            self.keep(spec, job_result.returned)
+            best = self.study.best
+            value = best.value if best else None
+            self.tracker.log_best(len(self.study.finished_trials()), value)
+
+    def keep(self, spec: TrialSpec, returned: JobReturn) -> None:
+        """What Hydra is given at the end; the configs of the first trials alone, since each takes
+        0.15 MiB, and all lie in the folders of their trials."""
+        if len(self.returned) >= MAX_KEPT_CONFIGS:
+            returned = replace(returned, cfg=None, hydra_cfg=None)
+        self.returned[spec.number] = returned
 
     def _result(self, job_result: JobResult) -> TrialResult:
         """What a job's end means; a worker that was lost may have left a result before.

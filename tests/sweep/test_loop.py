@@ -13,6 +13,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -26,6 +27,7 @@ from support import Run, run_in, wait_for
 
 from cifar_hpo.errors import TrialError
 from cifar_hpo.processor import fused_below
+from cifar_hpo.sweep import loop
 from cifar_hpo.sweep.loop import to_trial_result
 from cifar_hpo.trial import Pruned, TrialSpec
 from cifar_hpo.workers.jobs import Job, JobResult, LimitPassed, WorkerLost
@@ -464,3 +466,56 @@ def test_an_error_is_one_line_without_secrets_and_says_whether_a_retry_may_help(
 ) -> None:
     result = to_trial_result(job_result(error), ["y"])
     assert (result.state, result.error, result.transient) == (state, text, is_transient)
+
+
+def test_of_very_many_trials_hydra_is_given_the_results_and_the_configs_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "MAX_KEPT_CONFIGS", 2)
+    nothing: Any = SimpleNamespace(options={"max_batch_size": None})
+    sweep = loop.Sweep(nothing, nothing, None, nothing)
+    for number in range(4):
+        overrides = [f"x={number}"]
+        config: Any = OmegaConf.create({"x": number})
+        returned = JobReturn(overrides, config, config, "folder", "app", JobStatus.COMPLETED)
+        returned.return_value = number
+        sweep.keep(TrialSpec(number, tuple(overrides)), returned)
+    (batch,) = sweep.batches()
+    assert [job.return_value for job in batch] == [0, 1, 2, 3]
+    assert [job.overrides for job in batch] == [["x=0"], ["x=1"], ["x=2"], ["x=3"]]
+    assert [job.cfg is None for job in batch] == [False, False, True, True]
+    assert [job.hydra_cfg is None for job in batch] == [False, False, True, True]
+    assert {job.working_dir for job in batch} == {"folder"}
+
+
+MEASURED = """
+import resource
+import hydra
+
+@hydra.main(version_base="1.3", config_path=None)
+def app(config):
+    return config.x
+
+if __name__ == "__main__":
+    app()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print("used", used.ru_maxrss // 1024, used.ru_utime)
+"""
+
+
+def test_a_grid_of_sixteen_million_cells_has_its_first_trial_at_once(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(MEASURED)
+    command = [sys.executable, "app.py", "-m", "hydra/sweeper=study", "hydra/launcher=workers"]
+    command += ["hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=1", "hydra.sweeper.metric=x"]
+    done = subprocess.run(
+        [*command, "+x=range(0,4000)", "+y=range(0,4000)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "[1/1] trial 0: +x=0, +y=0: x 0.0000" in done.stdout, done.stderr
+    mebibytes, seconds = re.findall(r"^used (\d+) ([\d.]+)$", done.stdout, re.MULTILINE)[0]
+    assert int(mebibytes) < 500
+    assert float(seconds) < 10, "of the processor, which a busy machine changes little"
