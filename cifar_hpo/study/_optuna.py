@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages._rdb.models import TrialModel
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_hpo.study.space import Value
@@ -59,8 +60,14 @@ def url_of(storage: BaseStorage) -> str | None:
 
 
 def count_trials(storage: BaseStorage, study: str) -> int:
-    """How many trials a study has, in whichever state."""
-    return storage.get_n_trials(storage.get_study_id_from_name(study))
+    """How many trials a study has, in whichever state; of a database, which would read them all to
+    count them, its own count."""
+    study_id = storage.get_study_id_from_name(study)
+    if not isinstance(storage, RDBStorage):
+        return storage.get_n_trials(study_id)
+    with storage.scoped_session() as session:
+        count: int = session.query(TrialModel).filter(TrialModel.study_id == study_id).count()
+    return count
 
 
 def last_start(storage: BaseStorage, study: str) -> float:

@@ -162,3 +162,16 @@ def test_optuna_takes_no_new_choices(storage: BaseStorage, study: optuna.Study) 
         return
     with pytest.raises(ValueError, match="does not support dynamic value space"):
         _optuna.create_running_trial(study, storage, {"+x": "tanh"}, wider)
+
+
+def test_trials_of_a_database_are_counted_without_reading_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage = _optuna.connect("sqlite:///studies.db", {})
+    study = optuna.create_study(storage=storage, study_name="s")
+    optuna.create_study(storage=storage, study_name="other").ask()
+    study.ask()
+    study.tell(study.ask(), 1.0)
+    monkeypatch.setattr(type(storage), "get_all_trials", None)
+    assert _optuna.count_trials(storage, "s") == 2
+    assert _optuna.last_start(storage, "s") > 0
