@@ -6,6 +6,7 @@ Reports, pages and predictions are made of it.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -63,7 +64,8 @@ class RunReader:
     def views(self) -> dict[str, str]:
         """Where MLflow's UI shows each study, as the last part of an address, the latest first."""
         addresses = {}
-        for experiment in self.client.search_experiments(order_by=["last_update_time DESC"]):
+        order = ["last_update_time DESC"]
+        for experiment in _all_pages(self.client.search_experiments, order_by=order):
             if _mlflow.VIEW_TAG in experiment.tags:
                 addresses[experiment.name] = _mlflow.view_address(experiment.experiment_id)
         return addresses
@@ -150,7 +152,7 @@ class RunReader:
     def _champion_versions(self) -> dict[str, Any]:
         """The version that is champion, by the name of the registered model."""
         versions = {}
-        for model in self.client.search_registered_models():
+        for model in _all_pages(self.client.search_registered_models):
             if CHAMPION in model.aliases:
                 versions[model.name] = model.aliases[CHAMPION]
         return versions
@@ -179,3 +181,14 @@ class RunReader:
         overrides = json.loads(self._download(run_id, paths.ARTIFACT_OVERRIDES).read_text())
         config = yaml.safe_load(self._download(run_id, paths.ARTIFACT_CONFIG).read_text())
         return overrides, config
+
+
+def _all_pages(search: Callable[..., Any], **given: Any) -> Iterator[Any]:
+    """All that a search of MLflow's client finds, which gives a hundred or a thousand at a time."""
+    token = None
+    while True:
+        page = search(**given, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,20 @@ def test_a_model_that_is_not_there_is_told(uri: str) -> None:
     run_id = logged(uri, lambda _: None)
     with pytest.raises(StudyError, match=f"run {run_id} has no model"):
         reader.model(run_id, None)
+
+
+def test_champions_and_views_beyond_the_first_page_are_found(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["cifar_hpo-a", "cifar_hpo-b", "cifar_hpo-c"]
+    for name in names:
+        champion(uri, name)
+    for name in names:
+        StudyRun(uri, name, name).set_ui_columns(["loss"], "minimize", [])
+    reader = RunReader(uri)
+    for search in ("search_registered_models", "search_experiments"):
+        one_a_page = functools.partial(getattr(reader.client, search), max_results=1)
+        monkeypatch.setattr(reader.client, search, one_a_page)
+    with pytest.raises(StudyError, match=f"there are: {', '.join(names)}$"):
+        reader.model(None, "another")
+    assert sorted(reader.views()) == names
