@@ -42,6 +42,7 @@ MAX_CHOICES = 100_000
 EXACT_INTEGERS = 2**53
 """Up to here a float that is whole means one integer alone."""
 
+
 @dataclass(frozen=True)
 class Choices:
     """Finitely many values, and how each was written; step is the distance of the whole numbers of

@@ -82,6 +82,7 @@ class CountedTrials:
         self._directions = directions
         self._signs = _signs(directions)
         self._trials: dict[str, FinishedTrial] = {}
+        self.best: FinishedTrial | None = None
         self._forget_best()
         for trial in trials:
             self.count(trial)
@@ -120,7 +121,7 @@ class CountedTrials:
         return ranked(list(self), self._directions)
 
     def _forget_best(self) -> None:
-        self.best: FinishedTrial | None = None
+        self.best = None
         self.since_best = -1
         self._least = math.inf
         self._best_place: tuple[list[float], int] = ([math.inf], 0)

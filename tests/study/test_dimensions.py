@@ -285,6 +285,8 @@ def test_values_of_params_are_written_as_overrides(loader: ConfigLoaderImpl) -> 
     params = {"a": None, "b": True, "c": [4, None], "d": "null,3", "e": 0.5}
     space = Space.parse([], params, loader)
     assert space.overrides({"d": "null"}) == ("a=null", "b=True", "c=[4,null]", "d=null", "e=0.5")
+
+
 @pytest.mark.parametrize("range_of", ["0,16000000", "0,1,1e-9", "16000000"])
 def test_a_range_that_would_fill_the_memory_is_refused_at_once(
     range_of: str, loader: ConfigLoaderImpl

@@ -196,6 +196,8 @@ def test_a_value_from_elsewhere_that_changed_is_refused_with_its_key() -> None:
             pass
     with pytest.raises(StudyError, match=r"interpolated\.training\.seed aa → bb"):
         Study.open("s", wanted, options, {"interpolated": {"training.seed": "bb"}})
+
+
 class Calls:
     """Counts the calls of this package's functions while it is the profiler."""
 
