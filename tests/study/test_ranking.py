@@ -68,7 +68,8 @@ def test_the_best_is_known_at_each_trial_and_is_the_first_of_the_ranking(
 ) -> None:
     directions = ["maximize", "minimize"]
     counted = CountedTrials(directions)
-    assert (counted.best, counted.since_best) == (None, -1)
+    assert counted.best is None
+    assert counted.since_best == -1
     for number, (configuration, values) in enumerate(outcomes):
         tried = dataclasses.replace(trial(number, *(values or ())), params={"x": configuration})
         counted.count(tried)
