@@ -23,6 +23,7 @@ from cifar_hpo.attempt import Attempt, EpochLog, attempt_record
 from cifar_hpo.config import app
 from cifar_hpo.config.app import Config
 from cifar_hpo.errors import ConfigError, TrialError, UserError, exit_with
+from cifar_hpo.left_results import LeftResults
 from cifar_hpo.metrics import is_spread
 from cifar_hpo.trial import FINISHED, Context, Pruned, TrialResult
 
@@ -199,6 +200,12 @@ class Objective:
             attempt.begin()
             trained = trainer.train(checked, dataset, attempt.on_epoch, folder)
             metrics = attempt.finish(trained)
+            # Before the run ends as FINISHED: whoever dies now must not train this again.
+            left = LeftResults.of_context(context)
+            if left and run.wait():
+                seconds = time.perf_counter() - started
+                result = TrialResult(FINISHED, metrics, seconds=seconds, run_id=run.run_id)
+                left.write(number, overrides, result)
         if not context.study:
             scores = metrics["val_accuracy"], metrics["test_accuracy"]
             shown = run.run_id or "not logged"

@@ -147,12 +147,6 @@ class Study:
         return known
 
     @property
-    def folder(self) -> Path | None:
-        """Where its last sweep left its trials' folders; None for a new study."""
-        noted: str | None = self._stored.study.user_attrs.get(FOLDER)
-        return None if noted is None else Path(noted)
-
-    @property
     def is_exclusive(self) -> bool:
         """Whether nobody else can work on it, on whichever machine: its lock lies beside its
         file."""
@@ -185,7 +179,9 @@ class Study:
 
     def folders(self) -> list[Path]:
         """Where all of its sweeps have left their trials' folders."""
-        return [Path(folder) for folder in self._stored.study.user_attrs.get(FOLDERS, [])]
+        attributes = self._stored.study.user_attrs
+        latest = [attributes[FOLDER]] if FOLDER in attributes else []  # of earlier versions the one
+        return [Path(folder) for folder in attributes.get(FOLDERS, latest)]
 
     def finished_trials(self) -> list[FinishedTrial]:
         """Counted trials in the order in which they ended."""

@@ -98,15 +98,14 @@ def _open_study(plan: Plan, recovered: list[TrialResult]) -> Study:
     """
 
     def left_result(study: Study, spec: TrialSpec) -> TrialResult | None:
-        if study.folder is None:
-            return None
-        results = LeftResults.in_sweep_folder(study.folder, study.id)
-        left = results.read(spec.number, spec.overrides)
-        if left is None:
-            return None
-        result = _from_left(left, study.metrics)
-        recovered.append(result)
-        return result
+        for folder in study.folders():
+            results = LeftResults.in_sweep_folder(folder, study.id)
+            left = results.read(spec.number, spec.overrides)
+            if left is not None:
+                result = _from_left(left, study.metrics)
+                recovered.append(result)
+                return result
+        return None
 
     study = Study.open(
         plan.name,
@@ -128,12 +127,11 @@ def _end_run(tracker: StudyTracker, result: TrialResult) -> None:
 
 
 def _left_results(plan: Plan, study: Study) -> LeftResults:
-    """Where the trials of this sweep leave their results; what earlier ones left there is noted by
-    now."""
+    """Where the trials of this sweep leave their results; what earlier ones left is noted by now."""
     folder = plan.name_folder(study.name)
-    for earlier in {study.folder or folder, folder}:
-        LeftResults.in_sweep_folder(earlier, study.id).clear()
     study.set_folder(folder)
+    for known in study.folders():
+        LeftResults.in_sweep_folder(known, study.id).clear()
     return LeftResults.in_sweep_folder(folder, study.id)
 
 
@@ -317,7 +315,8 @@ class Sweep:
 
     def _close(self, status: str) -> None:
         """End the study's run with what was found. No step of it costs the others."""
-        self._try_step("trials' runs", self._deliver_kept)
+        if status != KILLED:  # who interrupts does not want to wait
+            self._try_step("trials' runs", self._deliver_kept)
         ranking = self.study.ranking()
         note, best = progress.ranking_note(self.study), self.plan.best(ranking)
         self._try_step("runs of dead workers", self.tracker.close_abandoned)

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 CHAMPION = "champion"
 """The alias of the best version of a registered model."""
 
+STUDY_ID = "cifar_hpo.study_id"
+"""The tag that tells a study's run from those of other studies of its name."""
+
 VALIDATION = "data.validation"
 """The param that says which images a model was selected by."""
 
@@ -95,9 +98,13 @@ class StudyRun:
         experiment_name: str,
         study: str,
         *,
+        study_id: str = "",
         is_exclusive: bool = False,
     ) -> None:
-        """is_exclusive: whether no other process can have a trial of the study at work."""
+        """study_id: tells it from those of other folders, which may have its name.
+
+        is_exclusive: whether no other process can have a trial of the study at work.
+        """
         self.uri = connect(tracking_uri)
         self.experiment_name = experiment_name
         self.experiment_id = experiment(experiment_name)
@@ -105,22 +112,24 @@ class StudyRun:
         self.is_exclusive = is_exclusive
         self._delivery = Delivery[Callable[[], object]](_call, _mlflow.may_succeed_later)
         self._unlogged: dict[int, str] = {}
-        self.run_id = self._reopen(study) or self._create(study)
+        self.run_id = self._reopen(study, study_id) or self._create(study, study_id)
         self._end_dead_runs(of_all=is_exclusive)
 
-    def _reopen(self, study: str) -> str:
+    def _reopen(self, study: str, study_id: str) -> str:
         """The run that the study has, RUNNING again and ours; empty where it has none."""
         condition = f"tags.study = '{study}' and tags.kind = 'study'"
-        runs = self.client.search_runs([self.experiment_id], condition)
-        if not runs:
-            return ""
-        run_id = str(runs[0].info.run_id)
-        self.client.set_tag(run_id, OWNER, owner())
-        self.client.update_run(run_id, status="RUNNING")
-        return run_id
+        for run in self.client.search_runs([self.experiment_id], condition):
+            # Runs of version 0.1 have no id of their study.
+            if run.data.tags.get(STUDY_ID, study_id) == study_id:
+                run_id = str(run.info.run_id)
+                self.client.set_tag(run_id, STUDY_ID, study_id)
+                self.client.set_tag(run_id, OWNER, owner())
+                self.client.update_run(run_id, status="RUNNING")
+                return run_id
+        return ""
 
-    def _create(self, study: str) -> str:
-        tags = {"study": study, "kind": "study", OWNER: owner()}
+    def _create(self, study: str, study_id: str) -> str:
+        tags = {"study": study, "kind": "study", STUDY_ID: study_id, OWNER: owner()}
         run = self.client.create_run(self.experiment_id, tags=tags, run_name=f"study {study}")
         return str(run.info.run_id)
 

@@ -115,6 +115,7 @@ def _open_tracker(plan: Plan, study: Study) -> StudyTracker:
             options.tracking_uri,
             options.experiment or study.name,
             study.name,
+            study_id=study.id,
             is_exclusive=study.is_exclusive,
         )
         run.set_ui_columns(study.metrics, study.directions[0], list(plan.space.dimensions))
