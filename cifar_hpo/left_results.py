@@ -102,6 +102,11 @@ class LeftResults:
         for file in self.folder.glob(f"*{self.study_id}*"):
             file.unlink(missing_ok=True)
 
+    def remove_empty_folder(self) -> None:
+        """Where nothing is left; nobody may be at work."""
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
     def _file(self, number: int) -> Path:
         return self.folder / LEFT_RESULT.format(study=self.study_id, number=number)
 

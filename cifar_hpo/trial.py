@@ -101,8 +101,6 @@ class Context:
     """
 
     study: str = ""
-    study_id: str = ""
-    left_results: str = ""
     parent_run_id: str = ""
     experiment_id: str = ""
     metric: str = "val_accuracy"
@@ -110,6 +108,8 @@ class Context:
     attempt: int = 0
     pruner: Mapping[str, Any] | None = None
     storage: str = ""
+    study_id: str = ""
+    left_results: str = ""
 
     def to_environment(self) -> dict[str, str]:
         """As the environment variable from which a trial reads it."""

@@ -50,8 +50,12 @@ def test_another_studys_or_configurations_result_is_not_taken(
     assert left.read(1, ("x=2",)) is None
     assert left.numbers() == [0]
     left.clear()
+    left.remove_empty_folder()
     assert left.numbers() == []
     assert other.numbers() == [1]
+    other.clear()
+    left.remove_empty_folder()
+    assert not left.folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def _end_run(tracker: StudyTracker, result: TrialResult) -> None:
 
 
 def _left_results(plan: Plan, study: Study) -> LeftResults:
-    """Where the trials of this sweep leave their results; what earlier ones left is noted by now."""
+    """Where the trials of this sweep leave their results; what earlier ones left is noted."""
     folder = plan.name_folder(study.name)
     study.set_folder(folder)
     for known in study.folders():
@@ -178,6 +178,7 @@ class Sweep:
             if self.pool:
                 self.pool.close()
             self.study.release()
+            self.left.remove_empty_folder()
             with still("closing the study's run"):
                 self._close(status)
 
