@@ -33,7 +33,7 @@ from cifar_hpo.study.candidates import (
 from cifar_hpo.study.dimensions import as_written, canonical
 from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import LATE_RUN, OUTCOME, CountedTrials, FinishedTrial, finished_trials
-from cifar_hpo.study.recovery import recover
+from cifar_hpo.study.recovery import ATTEMPT, recover
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import is_file, open_storage, study_lock
 from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name
@@ -268,6 +268,7 @@ class Study:
             return False
         if result.transient and spec.retries < self.options["retries"]:
             again = replace(spec, attempt=spec.attempt + 1, retries=spec.retries + 1)
+            self._open_trials[spec.number].set_user_attr(ATTEMPT, again.attempt)
             self._requeued.append(again)
             return False
         if result.state in (FAILED, KILLED):

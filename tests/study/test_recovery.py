@@ -155,3 +155,16 @@ def test_a_studys_id_stays_and_is_no_other_studys(space: Callable[..., Space]) -
     assert ids[0] != ids[2]
     with Study.open("s", wanted, study_options(storage="memory"), {}) as study:
         assert not study.is_exclusive
+
+
+def test_attempts_are_counted_on_by_the_next_command(space: Callable[..., Space]) -> None:
+    lost = TrialResult(FAILED, error="worker killed by SIGKILL", transient=True)
+    attempts = []
+    for _ in range(2):
+        with Study.open("s", space("+x=1"), study_options(), {}) as study:
+            specs: Iterator[Any] = study.specs()
+            spec = next(specs)
+            attempts.append(spec.attempt)
+            assert study.tell(spec, lost) is False
+            attempts.append(next(specs).attempt)
+    assert attempts == [0, 1, 2, 3]
