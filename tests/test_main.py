@@ -151,6 +151,8 @@ def restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
+    # Hydra closes all handlers that there are; absl's would close pytest's standard error.
+    monkeypatch.setattr(logging, "_handlerList", [])
     root, terminate = logging.getLogger(), signal.getsignal(signal.SIGTERM)
     handlers, level = list(root.handlers), root.level
     yield
