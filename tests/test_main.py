@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from support import Run, clean, run_in
 
 from cifar_hpo.__main__ import main
+from cifar_hpo.interruption import SIGNALS
 from cifar_hpo.objective import Objective
 from cifar_hpo.sweep import loop
 from cifar_hpo.sweep.plan import Plan
@@ -153,14 +155,16 @@ def restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(sys, name, getattr(sys, name))
     # Hydra closes all handlers that there are; absl's would close pytest's standard error.
     monkeypatch.setattr(logging, "_handlerList", [])
-    root, terminate = logging.getLogger(), signal.getsignal(signal.SIGTERM)
+    root = logging.getLogger()
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     handlers, level = list(root.handlers), root.level
     yield
     for handler in set(root.handlers) - set(handlers):
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
-    signal.signal(signal.SIGTERM, terminate)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     logging.setLogRecordFactory(logging.LogRecord)
 
 

@@ -41,6 +41,29 @@ logging.getLogger("alembic").setLevel(logging.WARNING)  # of the store's tables,
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """The schemes of stores that are a database."""
 
+KERAS_CONFIG = "config.json"
+KERAS_FILES = {"metadata.json", KERAS_CONFIG, "model.weights.h5"}
+"""All that a model file of Keras holds."""
+
+KERAS_MODULES = {
+    "keras",
+    "keras.initializers",
+    "keras.layers",
+    "keras.losses",
+    "keras.metrics",
+    "keras.optimizers",
+    "keras.optimizers.schedules",
+    "keras.src.models.functional",
+    "keras.src.ops.numpy",
+}
+"""Where the classes are of which our models consist."""
+
+KERAS_VALUES = {"__keras_tensor__", "__tuple__"}
+"""What stands for plain values in a model's config."""
+
+RUNNING_CODE = {"Lambda", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer", "function"}
+"""Classes of Keras that run what a file brings along."""
+
 PARENT_RUN = "mlflow.parentRunId"
 """The tag of a child run; its UI nests runs by it."""
 
@@ -214,18 +237,42 @@ def save_keras_model(
 
 
 def fetch_keras_model(uri: str) -> str:
-    """The folder of a logged model, on this machine.
+    """The folder of a logged model, on this machine, looked at before Keras loads it.
 
-    Raises BadZipFile where a byte of the model is not as it was written: Keras reads a file's parts
-    only as far as it needs them, past their checksums.
+    Raises ValueError where the model is none of a network of Keras' own layers alone, and
+    BadZipFile where a byte of it is not as it was written: Keras reads a file's parts only as far
+    as it needs them, past their checksums.
     """
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    flavor = Model.load(str(folder)).flavors.get("keras", {})
+    if flavor.get("save_exported_model") or flavor.get("data", "data") != "data":
+        raise ValueError("it is no model file of Keras")
     for file in folder.rglob("*.keras"):
         with zipfile.ZipFile(file) as archive:
+            others = sorted(set(archive.namelist()) - KERAS_FILES)
+            if others:
+                raise ValueError(f"{file.name} holds {others[0]!r}")
             damaged = archive.testzip()
             if damaged is not None:
                 raise zipfile.BadZipFile(f"{file.name} is damaged in {damaged}")
+            _refuse_code(json.loads(archive.read(KERAS_CONFIG)))
     return str(folder)
+
+
+def _refuse_code(node: Any) -> None:
+    """Raise ValueError where a model's config names anything but classes of Keras' own."""
+    if isinstance(node, list):
+        for child in node:
+            _refuse_code(child)
+    if not isinstance(node, dict):
+        return
+    name, module = node.get("class_name"), node.get("module")
+    if name is not None and not (module in KERAS_MODULES and name not in RUNNING_CODE):
+        is_value = module is None and name in KERAS_VALUES
+        if not is_value:
+            raise ValueError(f"it has a {name} of {module}, which may run code")
+    for child in node.values():
+        _refuse_code(child)
 
 
 def log_saved_model(client: mlflow.MlflowClient, run: Any, folder: Path) -> None:

@@ -186,12 +186,25 @@ def test_a_store_s_errors_are_raised_and_not_logged_as_well() -> None:
     assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
 
 
-def test_a_model_with_a_flipped_byte_is_not_fetched(uri: str, tmp_path: Path) -> None:
-    mlflow.set_tracking_uri(uri)
-    file = tmp_path / "model" / "data" / "model.keras"
+OUR_OWN = {"class_name": "Dense", "module": "keras.layers", "config": {"units": 2}}
+
+
+def write_model(folder: Path, config: object = OUR_OWN, **others: bytes) -> Path:
+    """A logged model as MLflow has it, with a network that was never trained."""
+    file = folder / "data" / "model.keras"
     file.parent.mkdir(parents=True)
+    (folder / "MLmodel").write_text("flavors:\n  keras: {data: data, save_exported_model: false}\n")
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("model.weights.h5", bytes(1000))
+        archive.writestr("config.json", json.dumps(config))
+        for name, content in others.items():
+            archive.writestr(name, content)
+    return file
+
+
+def test_a_model_with_a_flipped_byte_is_not_fetched(uri: str, tmp_path: Path) -> None:
+    mlflow.set_tracking_uri(uri)
+    file = write_model(tmp_path / "model")
     folder = (tmp_path / "model").as_uri()
     assert Path(_mlflow.fetch_keras_model(folder), "data", "model.keras").is_file()
     content = bytearray(file.read_bytes())
@@ -199,3 +212,44 @@ def test_a_model_with_a_flipped_byte_is_not_fetched(uri: str, tmp_path: Path) ->
     file.write_bytes(content)
     with pytest.raises(zipfile.BadZipFile, match=r"model\.keras is damaged in model\.weights\.h5"):
         _mlflow.fetch_keras_model(folder)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"class_name": "Lambda", "module": "keras.layers", "config": {}},
+        {"class_name": "TFSMLayer", "module": "keras.layers", "config": {"filepath": "x"}},
+        {"class_name": "function", "module": "builtins", "config": "eval"},
+        {"class_name": "get_file", "module": "keras.utils", "config": {}},
+        {"class_name": "__lambda__", "module": None, "config": {}},
+        {"class_name": "Popen", "module": "subprocess", "config": {}},
+    ],
+)
+def test_a_model_that_may_run_code_is_not_fetched(
+    uri: str, tmp_path: Path, found: dict[str, object]
+) -> None:
+    mlflow.set_tracking_uri(uri)
+    within = {"class_name": "Functional", "module": "keras.src.models.functional"}
+    write_model(tmp_path / "model", {**within, "config": {"layers": [OUR_OWN, found]}})
+    with pytest.raises(ValueError, match=f"{found['class_name']} of {found['module']}"):
+        _mlflow.fetch_keras_model((tmp_path / "model").as_uri())
+
+
+def test_a_model_file_with_a_member_that_climbs_out_is_not_fetched(
+    uri: str, tmp_path: Path
+) -> None:
+    mlflow.set_tracking_uri(uri)
+    write_model(tmp_path / "model", **{"../../victim": b"x"})
+    with pytest.raises(ValueError, match=r"holds '\.\./\.\./victim'"):
+        _mlflow.fetch_keras_model((tmp_path / "model").as_uri())
+    assert not list(tmp_path.rglob("victim"))
+
+
+def test_an_exported_model_whose_graph_may_do_anything_is_not_fetched(
+    uri: str, tmp_path: Path
+) -> None:
+    mlflow.set_tracking_uri(uri)
+    write_model(tmp_path / "model")
+    (tmp_path / "model" / "MLmodel").write_text("flavors:\n  keras: {save_exported_model: true}\n")
+    with pytest.raises(ValueError, match="no model file of Keras"):
+        _mlflow.fetch_keras_model((tmp_path / "model").as_uri())
