@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 set_tensorflow_switches()  # some tests load TensorFlow before anything of ours does
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell ignores it for what it starts in the background, and all below would inherit that
+# A shell ignores the first for what it starts in the background, nohup the second, and all below
+# would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 import pytest
@@ -23,6 +24,13 @@ from cifar_hpo.report import figures, image_figures, optuna_figures
 from cifar_hpo.report.charts import charts_of
 from cifar_hpo.report.runs import Curves
 from cifar_hpo.study.ranking import FinishedTrial
+
+
+@pytest.fixture(autouse=True)
+def figures_closed() -> Iterator[None]:
+    """Pyplot keeps each figure until it is closed, and warns of too many."""
+    yield
+    plt.close("all")
 
 
 def compared(folder: Path, outcomes: Any) -> Comparison:
