@@ -34,6 +34,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from support import parse_space, study_options
 
+from cifar_hpo import database
 from cifar_hpo.errors import StudyError
 from cifar_hpo.paths import STUDIES_DB
 from cifar_hpo.study import _optuna, storage
@@ -113,6 +114,7 @@ class StudyMachine(RuleBasedStateMachine):
         self.url = f"sqlite:///{self.database}"
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(storage, "SQLITE_TIMEOUT", SECONDS_TO_WAIT)
+        self.patch.setattr(database, "LOCK_TIMEOUT", SECONDS_TO_WAIT)
         self.patch.setattr(_optuna, "connect", self._connect)
         self.connections: list[RDBStorage] = []
         self.study: Study | None = None
