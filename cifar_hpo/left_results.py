@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from cifar_hpo.errors import one_line
 from cifar_hpo.paths import LEFT_RESULT, LEFT_RESULT_DRAFT, LEFT_RESULTS
 from cifar_hpo.trial import Context, TrialResult
+from cifar_hpo.whole_files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +114,5 @@ class LeftResults:
     def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(LEFT_RESULT_DRAFT.format(result=path.name, process=os.getpid()))
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with whole_file(path, draft) as file:
+            file.write(text.encode())

@@ -28,6 +28,7 @@ LAYERS = (
         "hydra_internals",
         "interruption",
         "left_results",
+        "whole_files",
     ),
     ("config",),
     ("study", "data", "workers"),

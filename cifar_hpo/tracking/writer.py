@@ -21,6 +21,7 @@ from cifar_hpo import paths
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.ownership import end_dead_runs
 from cifar_hpo.tracking.store import store_lock
+from cifar_hpo.whole_files import whole_file
 
 Entry = tuple[str, Mapping[str, Any]]
 
@@ -146,8 +147,8 @@ class KeptRun(NamedTuple):
         """Leave it in its folder, all of it or nothing. Raises OSError."""
         content = {"number": self.number, "run_id": self.run_id, "entries": self.entries}
         draft = self.folder / paths.UNDELIVERED_DRAFT
-        draft.write_text(json.dumps(content), encoding="utf-8")
-        draft.replace(self.folder / paths.UNDELIVERED_ENTRIES)
+        with whole_file(self.folder / paths.UNDELIVERED_ENTRIES, draft) as file:
+            file.write(json.dumps(content).encode())
 
     @classmethod
     def read(cls, folder: Path) -> KeptRun:

@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from cifar_hpo.paths import CHECKPOINT_BEFORE, CHECKPOINT_DRAFT, CHECKPOINTS
 from cifar_hpo.training import _keras
+from cifar_hpo.whole_files import whole_file
 
 # The keys of the npz file.
 ABOUT = "about"
@@ -84,17 +83,8 @@ def save(
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     draft = path.with_name(CHECKPOINT_DRAFT.format(checkpoint=path.name))
-    try:
-        with draft.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        draft.unlink(missing_ok=True)  # it would keep a full disk full
-        raise
-    with contextlib.suppress(FileNotFoundError):
-        path.replace(_before(path))
-    draft.replace(path)
+    with whole_file(path, draft, before=_before(path)) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load(
