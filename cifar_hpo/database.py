@@ -18,7 +18,7 @@ import sqlalchemy
 from filelock import FileLock
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from cifar_hpo.errors import StudyError, one_line
+from cifar_hpo.errors import StudyError, named_line, one_line
 from cifar_hpo.paths import NEW_DATABASE, NEW_DATABASE_LOCK, short_path, sqlite_file
 from cifar_hpo.redaction import redacted
 
@@ -136,10 +136,9 @@ class Database:
         for signs, problem in PROBLEMS:
             if any(sign in text for sign in signs):
                 return problem.format(option=self.option, url=redacted(self.url))
-        cause = causes[-1]
-        shown = redacted(one_line(cause))[:160]
+        last = named_line(causes[-1], 160)
         hint = "" if self.file else "; see whether it runs and lets you in"
-        return f"can't be used ({type(cause).__name__}: {shown}){hint}"
+        return f"can't be used ({last}){hint}"
 
     def connect_options(self) -> dict[str, int]:
         """The arguments of a server's driver that let it give up in time."""

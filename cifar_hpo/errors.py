@@ -102,3 +102,8 @@ def exit_with(error: Exception) -> NoReturn:
 def one_line(error: BaseException) -> str:
     """The message of any exception, folded to one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def named_line(error: BaseException, length: int | None = None) -> str:
+    """The kind of an exception and its message without passwords, cut to so many characters."""
+    return f"{type(error).__name__}: {redacted(one_line(error))[:length]}"

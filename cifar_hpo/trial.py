@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cifar_hpo.errors import TrialError, one_line
+from cifar_hpo.errors import TrialError, named_line, one_line
 from cifar_hpo.redaction import redacted
 
 CONTEXT = "CIFAR_HPO_TRIAL"
@@ -69,10 +69,9 @@ class TrialResult:
         """What an exception that a trial raised means for it, with no password in the text."""
         if isinstance(error, Pruned):
             return cls(PRUNED, error=one_line(error))
-        text = redacted(one_line(error))
-        if not isinstance(error, TrialError):
-            text = f"{type(error).__name__}: {text}"
-        return cls(FAILED, error=text)
+        if isinstance(error, TrialError):
+            return cls(FAILED, error=redacted(one_line(error)))
+        return cls(FAILED, error=named_line(error))
 
 
 @dataclass(frozen=True)

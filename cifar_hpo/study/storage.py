@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 
 from cifar_hpo.database import Database, new_file
-from cifar_hpo.errors import StudyError, one_line
+from cifar_hpo.errors import StudyError, named_line, one_line
 from cifar_hpo.paths import (
     IN_MEMORY,
     LOCK_HOLDER,
@@ -100,7 +100,7 @@ def storage_errors(given: str | None) -> Iterator[None]:
             raise
         if isinstance(error, RuntimeError):
             raise StudyError(f"{database} {_schema_problem(one_line(error), database)}") from None
-        cause = f"{type(error).__name__}: {redacted(one_line(error))[:100]}"
+        cause = named_line(error, 100)
         problem = f"holds what Optuna can't read ({cause}); restore a copy of it"
         raise StudyError(f"{database} {problem}") from None
 

@@ -16,9 +16,8 @@ from hydra.core.utils import JobReturn, JobStatus, env_override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from cifar_hpo.errors import UserError, one_line
+from cifar_hpo.errors import UserError, named_line
 from cifar_hpo.left_results import LeftResults
-from cifar_hpo.redaction import redacted
 from cifar_hpo.workers.jobs import HydraLauncher, Job, JobResult, WorkerLost
 from cifar_hpo.workers.pool import available_cores
 
@@ -71,7 +70,7 @@ def _launch(launcher: HydraLauncher, batch: Sequence[Job]) -> Sequence[JobReturn
     except (HydraException, UserError):
         raise
     except Exception as error:  # noqa: BLE001  each launcher has errors of its own
-        cause = f"{type(error).__name__}: {redacted(one_line(error))}"
+        cause = named_line(error)
         log.warning("the launcher gave up a batch: %s", cause)
         lost = []
         for job in batch:

@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from cifar_hpo import paths
-from cifar_hpo.errors import StudyError, one_line
+from cifar_hpo.errors import StudyError, named_line, one_line
 from cifar_hpo.metrics import replica_name, stored_names
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
@@ -120,7 +120,7 @@ class RunReader:
             metadata = mlflow.models.get_model_info(folder).metadata
             return LoadedModel(title, mlflow.keras.load_model(folder), list(metadata["classes"]))
         except Exception as error:  # noqa: BLE001  Keras, h5py and zipfile share no base
-            cause = f"{type(error).__name__}: {redacted(one_line(error))[:120]}"
+            cause = named_line(error, 120)
             hint = "name another by --run, or train it again"
             raise StudyError(f"{title}: its model can't be loaded ({cause}); {hint}") from None
 
