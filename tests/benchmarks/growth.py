@@ -14,7 +14,6 @@ import argparse
 import os
 import random
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from typing import Any
 
 import psutil
 from rich.console import Console
-from studies import APP, options
+from studies import APP, SWEEP, options
 
 from cifar_hpo.study.space import Choices, Space
 from cifar_hpo.study.study import Study
@@ -83,17 +82,7 @@ def whole_sweep(trials: int) -> None:
     from the command line to its end."""
     side = round(trials**0.5)
     Path("app.py").write_text(APP)
-    command = [
-        sys.executable,
-        "app.py",
-        "-m",
-        "hydra/sweeper=study",
-        "hydra/launcher=workers",
-        "hydra.sweep.dir=out",
-        "hydra.launcher.trials_per_worker=null",
-        f"+x=range(0,{side})",
-        f"+y=range(0,{side})",
-    ]
+    command = [*SWEEP, f"+x=range(0,{side})", f"+y=range(0,{side})"]
     print_row("a whole sweep", "processor, ms", "wall, ms", "MiB")
     step = side**2 // STEPS
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

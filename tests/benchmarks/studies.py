@@ -38,6 +38,17 @@ if __name__ == "__main__":
     stub()
 """
 
+SWEEP = [
+    sys.executable,
+    "app.py",
+    "-m",
+    "hydra/sweeper=study",
+    "hydra/launcher=workers",
+    "hydra.sweep.dir=out",
+    "hydra.launcher.trials_per_worker=null",
+]
+"""The command of a sweep of APP, without its space."""
+
 
 def options(sampler: str, trials: int) -> dict[str, Any]:
     given = {
@@ -96,19 +107,10 @@ def measure(sampler: str, trials: int) -> tuple[float, float]:
 def machinery(trials: int = 200) -> float:
     """Stub trials a second through sweeper and workers, from the first to the last."""
     Path("app.py").write_text(APP)
-    command = [
-        sys.executable,
-        "app.py",
-        "-m",
-        "hydra/sweeper=study",
-        "hydra/launcher=workers",
-        "hydra.sweep.dir=out",
-        "hydra.launcher.trials_per_worker=null",
-    ]
     seconds = []
     for count in (1, trials + 1):
         started = time.perf_counter()
-        subprocess.run([*command, f"+x=range(0,{count})"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*SWEEP, f"+x=range(0,{count})"], check=True, stdout=subprocess.DEVNULL)
         seconds.append(time.perf_counter() - started)
     return trials / (seconds[1] - seconds[0])
 
