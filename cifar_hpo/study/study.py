@@ -48,6 +48,8 @@ RUN = "mlflow"
 FOLDER = "folder"
 """The attribute of Optuna's study that says where its last sweep left its trials' folders."""
 
+FAILURES = (FAILED, KILLED)
+
 ID = "id"
 """The attribute of Optuna's study that tells it from all others, whatever their names."""
 
@@ -271,7 +273,7 @@ class Study:
             self._open_trials[spec.number].set_user_attr(ATTEMPT, again.attempt)
             self._requeued.append(again)
             return False
-        if result.state in (FAILED, KILLED):
+        if result.state in FAILURES:
             self._failures += 1
         outcome = _outcome(result, self.metrics)
         # Before the state, so that a death between the two loses nothing.
@@ -283,15 +285,17 @@ class Study:
     def _recover(self, left_result: LeftResult) -> None:
         """Go on with what an interrupted or dead command left, and count what it had counted."""
         attributes = self._stored.study.user_attrs
-        counted = finished_trials(self._stored.trials(), attributes)
-        failed = identities(trial.params for trial in counted if trial.state in (FAILED, KILLED))
+        failed: set[str] | None = None  # any configuration may go on
+        if self.options["retry_failed"]:
+            counted = finished_trials(self._stored.trials(), attributes)
+            failed = identities(trial.params for trial in counted if trial.state in FAILURES)
 
         def left_outcome(spec: TrialSpec) -> dict[str, Any] | None:
             result = left_result(self, spec)
             return None if result is None else _outcome(result, self.metrics)
 
         def is_wanted(params: Mapping[str, Value]) -> bool:
-            return not self.options["retry_failed"] or identity(params) in failed
+            return failed is None or identity(params) in failed
 
         recovered = recover(
             self._stored,
@@ -373,7 +377,7 @@ class Study:
         return identities(trial.params for trial in self._finished)
 
     def _failed_configurations(self) -> list[Mapping[str, Value]]:
-        failed = [trial for trial in self._finished if trial.state in (FAILED, KILLED)]
+        failed = [trial for trial in self._finished if trial.state in FAILURES]
         return [trial.params for trial in failed if self.space.holds(trial.params)]
 
     def _count(self, trial: FinishedTrial) -> None:

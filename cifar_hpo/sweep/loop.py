@@ -303,7 +303,7 @@ class Sweep:
         is_pruned = self.plan.is_pruned
         return Context(
             study=self.study.name,
-            study_id=self.study.id,
+            study_id=self.left.study_id,
             left_results=str(self.left.folder),
             parent_run_id=self.tracker.run_id,
             experiment_id=self.tracker.experiment_id,
