@@ -19,6 +19,9 @@ REPORT_TEMPLATE = PACKAGE / "report" / "page.html"
 KEYS_TEMPLATE = PACKAGE / "config" / "reference.md"
 KEYS_PAGE = CONF / "README.md"
 
+PROJECT_FILE = "pyproject.toml"
+"""Of the user, in the folder where a command starts."""
+
 GENERATED = Path("mlruns")
 """All that is generated, under the current folder."""
 

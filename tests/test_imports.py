@@ -21,6 +21,7 @@ LAYERS = (
         "table",
         "trial",
         "task",
+        "trust",
         "processor",
         "redaction",
         "confusion",

@@ -1,22 +1,24 @@
 """What a config must not hold: passwords, which would end in logs and runs, and calls.
 
 Hydra calls what a config names: callbacks, the classes of logs, sweeper and launcher. Configs are
-looked at as they were parsed, before Hydra does.
+looked at as they were parsed, before Hydra does. What else a config may have called `trust` says.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from cifar_hpo import trust
 from cifar_hpo.config.fields import as_list
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.hydra_internals import registered_targets
 from cifar_hpo.redaction import has_secret
+from cifar_hpo.trust import TARGET
 
 LOGS = ("hydra.job_logging", "hydra.hydra_logging")
 LOG_CLASSES = (
@@ -31,7 +33,9 @@ LOG_FOLDER = "${hydra.runtime.output_dir}/"
 ENVIRONMENT = ("hydra.job.env_set", "hydra.job.env_copy")
 NAMES = ("hydra.output_subdir", "hydra.job.name")
 """Become names of a folder and of a file in the output folder."""
-TARGET = "_target_"
+CALLBACKS = "hydra.callbacks."
+
+TARGET_IN_TEXT = re.compile(TARGET + r"['\"]?\s*[:=]\s*['\"]?([\w.]+)")
 
 DECODED_VARIABLE = re.compile(r"\$\{oc\.decode:\s*\$\{oc\.env:[^{}]*\}\s*\}")
 MADE_OF_TEXT = re.compile(r"oc\.(?:create|decode)|\$\{[^:{}]*\$\{")
@@ -105,17 +109,36 @@ def _leaves(node: Any, path: str, key: str = "") -> Iterator[tuple[str, str, Any
 
 
 def _refuse_call(path: str, key: str, value: Any) -> None:
-    """Raise ConfigError for a `_target_`, also one in a text, which could become an override."""
-    if key == TARGET and path.startswith("hydra."):
+    """Raise ConfigError for a `_target_`, also one in a text, which could become an override, that
+    is not allowed."""
+    if key == TARGET and path.startswith("hydra.") and not path.startswith(CALLBACKS):
         if value not in registered_targets():
             problem = f"refused: no installed package has registered {value!r} with Hydra"
             raise ConfigError(path, problem)
-    elif TARGET in key or (isinstance(value, str) and TARGET in value):
-        problem = "refused: a config does not call functions; choose by the names in --help"
-        raise ConfigError(path, problem)
+    elif key == TARGET:
+        _refuse_targets(path, str(value).split(","))
+    elif TARGET in key:
+        raise ConfigError(path, "refused: a config does not call functions")
+    elif isinstance(value, str) and TARGET in value:
+        targets = TARGET_IN_TEXT.findall(value)
+        if len(targets) != value.count(TARGET):
+            raise ConfigError(path, "refused: a config does not call functions")
+        _refuse_targets(path, targets)
     if isinstance(value, str) and MADE_OF_TEXT.search(DECODED_VARIABLE.sub("", value)):
         problem = "refused: of texts only ${oc.decode:${oc.env:NAME}} becomes a value"
         raise ConfigError(path, problem)
+
+
+def _refuse_targets(path: str, targets: Sequence[str]) -> None:
+    """Raise ConfigError for the first target that is not allowed.
+
+    A single one stands in a config and is about to be called, so it is imported, too; several are
+    the choices of an override.
+    """
+    for target in targets:
+        name = target.strip(" '\"")
+        if len(targets) == 1 or not trust.is_allowed(name):
+            trust.resolve(path, name)
 
 
 def _refuse_call_of_log(path: str, key: str, value: Any) -> None:

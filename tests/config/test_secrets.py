@@ -30,7 +30,7 @@ def test_an_interpolation_and_a_uri_without_a_password_pass(uri: str) -> None:
     ],
 )
 def test_a_call_is_refused(config: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="does not call functions"):
+    with pytest.raises(ConfigError, match="does not call"):
         refuse_secrets_and_calls(config)
 
 
