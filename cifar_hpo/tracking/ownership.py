@@ -10,6 +10,8 @@ import psutil
 
 from cifar_hpo.trial import KILLED
 
+RUNNING = "RUNNING"
+
 OWNER = "cifar_hpo.owner"
 """The tag that says which process writes a run."""
 
@@ -42,5 +44,8 @@ def end_dead_runs(client: Any, experiment_id: str, condition: str, *, of_all: bo
     called; else a run that names none is left alone.
     """
     for run in client.search_runs([experiment_id], condition):
-        if of_all or not is_alive(run.data.tags.get(OWNER, "::")):
+        if not of_all and is_alive(run.data.tags.get(OWNER, "::")):
+            continue
+        # Since it was found it may have come to its end, and its process with it.
+        if client.get_run(run.info.run_id).info.status == RUNNING:
             client.set_terminated(run.info.run_id, KILLED)

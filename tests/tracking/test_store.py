@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
-from support import garble, no_space_beyond
+from support import clean, garble, no_space_beyond
 
 from cifar_hpo.errors import StudyError
 from cifar_hpo.tracking import store as store_module
@@ -144,3 +146,39 @@ def test_a_report_that_can_t_be_attached_is_told(uri: str, tmp_path: Path) -> No
     folder.write_text("a file where artifacts should be")
     with pytest.raises(StudyError):
         RunReader(uri).attach(study.run_id, page, "note")
+
+
+STARTED_AT_ONCE = """
+import os, sys, time
+from pathlib import Path
+import numpy as np
+from cifar_hpo.tracking import attempts
+from cifar_hpo.tracking.attempts import AttemptRecord, DatasetRecord, attempt_run
+
+attempts.PATIENCE = attempts.PATIENCE_ALONE = 100.0  # a busy machine is not what is tried here
+children = []
+for number in range(8):
+    child = os.fork()
+    if child == 0:
+        while not Path("go").exists():
+            time.sleep(0.01)
+        dataset = DatasetRecord("four", "0123", np.zeros((1, 2, 2, 3)), np.zeros(1))
+        record = AttemptRecord(None, "e", (f"x={number}",), {}, "", dataset, number=number)
+        with attempt_run(record) as run:
+            arrived = run.wait()
+        os._exit(0 if arrived else 1)
+    children.append(child)
+Path("go").touch()
+codes = [os.waitpid(child, 0)[1] for child in children]
+sys.exit(any(codes))
+"""
+
+
+def test_eight_workers_may_begin_with_an_empty_store_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTED_AT_ONCE]
+    started = subprocess.run(
+        command, cwd=tmp_path, env=clean(), capture_output=True, text=True, check=False
+    )
+    assert started.returncode == 0, started.stderr
+    runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 8
