@@ -71,32 +71,56 @@ class CheckedConfigLoader(ConfigLoaderImpl):
                 raise
             what = one_line(error) if str(error) else config_name
             raise UserError(f"{what}: {_message(cause)}") from error
-        except yaml.YAMLError as error:
-            raise UserError(_place_in_yaml(error)) from error
-        except UnicodeDecodeError as error:
-            raise UserError(self._place_of(error)) from error
-        except (ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:
-            # Of Hydra's own, for configs of another form than it expects.
-            raise UserError(f"{config_name}: can't be composed: {_message(error)}") from error
-        except RecursionError as error:
-            raise UserError(f"{config_name}: a config that contains itself") from error
+        except Exception as error:
+            problem = self._problem(config_name, error)
+            if problem is None:
+                raise
+            raise UserError(problem) from error
         self.checks.of_config(config)
         return config
 
+    def _problem(self, config_name: str | None, error: Exception) -> str | None:
+        """What is wrong with a config that Hydra stumbled over; None where it is no config's."""
+        match error:
+            case yaml.YAMLError():
+                return _place_in_yaml(error)
+            case UnicodeDecodeError():
+                return self._place_of(error)
+            case ValueError() | TypeError() | LookupError() | AssertionError() | AttributeError():
+                # Of Hydra's own, for configs of another form than it expects.
+                return f"{config_name}: can't be composed: {_message(error)}"
+            case RecursionError():
+                return f"{config_name}: a config that contains itself"
+            case OSError() if error.errno is None:  # OmegaConf's
+                return self._place_of_value(str(error))
+        return None
+
+    def _place_of_value(self, problem: str) -> str:
+        """Which file of the search path is a single value, such as 3, where keys are expected."""
+        for path in self._files():
+            with contextlib.suppress(yaml.YAMLError, ValueError):
+                content = yaml.safe_load(path.read_text(encoding="utf-8"))
+                if content is not None and not isinstance(content, list | dict | str):
+                    return f"{path}: {content!r} is no mapping; write KEY: VALUE"
+        return f"a config file is no mapping of keys to values ({problem})"
+
+    def _files(self) -> Iterator[Path]:
+        """Each config file of the search path."""
+        for source in self.repository.get_sources():
+            if source.scheme() == "file":
+                yield from sorted(Path(source.path).rglob("*.yaml"))
+
     def _place_of(self, error: UnicodeDecodeError) -> str:
         """Which file of the search path it is that can't be decoded, and where in it."""
-        for source in self.repository.get_sources():
-            if source.scheme() != "file":
+        for path in self._files():
+            content = path.read_bytes()
+            start = content.find(error.object)
+            if start < 0:
                 continue
-            for path in sorted(Path(source.path).rglob("*.yaml")):
-                content = path.read_bytes()
-                start = content.find(error.object)
-                if start < 0:
-                    continue
-                before = content[: start + error.start]
-                line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
-                place = f"{path}, line {line}, column {column}"
-                return f"{place}: not UTF-8 text; save the file as UTF-8"
+            before = content[: start + error.start]
+            line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+            place = f"{path}, line {line}, column {column}"
+            return f"{place}: not UTF-8 text; save the file as UTF-8"
         return "a config file is no UTF-8 text"
 
 

@@ -298,6 +298,9 @@ WRONG_FILES = {
 OTHER_FILES = {
     "": "optimizer: missing",
     "- a": "must be a DictConfig",
+    "3": "any.yaml: 3 is no mapping",
+    "!!set {a}": "any.yaml: {'a'} is no mapping",
+    "!!binary aGk=": "any.yaml: b'hi' is no mapping",
     "just text": "optimizer: missing",
     "defaults: 3": "defaults must be a list",
     "defaults: [config, {model: 3}]": "defaults",
