@@ -158,9 +158,9 @@ def sparkline(values: Sequence[float]) -> str:
 
 @contextlib.contextmanager
 def stderr_redirected(path: str) -> Iterator[None]:
-    """What this process, and one that it starts, writes to standard error goes to a file."""
+    """What this process, and one that it starts, writes to standard error goes to a file's end."""
     sys.stderr.flush()
-    stderr, file = os.dup(2), os.open(path, os.O_WRONLY)
+    stderr, file = os.dup(2), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 2)
     try:
         yield

@@ -14,7 +14,9 @@ import tempfile
 from collections.abc import Sequence
 from multiprocessing import connection, forkserver, get_context, parent_process, util
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 
+from cifar_hpo.console import stderr_redirected
 from cifar_hpo.errors import UserError, one_line
 
 MAX_TEMP_FOLDER = 70
@@ -35,7 +37,16 @@ def start_server(imports: Sequence[str]) -> None:
     """
     _choose_temp_folder()
     forkserver.set_forkserver_preload(list(imports))
-    forkserver.ensure_running()
+    with stderr_redirected(str(server_log())):
+        forkserver.ensure_running()
+
+
+def server_log() -> Path:
+    """What the server, and a worker that never came to its task, has written to standard error.
+
+    It lies in the folder that multiprocessing removes when this process ends.
+    """
+    return Path(util.get_temp_dir(), "server.log")
 
 
 def _choose_temp_folder() -> None:

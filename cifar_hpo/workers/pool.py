@@ -21,7 +21,7 @@ import psutil
 from hydra.core.utils import JobReturn, configure_log, env_override
 
 from cifar_hpo import paths
-from cifar_hpo.console import Heartbeat, stderr_redirected
+from cifar_hpo.console import Heartbeat
 from cifar_hpo.task import as_task
 from cifar_hpo.trial import Progress, TrialSpec
 from cifar_hpo.workers import _multiprocessing as forking
@@ -69,7 +69,7 @@ class Pool:
     def __enter__(self) -> Self:
         """Start to import what the task says that its trials need."""
         imports = as_task(self.launcher.task_function).imports
-        with env_override(thread_environment(self.threads)), stderr_redirected(os.devnull):
+        with env_override(thread_environment(self.threads)):
             forking.start_server(imports)
         return self
 

@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from cifar_hpo import trial
 from cifar_hpo.console import set_up_output
 from cifar_hpo.hydra_internals import return_value
+from cifar_hpo.redaction import redacted
 from cifar_hpo.task import Task, as_task
 from cifar_hpo.trial import Progress
 from cifar_hpo.workers import _multiprocessing as forking
@@ -38,6 +39,9 @@ THREAD_VARIABLES = (
     "TF_NUM_INTEROP_THREADS",
 )
 """The environment variables that give NumPy and TensorFlow their number of threads."""
+
+MAX_LAST_LINE = 200
+"""Characters of a log's last line that are shown."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,20 @@ class Worker:
         exitcode = self.process.exitcode
         if exitcode is not None and exitcode < 0:
             return f"worker killed by {signal.Signals(-exitcode).name}"
-        return f"worker ended with exit code {exitcode}; its last words are in {self.log}"
+        cause = f"worker ended with exit code {exitcode}"
+        if not self.log.exists():  # before it came to its task
+            last = last_line(forking.server_log())
+            return f"{cause}: {last}" if last else cause
+        return f"{cause}; its last words are in {self.log}"
+
+
+def last_line(log: Path) -> str:
+    """Of a log, without passwords, cut: where a traceback ends, the error."""
+    with contextlib.suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        written = [line.strip() for line in lines if line.strip()]
+        return redacted(written[-1])[:MAX_LAST_LINE] if written else ""
+    return ""
 
 
 def thread_environment(threads: int) -> dict[str, str]:

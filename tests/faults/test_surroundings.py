@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -29,12 +35,8 @@ def sweep(
     folder: Path, *overrides: str, files: int = 1024, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """A sweep over `x` by a stub, whose process may open so many files."""
-    (folder / "app.py").write_text(APP)
-    command = [sys.executable, "app.py", "-m", "hydra/sweeper=study", "hydra/launcher=workers"]
-    command += ["hydra.sweeper.metric=y", "hydra.sweeper.direction=maximize"]
-    command += ["hydra.sweeper.study_name=s", "+x=1,2", *overrides]
     return subprocess.run(
-        ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash", *command],
+        ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash", *command_of(folder, *overrides)],
         cwd=folder,
         env=clean() | environment,
         capture_output=True,
@@ -44,6 +46,17 @@ def sweep(
     )
 
 
+def command_of(folder: Path, *overrides: str) -> list[str]:
+    """What starts the stub's sweep, whose app lies in the folder then."""
+    (folder / "app.py").write_text(APP)
+    command = [sys.executable, "app.py", "-m", "hydra/sweeper=study", "hydra/launcher=workers"]
+    command += ["hydra.sweeper.metric=y", "hydra.sweeper.direction=maximize"]
+    command += ["hydra.sweeper.study_name=s", *overrides]
+    if not any(override.startswith("+x=") for override in overrides):
+        command.append("+x=1,2")
+    return command
+
+
 def test_a_long_folder_of_temporary_files_with_blanks_and_few_open_files(tmp_path: Path) -> None:
     folder, temporary = tmp_path / "sweep", tmp_path / ("a b" * 40)
     folder.mkdir()
@@ -51,6 +64,123 @@ def test_a_long_folder_of_temporary_files_with_blanks_and_few_open_files(tmp_pat
     shown = sweep(folder, files=256, TMPDIR=str(temporary))
     assert shown.returncode == 0, shown.stderr
     check(folder, planned=2, returncode=0)
+
+
+SHARED_MEMORY = Path("/dev/shm")
+"""A file system of its own on Linux."""
+
+
+@pytest.mark.skipif(not os.access(SHARED_MEMORY, os.W_OK), reason="no /dev/shm to write to")
+def test_a_folder_of_temporary_files_on_another_file_system(tmp_path: Path) -> None:
+    temporary = SHARED_MEMORY / f"cifar_hpo-test-{os.getpid()}"
+    temporary.mkdir()
+    try:
+        assert temporary.stat().st_dev != tmp_path.stat().st_dev
+        shown = sweep(tmp_path, TMPDIR=str(temporary))
+        assert shown.returncode == 0, shown.stderr
+        check(tmp_path, planned=2, returncode=0)
+        assert list(temporary.iterdir()) == []
+    finally:
+        for file in temporary.iterdir():
+            file.unlink()
+        temporary.rmdir()
+
+
+def in_small_memory(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command that sees 64 MB of shared memory, as containers have it."""
+    mounted = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mounted, "sh", *command],
+        cwd=folder,
+        env=clean(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_small_shared_memory(tmp_path: Path) -> None:
+    try:
+        can_be_had = in_small_memory(tmp_path, ["true"]).returncode == 0
+    except FileNotFoundError:
+        can_be_had = False
+    if not can_be_had:
+        pytest.skip("only root may mount a small /dev/shm")
+    shown = in_small_memory(tmp_path, command_of(tmp_path))
+    assert shown.returncode == 0, shown.stderr
+    check(tmp_path, planned=2, returncode=0)
+
+
+def test_a_storage_that_is_locked_for_ten_seconds_is_waited_for(tmp_path: Path) -> None:
+    assert sweep(tmp_path).returncode == 0
+    command = command_of(tmp_path, "+x=range(1,5)")
+    sweeping = subprocess.Popen(command, cwd=tmp_path, env=clean(), stderr=subprocess.PIPE)
+    with closing(sqlite3.connect(tmp_path / "mlruns" / "studies.db", timeout=60)) as database:
+        for _ in range(2):
+            database.execute("BEGIN EXCLUSIVE")
+            time.sleep(10)
+            database.rollback()
+            time.sleep(0.5)
+    _, errors = sweeping.communicate(timeout=120)
+    assert sweeping.returncode == 0, errors
+    check(tmp_path, planned=4, returncode=0)
+
+
+def test_a_value_that_is_given_twice_is_tried_once(tmp_path: Path) -> None:
+    shown = sweep(tmp_path, "+x=2,1,2")
+    assert shown.returncode == 0, shown.stderr
+    check(tmp_path, planned=2, returncode=0)
+
+
+IMPORTED_IN_A_WORKER = """
+import os
+if os.environ.setdefault("FIRST_PROCESS", str(os.getpid())) != str(os.getpid()):
+    raise RuntimeError("no such device")
+"""
+
+
+def test_a_task_that_can_t_be_imported_in_a_worker_ends_the_sweep_with_the_cause(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "device.py").write_text(IMPORTED_IN_A_WORKER)
+    command = command_of(tmp_path, "+x=range(0,20)", "hydra.sweeper.max_failures=3")
+    (tmp_path / "app.py").write_text("import device" + APP)
+    shown = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=clean() | {"HYDRA_FULL_ERROR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert shown.returncode != 0
+    assert shown.stderr.count("exit code 1: RuntimeError: no such device") == 1
+    check(tmp_path, budget=20, returncode=shown.returncode)
+
+
+@pytest.fixture(params=["closed", "silent"])
+def dead_server(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The port of a database that takes no connections, or takes them and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if request.param == "silent":
+            server.listen()
+        yield server.getsockname()[1]
+
+
+def test_a_dead_postgresql_is_told_soon_without_its_password(
+    tmp_path: Path, dead_server: int
+) -> None:
+    pytest.importorskip("psycopg2", reason="the driver of PostgreSQL is not installed")
+    started = time.monotonic()
+    url = f"postgresql://me:geheim@127.0.0.1:{dead_server}/studies"
+    shown = sweep(tmp_path, "hydra.sweeper.storage=${oc.env:STUDIES}", STUDIES=url)
+    assert time.monotonic() - started < 25
+    assert shown.returncode != 0
+    assert "geheim" not in shown.stdout + shown.stderr
+    assert "127.0.0.1" in shown.stderr
 
 
 def test_a_value_of_the_environment_that_changed_is_not_taken_for_done(tmp_path: Path) -> None:
