@@ -43,6 +43,8 @@ class Objective:
     defaults_before: ClassVar[Mapping[str, Any]] = {
         "model.mirror": False,
         "model.norm_momentum": 0.99,
+        "data.split_seed": None,
+        "data.folds": None,
     }
     metrics = (
         "val_accuracy",
@@ -113,6 +115,13 @@ class Objective:
         if checked.training.replicas > 1 and checked.reason_not_fused:
             reason = f"with {checked.reason_not_fused} they train one after the other"
             warnings.append(f"training.replicas: {reason}")
+        folds, replicas = checked.data.folds, checked.training.replicas
+        if folds:
+            problem = f"a replica is validated on one part of {folds}; data.validation is not used"
+            warnings.append(f"data.folds: {problem}")
+            if replicas < folds:
+                problem = f"{replicas} replicas are validated on {replicas} parts of {folds}"
+                warnings.append(f"data.folds: {problem}; training.replicas={folds} takes all")
         return warnings
 
     def cost(self, checked: Config) -> float:

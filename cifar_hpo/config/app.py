@@ -190,6 +190,18 @@ class Data:
         words=("test",),
     )
     augment: list[str] = key("random changes of training images", choices=AUGMENTATIONS)
+    split_seed: int | None = key(
+        "of another division into training and validation images; null is the usual one",
+        default=None,
+        low=0,
+        high=2**31 - 1,
+    )
+    folds: int | None = key(
+        "parts of the training images, of which replica 0 is validated on the first, replica 1 on "
+        "the second and so on, in the place of data.validation; null validates all on the same",
+        default=None,
+        low=2,
+    )
 
 
 @dataclass
@@ -315,6 +327,8 @@ class Config:
         """Why replicas train one after the other; empty where they can be one network."""
         if self.training.early_stopping:
             return "training.early_stopping"  # a replica ends at its own epoch
+        if self.data.folds:
+            return "data.folds"  # a replica has images of its own
         if isinstance(self.optimizer, Muon):
             return "optimizer=muon"  # it looks at a kernel as a whole
         limit = processor.fused_below()
@@ -346,6 +360,7 @@ def validate_config(config: DictConfig) -> Config:
         _validate_section(field.name, getattr(typed, field.name), config[field.name])
     _validate_sizes(typed.model)
     _validate_residual(typed.model)
+    _validate_folds(typed)
     return typed
 
 
@@ -448,3 +463,16 @@ def _validate_residual(model: Model) -> None:
     if model.padding == "valid":
         problem = "what is added must be of one size: set model.padding=same"
         raise ConfigError("model.residual", problem)
+
+
+def _validate_folds(config: Config) -> None:
+    """Folds are of the training images, and each replica takes the next one."""
+    if config.data.folds is None:
+        return
+    if config.data.validation == "test":
+        problem = "with data.validation=test nothing is divided; leave one of them out"
+        raise ConfigError("data.folds", problem)
+    if config.training.replicas == 1:
+        wanted = f"set training.replicas={config.data.folds}, or data.split_seed for another split"
+        problem = "replica r is validated on fold r, so that one replica would see the first alone"
+        raise ConfigError("data.folds", f"{problem}; {wanted}")

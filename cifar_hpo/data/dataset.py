@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from cifar_hpo.config.app import SYNTHETIC_NOTICE, Data
 from cifar_hpo.console import still
+from cifar_hpo.data.labels import CLASSES
 from cifar_hpo.data.sources import (
     BATCHES,
     HOW_TO_GET,
@@ -41,7 +42,8 @@ from cifar_hpo.data.sources import (
     read_folder,
     read_npz,
 )
-from cifar_hpo.data.synthetic import CLASSES, VERSION, synthetic
+from cifar_hpo.data.streams import Streams
+from cifar_hpo.data.synthetic import CLASS_COUNT, VERSION, synthetic
 from cifar_hpo.data.untrusted import damage_refused, printable
 from cifar_hpo.errors import ConfigError, DataError, one_line
 from cifar_hpo.paths import (
@@ -74,11 +76,15 @@ MAX_FOLDER_NAME = 50
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (n, 32, 32, 3) of uint8 and labels (n,) of uint8 or, for more than 256 classes,
-    uint16; memory-mapped and in a fixed random order.
+    """Images (n, height, width, channels) of uint8 or float32 and their labels; memory-mapped and
+    in a fixed random order.
 
-    digest: of the arrays' content, 16 hex digits.
+    classes: the names of the outputs: of the classes; of each label that may apply; `value` or
+    `value_0`, … for numbers. digest: of the arrays' content, 16 hex digits.
     fallback: whether these are synthetic images in place of CIFAR-10.
+    labels: what they are, one of `labels.LABELS`, where their shapes and dtypes stand. streams:
+    what is trained on in the place of arrays, where a user's function gives that; `train` has an
+    example of it then, and `test` all test images.
     """
 
     name: str
@@ -88,27 +94,75 @@ class Dataset:
     fallback: bool
     train: Split
     test: Split
+    labels: str = CLASSES
+    streams: Streams | None = None
 
-    def splits(self, data: Data) -> tuple[Split, Split]:
-        """Training and validation images as `data` divides them.
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: height, width, channels."""
+        height, width, channels = self.test[0].shape[1:]
+        return height, width, channels
 
-        The validation split does not depend on train_size. Raises ConfigError when there are too
-        few images.
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the images: uint8 or float32."""
+        return self.test[0].dtype
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model gives for an image."""
+        return len(self.classes)
+
+    def splits(self, data: Data, replica: int = 0) -> tuple[Split, Split]:
+        """Training and validation images as `data` divides them for a replica.
+
+        With data.folds the validation split of replica r is fold r, counted round; else all
+        replicas have the same. It does not depend on train_size. Raises ConfigError when there are
+        too few images.
         """
         images, labels = self.train
         if data.validation == "test":
-            available = len(images)
-            validation = self.test
+            size = self._train_size(data, len(images))
+            return (images[:size], labels[:size]), self.test
+        count = len(images)
+        if data.folds:
+            if data.folds > count:
+                problem = f"{data.folds} parts of the {count} training images of {self.name}"
+                raise ConfigError("data.folds", problem)
+            fold = replica % data.folds
+            begin, end = count * fold // data.folds, count * (fold + 1) // data.folds
         else:
-            available = len(images) - max(1, int(len(images) * float(data.validation)))
-            validation = images[available:], labels[available:]
+            begin, end = count - max(1, int(count * float(data.validation))), count
+        size = self._train_size(data, count - (end - begin))
+        if data.split_seed is None and end == count:
+            return (images[:size], labels[:size]), (images[begin:], labels[begin:])
+        order = np.arange(count)
+        if data.split_seed is not None:
+            order = np.random.default_rng(data.split_seed).permutation(count)
+        chosen = np.concatenate([order[:begin], order[end:]])[:size]
+        left_out = order[begin:end]
+        return (images[chosen], labels[chosen]), (images[left_out], labels[left_out])
+
+    def _train_size(self, data: Data, available: int) -> int:
+        """How many images are trained on. Raises ConfigError when there are too few."""
         size = available if data.train_size is None else data.train_size
         if not 0 < size <= available:
             raise ConfigError(
                 "data.train_size",
                 f"{size} images wanted, {self.name} has {available} beside its validation split",
             )
-        return (images[:size], labels[:size]), validation
+        return size
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a model must fit, and how many images it is trained on, as `Dataset` has them."""
+
+    shape: tuple[int, int, int]
+    dtype: str
+    labels: str
+    outputs: int
+    images: int
 
 
 def load_dataset(data: Data) -> Dataset:
@@ -123,14 +177,32 @@ def load_dataset(data: Data) -> Dataset:
     return _open_decoded(folder, source=data.source)
 
 
-def class_count(data: Data) -> int:
-    """How many classes the dataset has; its images are not opened, and its folder is read once."""
-    return _class_count(prepare_dataset(data))
+def dataset_form(data: Data) -> Form:
+    """The form of the dataset, of which a process reads each folder once.
+
+    Raises what `load_dataset` raises.
+    """
+    return _form_of(prepare_dataset(data))
+
+
+def known_form(data: Data) -> Form | None:
+    """The form of a dataset that was prepared before; None of one that was not."""
+    folder = _prepared_folders().get(_source(data))
+    with contextlib.suppress(DataError):
+        return _form_of(Path(folder)) if folder else None
+    return None
 
 
 @functools.cache
-def _class_count(folder: Path) -> int:
-    return len(_read_about(folder)["classes"])
+def _form_of(folder: Path) -> Form:
+    dataset = _open_decoded(folder)
+    count = dataset.streams.count if dataset.streams else len(dataset.train[0])
+    return Form(dataset.shape, dataset.dtype.name, dataset.labels, dataset.outputs, count)
+
+
+def class_count(data: Data) -> int:
+    """How many classes the dataset has; its images are not opened, and its folder is read once."""
+    return dataset_form(data).outputs
 
 
 def find_decoded(digest: str) -> Dataset | None:
@@ -201,7 +273,7 @@ def prepare_dataset(data: Data) -> Path:
     them. Raises DataError when the images can't be had or are not what they should be, ConfigError
     when data.path is missing.
     """
-    prepared: dict[str, str] = json.loads(os.environ.get(PREPARED, "{}"))
+    prepared = _prepared_folders()
     source = _source(data)
     if source not in prepared:
         try:
@@ -214,9 +286,15 @@ def prepare_dataset(data: Data) -> Path:
 
 def _forget(data: Data) -> None:
     """Let the source be looked at again."""
-    prepared: dict[str, str] = json.loads(os.environ.get(PREPARED, "{}"))
+    prepared = _prepared_folders()
     prepared.pop(_source(data), None)
     os.environ[PREPARED] = json.dumps(prepared)
+
+
+def _prepared_folders() -> dict[str, str]:
+    """Where the arrays of each source lie that this process or its parent looked at."""
+    folders: dict[str, str] = json.loads(os.environ.get(PREPARED, "{}"))
+    return folders
 
 
 def _source(data: Data) -> str:
@@ -298,7 +376,7 @@ def _given_path(data: Data) -> Path:
 def _prepare_synthetic(data: Data) -> Path:  # noqa: ARG001  as all of PREPARE
     def draw() -> DecodedImages:
         train, test = synthetic()
-        return DecodedImages(train, test, numbered_classes(CLASSES))
+        return DecodedImages(train, test, numbered_classes(CLASS_COUNT))
 
     return _decode_once(SYNTHETIC, VERSION, draw)
 

@@ -11,7 +11,7 @@ from cifar_hpo.data.sources import Images, Split
 VERSION = "5"
 """Counts the sets that this module has made so far: another one means other studies."""
 
-CLASSES = 10
+CLASS_COUNT = 10
 MOTIFS = 40
 SIDE = 7
 """Pixels of a motif's side."""
@@ -45,11 +45,11 @@ def synthetic(train: int = 3_500, test: int = 1_000, seed: int = 0) -> tuple[Spl
     rng = np.random.default_rng(seed)
     motifs = _smooth_motifs(rng)
     own = []
-    for _ in range(CLASSES):
+    for _ in range(CLASS_COUNT):
         own.append(rng.choice(MOTIFS, size=OWN_MOTIFS, replace=False))
     own_motifs = np.stack(own)  # (classes, 4)
-    tints = rng.normal(scale=0.3, size=(CLASSES, 1, 1, 3)).astype(np.float32)
-    labels = rng.integers(0, CLASSES, size=train + test).astype(np.uint8)
+    tints = rng.normal(scale=0.3, size=(CLASS_COUNT, 1, 1, 3)).astype(np.float32)
+    labels = rng.integers(0, CLASS_COUNT, size=train + test).astype(np.uint8)
     parts = np.array_split(labels, -(-len(labels) // IMAGES_AT_ONCE))
     images = np.concatenate(
         [_draw_images(motifs, own_motifs[part], tints[part], rng) for part in parts]

@@ -138,7 +138,7 @@ class _GroupTraining:
     ) -> None:
         self.config = config
         self.dataset = dataset
-        (self.images, self.labels), self.validation = tensors(dataset, config.data)
+        (self.images, self.labels), self.validation = tensors(dataset, config.data, group[0])
         _validate_batch_size(config.training, len(self.images))
         seeds = [config.training.seed + number for number in group]
         self.network = initial_network(config, len(dataset.classes), seeds, self.images)
@@ -285,12 +285,16 @@ def to_keras_model(config: Config, classes: int, weights: Weights) -> keras.Mode
 _tensor_cache: dict[tuple[Any, ...], tuple[Tensors, Tensors]] = {}
 
 
-def tensors(dataset: Dataset, config: Data) -> tuple[Tensors, Tensors]:
-    """Training and validation images and labels in memory, kept from one trial to the next."""
-    key = (dataset.digest, config.train_size, config.validation)
+def tensors(dataset: Dataset, config: Data, replica: int = 0) -> tuple[Tensors, Tensors]:
+    """Training and validation images and labels in memory, kept from one trial to the next.
+
+    replica: whose split, with data.folds.
+    """
+    fold = replica % config.folds if config.folds else None
+    key = (dataset.digest, config.train_size, config.validation, config.split_seed, fold)
     if key not in _tensor_cache:
         _tensor_cache.clear()
-        training, validation = dataset.splits(config)
+        training, validation = dataset.splits(config, replica)
         _tensor_cache[key] = (_to_tensors(training), _to_tensors(validation))
     return _tensor_cache[key]
 
