@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 ALL_IMAGES = 50_000
 """What data.train_size=null is taken for where nobody has looked at the images: CIFAR-10's."""
 
+OF_ANY_LABELS = ("npz", "function")
+"""Sources of data whose labels may be numbers as well as classes."""
+
 IMAGE_COST = 1_200_000
 """What an image costs beside its multiplications, in these: base models of 4, 8 and 16 neurons take
 1 : 2 : 6 of the time for 1 : 3 : 10.5 of the multiplications (AVX2, one thread)."""
@@ -153,7 +156,28 @@ class Objective:
         """Why a trial will not have a metric: a spread over replicas needs two of them."""
         if is_spread(metric) and checked.training.replicas == 1:
             return "a spread needs training.replicas=2 or more"
+        if "accuracy" in metric and self._predicts_numbers(checked):
+            return "its labels are numbers; take val_loss"
         return ""
+
+    def default_metric(self, checked: Config) -> str:
+        """The accuracy on the validation images, or the loss where numbers are predicted.
+
+        Raises what `prepare` raises.
+        """
+        if checked.data.source in OF_ANY_LABELS:
+            self.prepare(checked)
+        return "val_loss" if self._predicts_numbers(checked) else "val_accuracy"
+
+    def _predicts_numbers(self, checked: Config) -> bool:
+        """Whether the labels are numbers, as far as the images were looked at before."""
+        if checked.data.source not in OF_ANY_LABELS:
+            return False
+        from cifar_hpo.data.dataset import known_form
+        from cifar_hpo.data.labels import NUMBERS
+
+        form = known_form(checked.data)
+        return form is not None and form.labels == NUMBERS
 
     def __call__(self, config: DictConfig) -> TrialResult:
         """Validate, prepare, train, evaluate and log one configuration.

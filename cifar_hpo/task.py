@@ -57,6 +57,12 @@ class Task(Protocol):
     def lacks(self, checked: Any, metric: str) -> str:
         """Why a trial of this configuration will not have a metric; empty where it will."""
 
+    def default_metric(self, checked: Any) -> str:
+        """What trials are compared by where nobody says; may look at the data for it.
+
+        Raises what `prepare` raises.
+        """
+
     def run(self, config: DictConfig, checked: Any) -> Any:
         """Run one trial whose config was validated before."""
 
@@ -97,6 +103,9 @@ class _Function:
     def lacks(self, checked: Any, metric: str) -> str:  # noqa: ARG002
         return ""
 
+    def default_metric(self, checked: Any) -> str:  # noqa: ARG002
+        return "val_accuracy"
+
     def run(self, config: DictConfig, checked: Any) -> Any:  # noqa: ARG002
         return self.function(config)
 
@@ -113,6 +122,7 @@ HOOKS = (
     "cost",
     "measure",
     "lacks",
+    "default_metric",
     "run",
 )
 

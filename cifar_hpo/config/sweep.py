@@ -161,8 +161,11 @@ class Sweeper:
         choices=("maximize", "minimize"),
         listed=True,
     )
-    metric: Any = key(
-        "what trials are compared by, or a list for several", default="val_accuracy", choices=()
+    metric: Any | None = key(
+        "what trials are compared by, or a list for several; null is val_accuracy, or val_loss "
+        "where numbers are predicted",
+        default=None,
+        choices=(),
     )
     params: dict[str, Any] = meant("the space, as on the command line", {})
     conditions: dict[str, Any] = meant(

@@ -85,11 +85,10 @@ def _refuse_unknown(path: str, given: Mapping[str, Any], schema: type) -> None:
 
 
 def _validate_names(option: str, given: Any) -> None:
-    """A text or a list of different texts; null is the default's."""
+    """A text or a list of different texts; null stands for the task's own."""
     names = given if isinstance(given, list) else [given]
     for name in names:
-        is_default = given is None and option == "direction"
-        if not is_default and (not isinstance(name, str) or not name):
+        if given is not None and (not isinstance(name, str) or not name):
             raise ConfigError(f"hydra.sweeper.{option}", f"{name!r} is no {option}; give its name")
     if option == "metric" and len(set(names)) < len(names):
         raise ConfigError("hydra.sweeper.metric", f"{', '.join(names)}: one stands there twice")
@@ -112,19 +111,30 @@ def settle_options(
 ) -> Options:
     """The options with the sampler that `auto` stands for, and the directions of the metrics.
 
-    launcher: its options, where it is ours. Raises ConfigError for the first that is wrong.
+    Where no metric is given, both are left for `settle_metrics`. launcher: its options, where it is
+    ours. Raises ConfigError for the first that is wrong.
     """
     _validate_ranges(options, launcher)
     _validate_name(options["study_name"])
     options = {**options, "sampler": _settled_sampler(options, space)}
     _validate_sampler(options, space)
     _validate_end(options)
-    _validate_metrics(options, task)
-    options["direction"] = _settled_direction(options, task)
-    _validate_directions(options)
-    _warn_of_directions(options, task)
+    if options["metric"] is not None:
+        options = settle_metrics(options, task)
     for text in options["constraints"]:
         Constraint.parse(text)
+    return options
+
+
+def settle_metrics(options: Options, task: Task) -> Options:
+    """The options with the directions of their metrics.
+
+    Raises ConfigError for metrics that trials do not come to, and directions that are not theirs.
+    """
+    _validate_metrics(options, task)
+    options = {**options, "direction": _settled_direction(options, task)}
+    _validate_directions(options)
+    _warn_of_directions(options, task)
     return options
 
 

@@ -24,7 +24,7 @@ from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.sweep.composer import Composer, absent_keys
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.sweep.identity import automatic_name, automatic_name_in_0_1, meaning_of
-from cifar_hpo.sweep.options import Options, settle_options, validate_forms
+from cifar_hpo.sweep.options import Options, settle_metrics, settle_options, validate_forms
 from cifar_hpo.task import Task, as_task
 from cifar_hpo.workers.jobs import HydraLauncher
 
@@ -81,13 +81,16 @@ class Plan:
         composer.space = space
         cells = _cells_to_check(space)
         _refuse_common_folder(composer, cells)
-        metrics = as_list(options["metric"])
+        metrics = as_list(options["metric"] or [])
         checked = {}
         with Heartbeat(lambda: _say_how_many(cells), soon=lambda: True):
             for cell in cells:
                 config = composer.compose_task(cell)
                 job = composer.compose(0, cell) if composer.depends_on_job(cell) else None
                 checked[identity(cell)] = _validated(task, config, metrics, job)
+        if options["metric"] is None:
+            metric = task.default_metric(checked[identity(cells[0])])
+            options = settle_metrics({**options, "metric": metric}, task)
         first = composer.compose_task(cells[0])
         return cls(
             space=space,
@@ -106,6 +109,8 @@ class Plan:
         Raises what the task's `prepare` raises.
         """
         prepared = {self.task.prepare(checked) for checked in self.checked.values()}
+        for checked in self.checked.values():  # of which more is known now
+            _refuse_lacking(self.task, checked, as_list(self.options["metric"]))
         warnings: dict[str, None] = {}  # in their order, each once
         for checked in self.checked.values():
             warnings |= dict.fromkeys(self.task.warnings(checked))
@@ -228,11 +233,16 @@ def _validated(
     """
     with job_config(job) if job is not None else contextlib.nullcontext():
         checked = task.validate(config)
+    _refuse_lacking(task, checked, metrics)
+    return checked
+
+
+def _refuse_lacking(task: Task, checked: Any, metrics: Sequence[str]) -> None:
+    """Raise ConfigError for a metric that a trial will not have."""
     for metric in metrics:
         problem = task.lacks(checked, metric)
         if problem:
             raise ConfigError("hydra.sweeper.metric", f"a trial will have no {metric}: {problem}")
-    return checked
 
 
 def _refuse_common_folder(composer: Composer, cells: Sequence[Mapping[str, Value]]) -> None:
