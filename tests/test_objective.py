@@ -60,6 +60,24 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ["training.replicas=3", "optimizer=muon"],
             ["training.replicas: with optimizer=muon they train one after the other"],
         ),
+        (
+            ["training.replicas=3", "data.folds=3"],
+            [
+                "training.replicas: with data.folds they train one after the other",
+                "data.folds: a replica is validated on one part of 3; data.validation is not used",
+            ],
+        ),
+        (
+            ["training.replicas=2", "data.folds=3"],
+            [
+                "training.replicas: with data.folds they train one after the other",
+                "data.folds: a replica is validated on one part of 3; data.validation is not used",
+                (
+                    "data.folds: 2 replicas are validated on 2 parts of 3; training.replicas=3 "
+                    "takes all"
+                ),
+            ],
+        ),
         (["model.filters=16"], []),
     ],
 )
@@ -124,6 +142,27 @@ def test_cost_grows_with_all_that_is_trained() -> None:
     assert objective.cost(checked("training.replicas=3")) == pytest.approx(3 * base)
     assert objective.cost(checked("data.train_size=25000")) == pytest.approx(base / 2)
     assert objective.cost(checked("model.filters=16")) > base
+
+
+def test_cifar10_is_not_looked_at_for_what_trials_are_compared_by(own_folder: None) -> None:
+    assert objective.default_metric(checked()) == "val_accuracy"
+    assert not Path("mlruns").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.folds=5"], r"set training\.replicas=5, or data\.split_seed"),
+        (
+            ["data.folds=5", "training.replicas=5", "data.validation=test"],
+            "with data.validation=test nothing is divided",
+        ),
+        (["data.folds=1", "training.replicas=5"], "1 is out of range: must be ≥ 2"),
+    ],
+)
+def test_folds_that_mean_nothing_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^data\.folds: .*{message}"):
+        checked(*overrides)
 
 
 def test_the_objective_has_every_hook_of_a_task() -> None:

@@ -21,6 +21,7 @@ def test_a_plain_function_runs_and_its_hooks_do_nothing() -> None:
     assert task.prepare(CONFIG) == ""
     assert task.cost(CONFIG) is None
     assert task.measure(CONFIG) == {}
+    assert task.default_metric(CONFIG) == "val_accuracy"
     for nothing in (task.imports, task.metrics, task.defaults_before, task.warnings(CONFIG)):
         assert len(nothing) == 0
 

@@ -31,12 +31,16 @@ from cifar_hpo.data import dataset as module
 from cifar_hpo.data.dataset import (
     PREPARED,
     Dataset,
+    Form,
     class_count,
+    dataset_form,
     find_decoded,
+    known_form,
     load_dataset,
     prepare_dataset,
 )
-from cifar_hpo.data.sources import UNPACKED
+from cifar_hpo.data.labels import CLASSES
+from cifar_hpo.data.sources import UNPACKED, Split
 from cifar_hpo.data.synthetic import synthetic
 from cifar_hpo.errors import ConfigError, DataError
 
@@ -166,6 +170,58 @@ def test_splits(npz: Path) -> None:
     assert np.array_equal(test, dataset.test[0])
     with pytest.raises(ConfigError, match=r"data\.train_size: 541 images wanted, small has 540"):
         dataset.splits(config("npz", npz, train_size=541))
+
+
+def pixels_of(*splits: Split) -> list[bytes]:
+    """Each image of several splits, in their order."""
+    return [image.tobytes() for images, _ in splits for image in images]
+
+
+def test_another_split_seed_is_another_division_of_the_same_images(npz: Path) -> None:
+    dataset = load_dataset(config("npz", npz))
+    usual = dataset.splits(config("npz", npz))
+    for seed in (0, 1):
+        train, validation = dataset.splits(config("npz", npz, split_seed=seed))
+        assert (len(train[0]), len(validation[0])) == (540, 60)
+        assert set(pixels_of(train, validation)) == set(pixels_of(*usual))
+        assert set(pixels_of(validation)) != set(pixels_of(usual[1]))
+        labels = dict(zip(pixels_of(dataset.train), dataset.train[1], strict=True))
+        assert [labels[image] for image in pixels_of(train)] == train[1].tolist()
+    again = dataset.splits(config("npz", npz, split_seed=1))
+    assert pixels_of(*again) == pixels_of(train, validation)
+    (fewer, _), same = dataset.splits(config("npz", npz, split_seed=1, train_size=100))
+    assert len(fewer) == 100
+    assert pixels_of(same) == pixels_of(validation)
+
+
+@pytest.mark.parametrize("split_seed", [None, 3])
+def test_each_replica_is_validated_on_a_fold_of_its_own(npz: Path, split_seed: int | None) -> None:
+    dataset = load_dataset(config("npz", npz))
+    data = config("npz", npz, folds=7, split_seed=split_seed)
+    folds = []
+    for replica in range(7):
+        train, validation = dataset.splits(data, replica)
+        assert len(train[0]) + len(validation[0]) == 600
+        assert set(pixels_of(train)).isdisjoint(pixels_of(validation))
+        folds.append(validation)
+    assert sorted(pixels_of(*folds)) == sorted(pixels_of(dataset.train))
+    assert {len(images) for images, _ in folds} == {85, 86}
+    assert pixels_of(*dataset.splits(data, 9)) == pixels_of(*dataset.splits(data, 2))
+    with pytest.raises(ConfigError, match=r"data\.train_size: 516 images wanted"):
+        dataset.splits(config("npz", npz, folds=7, train_size=516), 0)
+
+
+def test_more_folds_than_images_are_told(npz: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.folds: 601 parts of the 600 training images"):
+        load_dataset(config("npz", npz)).splits(config("npz", npz, folds=601))
+
+
+def test_the_form_is_known_of_what_was_looked_at(npz: Path, tmp_path: Path) -> None:
+    assert known_form(config("npz", npz)) is None
+    form = Form((32, 32, 3), "uint8", CLASSES, outputs=10, images=600)
+    assert dataset_form(config("npz", npz)) == form
+    assert known_form(config("npz", npz)) == form
+    assert known_form(config("npz", tmp_path / "other.npz")) is None
 
 
 def test_workers_take_what_the_parent_prepared(npz: Path, tmp_path: Path) -> None:

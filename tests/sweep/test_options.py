@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_hpo.config.sweep import Sweeper
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.study.space import Choices, Interval, Space
-from cifar_hpo.sweep.options import Options, settle_options
+from cifar_hpo.sweep.options import Options, settle_metrics, settle_options
 from cifar_hpo.task import Task, as_task
 
 FINITE = Space({"x": Choices({1: "1", 2: "2"})})
@@ -115,6 +115,16 @@ def test_known_metrics_have_a_direction_of_their_own(
     assert settle(metrics=known, metric=metric, direction=given)["direction"] == given
     assert len(caplog.records) == (direction != given)
     assert all("own direction is minimize" in text for text in caplog.messages)
+
+
+def test_without_a_metric_it_is_left_to_the_task_and_settled_then() -> None:
+    known = task(("val_loss", "val_accuracy"), ("val_loss",))
+    options_before = settle_options(options(metric=None), FINITE, {}, known)
+    assert (options_before["metric"], options_before["direction"]) == (None, None)
+    settled = settle_metrics({**options_before, "metric": "val_loss"}, known)
+    assert settled["direction"] == "minimize"
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.metric: a trial has no cost"):
+        settle_metrics({**options_before, "metric": "cost"}, known)
 
 
 def test_of_a_metric_that_nobody_knows_more_is_better() -> None:
