@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +39,9 @@ OF_ANY_LABELS = ("npz", "function")
 IMAGE_COST = 1_200_000
 """What an image costs beside its multiplications, in these: base models of 4, 8 and 16 neurons take
 1 : 2 : 6 of the time for 1 : 3 : 10.5 of the multiplications (AVX2, one thread)."""
+
+IMAGE_NUMBERS = 32 * 32 * 3
+"""Of the images for which that was measured; others are taken to cost as much for each number."""
 
 
 class Objective:
@@ -132,9 +136,13 @@ class Objective:
 
         By it a grid tries the longest first.
         """
-        images = checked.data.train_size or ALL_IMAGES
+        from cifar_hpo.data.dataset import known_form
+
+        form = known_form(checked.data)
+        images = checked.data.train_size or (form.images if form else ALL_IMAGES)
+        size = math.prod(form.shape) / IMAGE_NUMBERS if form else 1
         passes = checked.training.epochs * checked.training.replicas
-        return float((checked.model.multiply_adds() + IMAGE_COST) * images * passes)
+        return (checked.model.multiply_adds() + IMAGE_COST * size) * images * passes
 
     def measure(self, checked: Config) -> dict[str, float]:
         """What is known of a configuration before it is trained, for constraints.

@@ -28,8 +28,8 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from cifar_hpo.config import sweep as sweep_schema
+from cifar_hpo.data.cifar import CIFAR10, Cifar
 from cifar_hpo.data.dataset import PREPARED
-from cifar_hpo.data.sources import BATCHES
 from cifar_hpo.metrics import replica_name
 from cifar_hpo.paths import CONF
 from cifar_hpo.study.ranking import OUTCOME, FinishedTrial
@@ -100,13 +100,16 @@ def write_npz(path: Path, count: int, **more: Any) -> Path:
     return path
 
 
-def write_cifar10_batches(root: Path, images_per_batch: int = 10) -> Path:
-    """The six files of CIFAR-10's unpacked archive, with few images; the seed is the place."""
+def write_cifar10_batches(root: Path, images_per_batch: int = 10, cifar: Cifar = CIFAR10) -> Path:
+    """The six files of CIFAR-10's unpacked archive, with few images; the seed is the place.
+
+    Those of CIFAR-100 are two.
+    """
     root.mkdir(parents=True)
-    for seed, name in enumerate(BATCHES):
+    for seed, name in enumerate(cifar.batches):
         pixels, labels = images(images_per_batch, seed)
         planes = pixels.transpose(0, 3, 1, 2).reshape(images_per_batch, -1)
-        batch = {b"labels": labels.tolist(), b"data": planes}
+        batch = {cifar.label_key: labels.tolist(), b"data": planes}
         (root / name).write_bytes(pickle.dumps(batch, protocol=2))
     return root
 

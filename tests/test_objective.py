@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from numpy.typing import NDArray
 from PIL import Image
 from support import Run, composed
 
@@ -142,6 +143,36 @@ def test_cost_grows_with_all_that_is_trained() -> None:
     assert objective.cost(checked("training.replicas=3")) == pytest.approx(3 * base)
     assert objective.cost(checked("data.train_size=25000")) == pytest.approx(base / 2)
     assert objective.cost(checked("model.filters=16")) > base
+
+
+def write_grey(folder: Path, labels: NDArray[Any]) -> list[str]:
+    """Overrides that take 40 images of 16×24 pixels with such labels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 24), np.uint8)
+    path = folder / f"{labels.dtype}.npz"
+    np.savez(path, x_train=pixels, y_train=labels, x_test=pixels[:10], y_test=labels[:10])
+    return ["data=npz", f"data.path={path}", "training.batch_size=10", "model.kernel_size=3"]
+
+
+def test_cost_is_of_the_images_that_are_there(own_folder: None, tmp_path: Path) -> None:
+    data = write_grey(tmp_path, np.arange(40) % 4)
+    before = objective.cost(checked(*data))
+    objective.prepare(checked(*data))
+    after = objective.cost(checked(*data))
+    assert 0 < after < before / 1000
+    assert objective.cost(checked(*data, "data.train_size=20")) == pytest.approx(after / 2)
+
+
+def test_where_numbers_are_predicted_the_loss_is_what_trials_are_compared_by(
+    own_folder: None, tmp_path: Path
+) -> None:
+    classes = checked(*write_grey(tmp_path, np.arange(40) % 4))
+    assert objective.default_metric(classes) == "val_accuracy"
+    numbers = checked(*write_grey(tmp_path, np.arange(40) / 8))
+    assert objective.lacks(numbers, "val_accuracy") == ""  # nobody has looked at its labels
+    assert objective.default_metric(numbers) == "val_loss"
+    assert objective.lacks(numbers, "val_accuracy") == "its labels are numbers; take val_loss"
+    assert objective.lacks(numbers, "val_loss") == ""
+    assert objective.lacks(classes, "val_accuracy") == ""
 
 
 def test_cifar10_is_not_looked_at_for_what_trials_are_compared_by(own_folder: None) -> None:

@@ -14,47 +14,25 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from numpy.typing import NDArray
 
 from cifar_hpo.config.app import SYNTHETIC_NOTICE, Data
-from cifar_hpo.console import still
+from cifar_hpo.data import cifar
+from cifar_hpo.data.arrays import DecodedImages, Split, numbered_classes
+from cifar_hpo.data.cifar import CIFAR10, Cifar
+from cifar_hpo.data.decoded import decode_once, is_whole, open_decoded, read_about
 from cifar_hpo.data.labels import CLASSES
-from cifar_hpo.data.sources import (
-    BATCHES,
-    HOW_TO_GET,
-    SHAPE,
-    UNPACKED,
-    DecodedImages,
-    Split,
-    download,
-    find_in_keras_cache,
-    image_files,
-    numbered_classes,
-    read_cifar10,
-    read_folder,
-    read_npz,
-)
+from cifar_hpo.data.sources import image_files, read_folder, read_npz
 from cifar_hpo.data.streams import Streams
 from cifar_hpo.data.synthetic import CLASS_COUNT, VERSION, synthetic
 from cifar_hpo.data.untrusted import damage_refused, printable
 from cifar_hpo.errors import ConfigError, DataError, one_line
-from cifar_hpo.paths import (
-    DATASET_ABOUT,
-    DATASET_ARRAY,
-    DATASET_DRAFT,
-    DATASET_DRAFTS,
-    DATASET_FOLDER,
-    DECODED_IMAGES,
-    DECODING_LOCK,
-)
+from cifar_hpo.paths import DATASET_ABOUT, DECODED_IMAGES
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +43,8 @@ JSON."""
 SYNTHETIC = "synthetic"
 """Name of the built-in dataset, which `data=auto` falls back to."""
 
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-
 NOT_IN_A_NAME = re.compile(r"[/\\:\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What the name of a dataset may not hold, by which MLflow has its champion."""
-
-MAX_FOLDER_NAME = 50
-"""Characters of a dataset's name in that of its folder; each may take four of 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +144,26 @@ def load_dataset(data: Data) -> Dataset:
     What was damaged since it was decoded is decoded again.
     """
     folder = prepare_dataset(data)
-    if not _is_whole(folder):
+    if not is_whole(folder):
         _forget(data)
         folder = prepare_dataset(data)
-    return _open_decoded(folder, source=data.source)
+    return _open(folder, source=data.source)
+
+
+def _open(folder: Path, source: str = "") -> Dataset:
+    """The arrays of a folder. Raises DataError where it is not whole."""
+    decoded = open_decoded(folder)
+    arrays = decoded.arrays
+    return Dataset(
+        name=decoded.name,
+        classes=decoded.classes,
+        digest=decoded.digest,
+        folder=folder,
+        fallback=source == "auto" and decoded.name == SYNTHETIC,
+        train=(arrays["x_train"], arrays["y_train"]),
+        test=(arrays["x_test"], arrays["y_test"]),
+        labels=decoded.labels,
+    )
 
 
 def dataset_form(data: Data) -> Form:
@@ -195,8 +184,8 @@ def known_form(data: Data) -> Form | None:
 
 @functools.cache
 def _form_of(folder: Path) -> Form:
-    dataset = _open_decoded(folder)
-    count = dataset.streams.count if dataset.streams else len(dataset.train[0])
+    dataset = _open(folder)
+    count = open_decoded(folder).streamed or len(dataset.train[0])
     return Form(dataset.shape, dataset.dtype.name, dataset.labels, dataset.outputs, count)
 
 
@@ -209,61 +198,9 @@ def find_decoded(digest: str) -> Dataset | None:
     """The dataset of this digest, if it was decoded in this folder before and is whole."""
     for about in DECODED_IMAGES.glob(f"*/{DATASET_ABOUT}"):
         with contextlib.suppress(DataError):
-            if _read_about(about.parent)["digest"] == digest:
-                return _open_decoded(about.parent)
+            if read_about(about.parent)["digest"] == digest:
+                return _open(about.parent)
     return None
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a folder has a decoded dataset, as far as its files' sizes and forms tell."""
-    try:
-        _open_decoded(folder)
-    except DataError:
-        return False
-    return True
-
-
-def _open_decoded(folder: Path, source: str = "") -> Dataset:
-    """Raises DataError where it is not whole; the arrays' content is not looked at."""
-    about = _read_about(folder)
-    arrays = {name: _open_array(folder, name, about["bytes"].get(name)) for name in ARRAYS}
-    dataset = Dataset(
-        name=about["name"],
-        classes=tuple(about["classes"]),
-        digest=about["digest"],
-        folder=folder,
-        fallback=source == "auto" and about["name"] == SYNTHETIC,
-        train=(arrays["x_train"], arrays["y_train"]),
-        test=(arrays["x_test"], arrays["y_test"]),
-    )
-    for images, labels in (dataset.train, dataset.test):
-        if images.shape != (len(labels), *SHAPE) or labels.ndim != 1:
-            raise DataError(f"{folder}: images of shape {images.shape} for {labels.shape} labels")
-    return dataset
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    """Name, classes and digest of what was decoded to a folder, and how many bytes each array has.
-
-    Raises DataError where they can't be read.
-    """
-    file = folder / DATASET_ABOUT
-    with damage_refused(f"{file}: not what a decoded dataset has"):
-        about: dict[str, Any] = json.loads(file.read_text())
-        for key, kind in {"name": str, "classes": list, "digest": str, "bytes": dict}.items():
-            if not isinstance(about[key], kind):
-                raise DataError(f"{file}: {key} is {about[key]!r}")
-    return about
-
-
-def _open_array(folder: Path, name: str, size: int | None) -> NDArray[np.uint8]:
-    """size: in bytes. Raises DataError for any other."""
-    file = folder / DATASET_ARRAY.format(array=name)
-    with damage_refused(f"{file}: not an array"):
-        if file.stat().st_size != size:
-            raise DataError(f"{file}: {file.stat().st_size} bytes, expected {size}")
-        array: NDArray[np.uint8] = np.load(file, mmap_mode="r")
-    return array
 
 
 def prepare_dataset(data: Data) -> Path:
@@ -298,42 +235,45 @@ def _prepared_folders() -> dict[str, str]:
 
 
 def _source(data: Data) -> str:
+    """What tells a source from others within a command."""
     return f"{data.source}:{data.path}"
 
 
 def _prepare_auto(data: Data) -> Path:
     """CIFAR-10; where it can't be had and no path is given, the synthetic set, said loudly."""
     try:
-        source = _find_cifar10(data)
+        source = _find_cifar(CIFAR10, data)
     except DataError as error:
         if data.path:
             raise
         log.warning("%s (%s)", SYNTHETIC_NOTICE, one_line(error))
         return _prepare_synthetic(data)
-    return _decode_cifar10(source)
+    return _decode_cifar(CIFAR10, source)
 
 
 def _prepare_cifar10(data: Data) -> Path:
-    return _decode_cifar10(_find_cifar10(data))
+    return _decode_cifar(CIFAR10, _find_cifar(CIFAR10, data))
 
 
-def _decode_cifar10(source: Path) -> Path:
-    files = [source / name for name in BATCHES] if source.is_dir() else [source]
+def _decode_cifar(images: Cifar, source: Path) -> Path:
+    files = [source / name for name in images.batches] if source.is_dir() else [source]
     for file in files:
         if not file.exists():
-            expected = f"expected {', '.join(BATCHES)} beside each other"
+            expected = f"expected {', '.join(images.batches)} beside each other"
             raise DataError(f"data.path: {printable(file)} does not exist; {expected}")
-    return _decode_once("cifar10", _fingerprint(files), lambda: read_cifar10(source))
+    name = images.title.lower().replace("-", "")
+    return decode_once(name, _fingerprint(files), lambda: cifar.read(images, source))
 
 
-def _find_cifar10(data: Data) -> Path:
+def _find_cifar(images: Cifar, data: Data) -> Path:
     """The archive or the unpacked folder: in data.path, else in Keras' cache, else downloaded."""
     given = _expanded(data.path) if data.path else None
-    source = given or find_in_keras_cache() or download()
+    source = given or cifar.find(images) or cifar.download(images)
     if not source.exists():
-        raise DataError(f"data.path: {printable(source)} does not exist; {HOW_TO_GET}")
-    is_parent = (source / UNPACKED).is_dir()
-    return source / UNPACKED if is_parent else source
+        problem = f"data.path: {printable(source)} does not exist"
+        raise DataError(f"{problem}; {images.archive.how_to_get}")
+    is_parent = (source / images.unpacked).is_dir()
+    return source / images.unpacked if is_parent else source
 
 
 def _expanded(path: str) -> Path:
@@ -346,14 +286,14 @@ def _prepare_folder(data: Data) -> Path:
     if not path.is_dir():
         raise DataError(f"data.path: {printable(path)} is no folder; expected train/<class>/*")
     fingerprint = _fingerprint(image_files(path))
-    return _decode_once(_named(path), fingerprint, lambda: read_folder(path))
+    return decode_once(_named(path), fingerprint, lambda: read_folder(path))
 
 
 def _prepare_npz(data: Data) -> Path:
     path = _given_path(data)
     if not path.is_file():
         raise DataError(f"data.path: {printable(path)} is no file; expected an .npz")
-    return _decode_once(_named(path.with_suffix("")), _fingerprint([path]), lambda: read_npz(path))
+    return decode_once(_named(path.with_suffix("")), _fingerprint([path]), lambda: read_npz(path))
 
 
 def _named(path: Path) -> str:
@@ -378,7 +318,7 @@ def _prepare_synthetic(data: Data) -> Path:  # noqa: ARG001  as all of PREPARE
         train, test = synthetic()
         return DecodedImages(train, test, numbered_classes(CLASS_COUNT))
 
-    return _decode_once(SYNTHETIC, VERSION, draw)
+    return decode_once(SYNTHETIC, VERSION, draw)
 
 
 PREPARE: dict[str, Callable[[Data], Path]] = {
@@ -403,78 +343,3 @@ def _fingerprint(files: Iterable[Path]) -> str:
             digest.update(os.fsencode(file.resolve()))
         digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _decode_once(name: str, fingerprint: str, read: Callable[[], DecodedImages]) -> Path:
-    """The folder of a source's arrays; `read` is called when they are not there yet, or damaged.
-
-    One process decodes at a time. Raises DataError where they can't be written.
-    """
-    folder_name = DATASET_FOLDER.format(name=name[:MAX_FOLDER_NAME], fingerprint=fingerprint)
-    folder = (DECODED_IMAGES / folder_name).absolute()
-    if _is_whole(folder):
-        return folder
-    try:
-        DECODED_IMAGES.mkdir(parents=True, exist_ok=True)
-        with still(f"decoding {name}"), _decoding_lock():
-            if not _is_whole(folder):  # else another process was quicker
-                _decode(folder, name, read)
-    except OSError as error:
-        cause = f"decoded images can't be written ({printable(one_line(error))})"
-        raise DataError(f"{DECODED_IMAGES}: {cause}") from error
-    return folder
-
-
-def _decode(folder: Path, name: str, read: Callable[[], DecodedImages]) -> None:
-    """Make a source's folder in the place of what is there. The lock must be held."""
-    _remove_drafts()
-    if folder.exists():
-        log.warning("%s is damaged or of an earlier version, so it is made again", folder.name)
-        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-    log.info("decoding %s once, to %s", name, DECODED_IMAGES / folder.name)
-    decoded = read()
-    draft = folder.with_name(DATASET_DRAFT.format(folder=folder.name))
-    try:
-        _write(draft, name, decoded)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _decoding_lock() -> FileLock:
-    """Held while images are decoded; a process that ends lets go of it in any case."""
-    return FileLock(DECODED_IMAGES / DECODING_LOCK)
-
-
-def _remove_drafts() -> None:
-    """Remove what processes left that ended while they decoded; the lock is held."""
-    for pattern in DATASET_DRAFTS:
-        for draft in DECODED_IMAGES.glob(pattern):
-            shutil.rmtree(draft)
-
-
-def _write(folder: Path, name: str, decoded: DecodedImages) -> None:
-    """The arrays, training images in a random order, and at last what they are."""
-    folder.mkdir()
-    (x_train, y_train), (x_test, y_test), classes = decoded
-    order = np.random.default_rng(0).permutation(len(x_train))
-    arrays = {
-        "x_train": x_train[order],
-        "y_train": y_train[order],
-        "x_test": x_test,
-        "y_test": y_test,
-    }
-    digest = hashlib.sha256()
-    sizes = {}
-    for array_name, array in arrays.items():
-        file = folder / DATASET_ARRAY.format(array=array_name)
-        np.save(file, array)
-        sizes[array_name] = file.stat().st_size
-        digest.update(np.ascontiguousarray(array).data)
-    about = {
-        "name": name,
-        "classes": list(classes),
-        "digest": digest.hexdigest()[:16],
-        "bytes": sizes,
-    }
-    (folder / DATASET_ABOUT).write_text(json.dumps(about))

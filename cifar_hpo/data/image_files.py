@@ -1,5 +1,5 @@
-"""Image files: `open_rgb` gives the pixels of one; `listed` what lies in a folder, without what
-file browsers leave there."""
+"""Image files: `open_image` gives the pixels of one, `open_rgb` its colours; `listed` what lies in
+a folder, without what file browsers leave there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 CERTAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "PA", "RGBA")
 """Pillow's modes whose colours it converts to RGB as viewers do."""
+
+GREY_MODES = ("1", "L", "LA")
+"""Those of them without colours."""
 
 SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 """Formats in which whole numbers from 0 to 65,535 say how bright a pixel is. In a TIFF they may be
@@ -50,13 +53,23 @@ def _is_passed_over(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFT_BY_BROWSERS
 
 
+class OtherSize(DataError):
+    """An image that does not have the size that it must have."""
+
+
 def open_rgb(file: Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """The image of a file as RGB with 8 bits a channel, the way up in which viewers show it.
+    """The image of a file as RGB, as `open_image` gives it."""
+    return open_image(file, size).convert("RGB")
+
+
+def open_image(file: Path, size: tuple[int, int] | None = None) -> Image.Image:
+    """The image of a file with 8 bits a channel, L where it is grey and else RGB, the way up in
+    which viewers show it.
 
     16-bit grey is scaled to 8 bits. size: the width and height that it must have, which are looked
-    at before anything is decoded. Raises DataError for what is no image, is damaged or holds
-    several, and where the colour of a pixel is not certain: it is transparent, or a number without
-    a known range.
+    at before anything is decoded; raises OtherSize for any other. Raises DataError for what is no
+    image, is damaged or holds several, and where the colour of a pixel is not certain: it is
+    transparent, or a number without a known range.
     """
     where = printable(file)
     with (
@@ -64,9 +77,8 @@ def open_rgb(file: Path, size: tuple[int, int] | None = None) -> Image.Image:
         warnings.catch_warnings(action="ignore"),  # of odd files, and of large ones
         Image.open(file, formats=FORMATS) as image,
     ):
-        if size and image.size != size:
-            found = f"{image.width}×{image.height} pixels"
-            raise DataError(f"{where}: {found}, expected {size[0]}×{size[1]}")
+        if size and image.size not in (size, size[::-1]):  # it may lie on its side
+            raise _other_size(where, image, size)
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
             raise DataError(f"{where}: {frames} images in one file, expected one")
@@ -75,10 +87,19 @@ def open_rgb(file: Path, size: tuple[int, int] | None = None) -> Image.Image:
             problem = f"pixels of the form {image.mode}, whose range is not known"
             raise DataError(f"{where}: {problem}; save it as RGB")
         upright = ImageOps.exif_transpose(image)
+        if size and upright.size != size:
+            raise _other_size(where, upright, size)
         if upright.has_transparency_data and _is_transparent(upright):
             problem = "transparent pixels, and nobody knows what is behind them"
             raise DataError(f"{where}: {problem}; save it without an alpha channel")
-        return _from_sixteen_bits(upright) if is_sixteen_bit else upright.convert("RGB")
+        if is_sixteen_bit:
+            return _from_sixteen_bits(upright)
+        return upright.convert("L" if image.mode in GREY_MODES else "RGB")
+
+
+def _other_size(where: str, image: Image.Image, size: tuple[int, int]) -> OtherSize:
+    found = f"{image.width}×{image.height} pixels"
+    return OtherSize(f"{where}: {found}, expected {size[0]}×{size[1]}")
 
 
 def _is_transparent(image: Image.Image) -> bool:
@@ -91,4 +112,4 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     """Grey from 0 to 65,535, scaled to 0 to 255."""
     grey = np.asarray(image).astype(np.uint32)
     scaled = (grey + 128) // 257  # rounded; 65,535 is 255 × 257
-    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    return Image.fromarray(scaled.astype(np.uint8))

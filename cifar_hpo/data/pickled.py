@@ -1,4 +1,4 @@
-"""The pickle of a CIFAR-10 batch, read without running anything that it names: `read_pickle`.
+"""The pickle of a CIFAR batch, read without running anything that it names: `read_pickle`.
 
 A pickle may call whatever it names, and NumPy's own types take states that reach raw memory. So
 what it says of arrays is kept as it is, and made an array of bytes by NumPy's public API.
@@ -49,7 +49,7 @@ def _refuse_bombs(content: bytes) -> None:
         # Each place of the memo takes memory, and so do those before it.
         is_far = "PUT" in opcode.name and isinstance(argument, int) and argument > len(content)
         if is_far or tuples > MAX_TUPLES:
-            raise DataError(f"refused: a CIFAR-10 batch that would take too much ({opcode.name})")
+            raise DataError(f"refused: a CIFAR batch that would take too much ({opcode.name})")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -65,7 +65,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):
             return _encoded
         called = printable(f"{module}.{name}")[:MAX_SHOWN]
-        raise DataError(f"refused: a CIFAR-10 batch that wants to call {called}")
+        raise DataError(f"refused: a CIFAR batch that wants to call {called}")
 
 
 class _StoredType:
@@ -91,12 +91,12 @@ class _StoredArray:
     def to_numpy(self) -> NDArray[np.uint8]:
         """Raises DataError for anything but bytes of the length that the shape asks for."""
         if not isinstance(self.state, tuple) or len(self.state) != 5:
-            raise DataError("refused: a CIFAR-10 batch with an array of an unknown form")
+            raise DataError("refused: a CIFAR batch with an array of an unknown form")
         _, shape, kind, is_fortran, content = self.state
         is_plain = isinstance(kind, _StoredType) and kind.name in BYTE_TYPES and not is_fortran
         if not is_plain or not isinstance(content, bytes):
             name = kind.name if isinstance(kind, _StoredType) else type(kind).__name__
-            raise DataError(f"refused: a CIFAR-10 batch with an array of {name}, expected uint8")
+            raise DataError(f"refused: a CIFAR batch with an array of {name}, expected uint8")
         if not _is_shape_of(shape, len(content)):
             raise DataError(f"refused: {len(content)} bytes for an array of another shape")
         return np.frombuffer(content, np.uint8).reshape(shape)
@@ -114,7 +114,7 @@ def _is_shape_of(shape: Any, size: int) -> bool:
 def _encoded(text: str, encoding: str) -> bytes:
     """Bytes as later pickles write them, as text in Latin-1."""
     if encoding != "latin1":
-        raise DataError("refused: a CIFAR-10 batch with text that is not in Latin-1")
+        raise DataError("refused: a CIFAR batch with text that is not in Latin-1")
     return text.encode("latin1")
 
 

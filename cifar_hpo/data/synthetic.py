@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpo.config.app import IMAGE_SIZE
-from cifar_hpo.data.sources import Images, Split
+from cifar_hpo.data.arrays import Images, Split
 
 VERSION = "5"
 """Counts the sets that this module has made so far: another one means other studies."""

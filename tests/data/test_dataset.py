@@ -28,6 +28,8 @@ from support import (
 
 from cifar_hpo.config.app import Data
 from cifar_hpo.data import dataset as module
+from cifar_hpo.data.arrays import Split
+from cifar_hpo.data.cifar import CIFAR10
 from cifar_hpo.data.dataset import (
     PREPARED,
     Dataset,
@@ -40,7 +42,6 @@ from cifar_hpo.data.dataset import (
     prepare_dataset,
 )
 from cifar_hpo.data.labels import CLASSES
-from cifar_hpo.data.sources import UNPACKED, Split
 from cifar_hpo.data.synthetic import synthetic
 from cifar_hpo.errors import ConfigError, DataError
 
@@ -102,7 +103,7 @@ def test_folder_names_its_classes(tmp_path: Path) -> None:
 def test_cifar10_from_its_unpacked_folder_and_from_the_keras_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = write_cifar10_batches(tmp_path / "keras" / "datasets" / UNPACKED)
+    root = write_cifar10_batches(tmp_path / "keras" / "datasets" / CIFAR10.unpacked)
     from_path = load_dataset(config("cifar10", root))
     monkeypatch.delenv(PREPARED)
     from_cache = load_dataset(config("auto"))
@@ -112,7 +113,7 @@ def test_cifar10_from_its_unpacked_folder_and_from_the_keras_cache(
 
 
 def test_cifar10_from_the_folder_in_which_its_archive_was_unpacked(tmp_path: Path) -> None:
-    write_cifar10_batches(tmp_path / "made" / UNPACKED)
+    write_cifar10_batches(tmp_path / "made" / CIFAR10.unpacked)
     assert len(load_dataset(config("cifar10", tmp_path / "made")).train[0]) == 50
 
 
@@ -222,6 +223,20 @@ def test_the_form_is_known_of_what_was_looked_at(npz: Path, tmp_path: Path) -> N
     assert dataset_form(config("npz", npz)) == form
     assert known_form(config("npz", npz)) == form
     assert known_form(config("npz", tmp_path / "other.npz")) is None
+
+
+def test_images_of_other_forms_are_told_apart_though_their_bytes_are_equal(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 1), np.uint8)
+    labels = np.arange(10)
+    digests: set[str] = set()
+    for shape in ((10, 4, 6), (10, 6, 4), (10, 3, 8), (10, 2, 6, 2)):
+        images = pixels.reshape(shape)
+        path = tmp_path / f"{len(digests)}.npz"
+        np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+        dataset = load_dataset(config("npz", path))
+        assert dataset.shape == (*shape[1:], 1)[:3]
+        digests.add(dataset.digest)
+    assert len(digests) == 4
 
 
 def test_workers_take_what_the_parent_prepared(npz: Path, tmp_path: Path) -> None:
@@ -381,7 +396,7 @@ def test_a_folder_that_can_t_be_made_is_told(npz: Path) -> None:
 
 
 def test_without_space_auto_does_not_take_other_images(tmp_path: Path) -> None:
-    root = write_cifar10_batches(tmp_path / "keras" / "datasets" / UNPACKED)
+    root = write_cifar10_batches(tmp_path / "keras" / "datasets" / CIFAR10.unpacked)
     assert root.is_dir()
     Path("mlruns").write_text("")
     with pytest.raises(DataError, match="can't be written"):

@@ -19,9 +19,10 @@ import pytest
 from PIL import Image
 from support import images, write_cifar10_batches
 
-from cifar_hpo.data import sources
+from cifar_hpo.data import cifar
+from cifar_hpo.data.cifar import CIFAR10, RemoteFile
 from cifar_hpo.data.image_files import FORMATS, open_rgb
-from cifar_hpo.data.sources import TRAIN_BATCHES, UNPACKED, read_cifar10, read_npz
+from cifar_hpo.data.sources import read_npz
 from cifar_hpo.errors import DataError
 
 SHORT, LONG = 600, 10_000
@@ -64,25 +65,29 @@ def archive_doors(folder: Path) -> list[Door]:
         names = np.array([*"abcd"])
         save(written, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels, classes=names)
         doors.append(Door(f"{save.__name__}.npz", written.getvalue(), read_npz))
+        written = io.BytesIO()
+        grey, numbers = pixels[:, :28, :20, 0] / np.float32(255), np.arange(8.0).reshape(4, 2)
+        save(written, x_train=grey, y_train=numbers, x_test=grey, y_test=numbers)
+        doors.append(Door(f"{save.__name__}.numbers.npz", written.getvalue(), read_npz))
     batches = write_cifar10_batches(folder / "batches", images_per_batch=1)
-    batch = TRAIN_BATCHES[0]
+    batch = CIFAR10.train_batches[0]
     doors.append(Door(f"batches/{batch}", (batches / batch).read_bytes(), read_batches))
     with tarfile.open(folder / "whole.tar.gz", "w:gz") as tar:
-        tar.add(batches, UNPACKED)
+        tar.add(batches, CIFAR10.unpacked)
     archive = (folder / "whole.tar.gz").read_bytes()
     doors.append(Door("cut.tar.gz", archive, read_archive))
     return doors
 
 
 def read_batches(file: Path) -> object:
-    return read_cifar10(file.parent)
+    return cifar.read(CIFAR10, file.parent)
 
 
 def read_archive(file: Path) -> object:
     """As if the damaged archive were the official one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_verify", lambda archive: None)
-        return read_cifar10(file)
+        patch.setattr(RemoteFile, "verify", lambda self, archive: None)
+        return cifar.read(CIFAR10, file)
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:

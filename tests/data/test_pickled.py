@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from support import write_cifar10_batches
 
+from cifar_hpo.data.cifar import CIFAR10, read
 from cifar_hpo.data.pickled import read_pickle
-from cifar_hpo.data.sources import TRAIN_BATCHES, read_cifar10
 from cifar_hpo.errors import DataError
 
 RECONSTRUCT: Any = np.zeros(0, np.uint8).__reduce__()[0]
@@ -91,7 +91,7 @@ def test_anything_else_that_a_pickle_names_is_refused(name: str) -> None:
 def test_damaged_batches_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
     """A byte changed, a piece cut out, a piece doubled: three hundred times."""
     folder = write_cifar10_batches(tmp_path / "batches", images_per_batch=2)
-    file = folder / TRAIN_BATCHES[0]
+    file = folder / CIFAR10.train_batches[0]
     content = file.read_bytes()
     head = len(content) - content[::-1].index(b"data"[::-1])  # where pickle's own words stand
     rng = random.Random(5)
@@ -108,7 +108,7 @@ def test_damaged_batches_are_read_or_refused_and_nothing_else(tmp_path: Path) ->
             damaged[place:place] = damaged[place : place + rng.randrange(1, 40)]
         file.write_bytes(bytes(damaged))
         try:
-            read_cifar10(folder)
+            read(CIFAR10, folder)
         except DataError as error:
             messages.append(str(error))
     assert len(messages) > 100
