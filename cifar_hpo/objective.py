@@ -52,6 +52,7 @@ class Objective:
         "model.norm_momentum": 0.99,
         "data.split_seed": None,
         "data.folds": None,
+        "data.name": None,
     }
     metrics = (
         "val_accuracy",

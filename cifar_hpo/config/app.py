@@ -176,11 +176,13 @@ class Model:
         return total + self._features() * self.dense_units
 
 
+DATA_SOURCES = ("auto", "cifar10", "folder", "keras", "npz", "synthetic")
+KERAS_SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+
+
 @dataclass
 class Data:
-    source: str = key(
-        "where images come from", choices=("auto", "cifar10", "folder", "npz", "synthetic")
-    )
+    source: str = key("where images come from", choices=DATA_SOURCES)
     path: str | None = key("file or folder of the images; null looks in the Keras cache")
     train_size: int | None = key("images to train on; null takes all", low=1)
     validation: Any = key(
@@ -201,6 +203,9 @@ class Data:
         "the second and so on, in the place of data.validation; null validates all on the same",
         default=None,
         low=2,
+    )
+    name: str | None = key(
+        "which of Keras' own sets, with data=keras", default=None, choices=KERAS_SETS
     )
 
 
@@ -343,7 +348,7 @@ def whole_number_keys() -> tuple[str, ...]:
     for part, schema in (("model", Model), ("data", Data), ("training", Training)):
         for field in dataclasses.fields(schema):
             is_integer = str(field.type) in ("int", "int | None")
-            if is_integer or field.metadata["whole"]:
+            if is_integer or field.metadata.get("whole"):
                 keys.append(f"{part}.{field.name}")
     return tuple(keys)
 
@@ -361,6 +366,7 @@ def validate_config(config: DictConfig) -> Config:
     _validate_sizes(typed.model)
     _validate_residual(typed.model)
     _validate_folds(typed)
+    _validate_data(typed.data)
     return typed
 
 
@@ -404,7 +410,7 @@ def _by_value(schema: Config, config: DictConfig) -> Config:
 
 
 def _same_keys(schema: type, values: Any) -> None:
-    names = {field.name for field in dataclasses.fields(schema)}
+    names = {field.name for field in dataclasses.fields(schema) if "meaning" in field.metadata}
     if not isinstance(values, dict) or values.keys() != names:
         raise TypeError(schema)
 
@@ -463,6 +469,15 @@ def _validate_residual(model: Model) -> None:
     if model.padding == "valid":
         problem = "what is added must be of one size: set model.padding=same"
         raise ConfigError("model.residual", problem)
+
+
+def _validate_data(data: Data) -> None:
+    """Keys that belong to one source alone."""
+    if data.source == "keras" and data.name is None:
+        problem = f"null; data=keras needs one of {', '.join(KERAS_SETS)}"
+        raise ConfigError("data.name", problem)
+    if data.source != "keras" and data.name is not None:
+        raise ConfigError("data.name", f"{data.name!r} is one of Keras' own sets; set data=keras")
 
 
 def _validate_folds(config: Config) -> None:

@@ -231,10 +231,10 @@ def schemas() -> dict[str, type]:
 
 def documented_keys(schema: type) -> list[dataclasses.Field[Any]]:
     """The keys that a part's help lists: not its name, and a seed only where it is its own."""
-    has_seed = schema in (Sampler, Training)
+    has_own = schema in (Sampler, Training, Data)
     keys = []
     for field in dataclasses.fields(schema):
-        is_known_elsewhere = field.name in ("name", "seed") and not has_seed
+        is_known_elsewhere = field.name in ("name", "seed") and not has_own
         if "meaning" in field.metadata and not is_known_elsewhere:
             keys.append(field)
     return keys

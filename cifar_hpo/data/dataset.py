@@ -1,8 +1,8 @@
 """The dataset of a trial: `prepare_dataset` decodes a source once, `load_dataset` opens it.
 
 The arrays are mapped into memory, where all workers share them.
-Sources: CIFAR-10 (archive, unpacked folder, Keras' cache, download), a folder of images, an .npz
-file, a synthetic set.
+Sources: CIFAR-10 (archive, unpacked folder, Keras' cache, download), others of Keras' sets, a
+folder of images, an .npz file, a synthetic set.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import numpy as np
 from cifar_hpo.config.app import SYNTHETIC_NOTICE, Data
 from cifar_hpo.data import cifar
 from cifar_hpo.data.arrays import DecodedImages, Split, numbered_classes
-from cifar_hpo.data.cifar import CIFAR10, Cifar
+from cifar_hpo.data.cifar import CIFAR10, CIFAR100, Cifar
 from cifar_hpo.data.decoded import decode_once, is_whole, open_decoded, read_about
+from cifar_hpo.data.keras_sets import KERAS_SETS
 from cifar_hpo.data.labels import CLASSES
 from cifar_hpo.data.sources import image_files, read_folder, read_npz
 from cifar_hpo.data.streams import Streams
@@ -236,6 +237,8 @@ def _prepared_folders() -> dict[str, str]:
 
 def _source(data: Data) -> str:
     """What tells a source from others within a command."""
+    if data.source == "keras":
+        return f"keras:{data.name}:{data.path}"
     return f"{data.source}:{data.path}"
 
 
@@ -253,6 +256,19 @@ def _prepare_auto(data: Data) -> Path:
 
 def _prepare_cifar10(data: Data) -> Path:
     return _decode_cifar(CIFAR10, _find_cifar(CIFAR10, data))
+
+
+def _prepare_keras(data: Data) -> Path:
+    """One of Keras' own sets by its name, without any fallback."""
+    if data.name == "cifar10":
+        return _prepare_cifar10(data)
+    if data.name == "cifar100":
+        return _decode_cifar(CIFAR100, _find_cifar(CIFAR100, data))
+    if data.name is None:
+        raise ConfigError("data.name", "data=keras needs the name of a set, such as mnist")
+    images = KERAS_SETS[data.name]
+    files = images.find(_expanded(data.path) if data.path else None)
+    return decode_once(data.name, _fingerprint(files), lambda: images.read(files))
 
 
 def _decode_cifar(images: Cifar, source: Path) -> Path:
@@ -325,6 +341,7 @@ PREPARE: dict[str, Callable[[Data], Path]] = {
     "auto": _prepare_auto,
     "cifar10": _prepare_cifar10,
     "folder": _prepare_folder,
+    "keras": _prepare_keras,
     "npz": _prepare_npz,
     "synthetic": _prepare_synthetic,
 }

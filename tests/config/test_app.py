@@ -23,6 +23,9 @@ GROUPS = {
     for folder in CONF.iterdir()
     if folder.is_dir()
 }
+NEEDS = {"keras": ["data.name=mnist"]}
+"""What a choice of data needs beside itself."""
+
 COMBINATIONS = [
     dict(zip(GROUPS, choice, strict=True)) for choice in itertools.product(*GROUPS.values())
 ]
@@ -43,6 +46,7 @@ def test_there_are_groups() -> None:
 @pytest.mark.parametrize("choice", COMBINATIONS, ids=lambda choice: "-".join(choice.values()))
 def test_every_combination_of_options_composes(choice: dict[str, str]) -> None:
     overrides = [f"{group}={name}" for group, name in choice.items()]
+    overrides += NEEDS.get(choice["data"], [])
     checked = config.validate_config(compose("config", overrides))
     assert checked.optimizer.name == {"nesterov": "sgd"}.get(
         choice["optimizer"], choice["optimizer"]

@@ -29,7 +29,7 @@ from support import (
 from cifar_hpo.config.app import Data
 from cifar_hpo.data import dataset as module
 from cifar_hpo.data.arrays import Split
-from cifar_hpo.data.cifar import CIFAR10
+from cifar_hpo.data.cifar import CIFAR10, CIFAR100
 from cifar_hpo.data.dataset import (
     PREPARED,
     Dataset,
@@ -237,6 +237,21 @@ def test_images_of_other_forms_are_told_apart_though_their_bytes_are_equal(tmp_p
         assert dataset.shape == (*shape[1:], 1)[:3]
         digests.add(dataset.digest)
     assert len(digests) == 4
+
+
+def test_keras_sets_are_decoded_by_their_names(tmp_path: Path) -> None:
+    datasets = tmp_path / "keras" / "datasets"
+    write_cifar10_batches(datasets / CIFAR100.unpacked, cifar=CIFAR100)
+    write_cifar10_batches(datasets / CIFAR10.unpacked)
+    hundred = load_dataset(config("keras", name="cifar100"))
+    assert (hundred.name, hundred.outputs) == ("cifar100", 100)
+    ten = load_dataset(config("keras", name="cifar10"))
+    assert ten.folder == load_dataset(config("cifar10")).folder
+    with pytest.raises(DataError, match=r"Fashion-MNIST could not be downloaded"):
+        load_dataset(config("keras", name="fashion_mnist"))
+    with pytest.raises(DataError, match=r"data\.path: .*/none does not exist; download https"):
+        load_dataset(config("keras", tmp_path / "none", name="mnist"))
+    assert len(decoded_folders()) == 2
 
 
 def test_workers_take_what_the_parent_prepared(npz: Path, tmp_path: Path) -> None:

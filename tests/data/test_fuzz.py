@@ -6,9 +6,11 @@ noted.
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import random
+import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +22,10 @@ from PIL import Image
 from support import images, write_cifar10_batches
 
 from cifar_hpo.data import cifar
-from cifar_hpo.data.cifar import CIFAR10, RemoteFile
+from cifar_hpo.data.cifar import CIFAR10
+from cifar_hpo.data.downloads import RemoteFile
 from cifar_hpo.data.image_files import FORMATS, open_rgb
+from cifar_hpo.data.keras_sets import read_idx
 from cifar_hpo.data.sources import read_npz
 from cifar_hpo.errors import DataError
 
@@ -69,6 +73,8 @@ def archive_doors(folder: Path) -> list[Door]:
         grey, numbers = pixels[:, :28, :20, 0] / np.float32(255), np.arange(8.0).reshape(4, 2)
         save(written, x_train=grey, y_train=numbers, x_test=grey, y_test=numbers)
         doors.append(Door(f"{save.__name__}.numbers.npz", written.getvalue(), read_npz))
+    idx = struct.pack(">BBBBIII", 0, 0, 8, 3, 4, 5, 6) + bytes(4 * 5 * 6)
+    doors.append(Door("images.idx.gz", gzip.compress(idx), read_idx))
     batches = write_cifar10_batches(folder / "batches", images_per_batch=1)
     batch = CIFAR10.train_batches[0]
     doors.append(Door(f"batches/{batch}", (batches / batch).read_bytes(), read_batches))
