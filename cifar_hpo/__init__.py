@@ -1,12 +1,20 @@
 """A hyperparameter sweep orchestrator: Hydra's configs, Optuna's studies, Keras' models, MLflow's
-runs."""
+runs.
+
+A function of data may return a `Dataset`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from cifar_hpo.data.given import Dataset
+
+__all__ = ["Dataset", "__version__"]
 
 # Hydra loads plugins from the namespace package hydra_plugins alone; ours lies in the package, so
 # it is put in reach here. An install puts it in reach of every Hydra app of its environment.
@@ -17,12 +25,17 @@ if Path(_PLUGINS).is_dir() and _PLUGINS not in sys.path:
 UNKNOWN_VERSION = "0+unknown"
 """The version of a copy of the sources that was never installed."""
 
+_WHERE = {"Dataset": "cifar_hpo.data.given"}
+"""The modules of what is offered here, which are imported when it is asked for."""
+
 __version__: str
 
 
-def __getattr__(name: str) -> str:
-    """`__version__`, looked up when it is asked for: importlib.metadata takes longer to import than
-    the rest of this module."""
+def __getattr__(name: str) -> Any:
+    """What the package offers, looked up when it is asked for: importlib.metadata alone takes
+    longer to import than the rest of this module."""
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib.metadata import PackageNotFoundError, version

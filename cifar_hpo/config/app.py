@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -16,10 +17,11 @@ from typing import Any, ClassVar, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_hpo import processor
+from cifar_hpo import paths, processor
 from cifar_hpo.config.fields import check_values, key, without_hydra
 from cifar_hpo.config.secrets import refuse_secrets_and_calls
 from cifar_hpo.errors import ConfigError, one_line
+from cifar_hpo.trust import TARGET, Call
 
 IMAGE_SIZE = 32
 SYNTHETIC_NOTICE = (
@@ -176,8 +178,12 @@ class Model:
         return total + self._features() * self.dense_units
 
 
-DATA_SOURCES = ("auto", "cifar10", "folder", "keras", "npz", "synthetic")
+DATA_SOURCES = ("auto", "cifar10", "folder", "function", "keras", "npz", "synthetic")
 KERAS_SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+FUNCTION = "function"
+"""data.source of images that a user's function gives."""
+OWN_WITH_FUNCTION = ("train_size", "validation", "augment", "split_seed", "folds")
+"""Keys of data that a function is not given."""
 
 
 @dataclass
@@ -207,6 +213,8 @@ class Data:
     name: str | None = key(
         "which of Keras' own sets, with data=keras", default=None, choices=KERAS_SETS
     )
+    call: Call | None = dataclasses.field(default=None, metadata={"omegaconf_ignore": True})
+    """A user's function with its arguments, with data=function: `_target_` and all other keys."""
 
 
 @dataclass
@@ -360,7 +368,9 @@ def validate_config(config: DictConfig) -> Config:
     """
     config = without_hydra(config)
     refuse_secrets_and_calls(config)
+    config, function = _without_function(config)
     typed = _to_typed(config)
+    typed.data.call = function
     for field in dataclasses.fields(typed):
         _validate_section(field.name, getattr(typed, field.name), config[field.name])
     _validate_sizes(typed.model)
@@ -368,6 +378,39 @@ def validate_config(config: DictConfig) -> Config:
     _validate_folds(typed)
     _validate_data(typed.data)
     return typed
+
+
+def _without_function(config: DictConfig) -> tuple[DictConfig, Call | None]:
+    """The config with data's own keys alone where it names a function, and the call of that.
+
+    All other keys of data are arguments. Raises ConfigError for values that can't be resolved.
+    """
+    given = config.get("data")
+    if not isinstance(given, DictConfig) or TARGET not in given:
+        if OmegaConf.select(config, "data.source") == FUNCTION:
+            problem = "missing; data=function needs the dotted name of your function"
+            raise ConfigError(f"data.{TARGET}", problem)
+        return config, None
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True)  # others may point to arguments
+        data: Any = OmegaConf.to_container(given, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        problem = one_line(error).split(" full_key:")[0]
+        raise ConfigError(error.full_key or "data", problem) from None
+    if data.get("source") in DATA_SOURCES:  # of a file that it builds on
+        del data["source"]
+    own = _data_defaults() | {"source": FUNCTION}
+    for name in OWN_WITH_FUNCTION:
+        if name in data:
+            own[name] = data.pop(name)
+    return OmegaConf.create(values | {"data": own}), Call.parse(data)
+
+
+@functools.cache
+def _data_defaults() -> dict[str, Any]:
+    """The keys of data with their values where nobody says."""
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(paths.CONF / "data" / "auto.yaml"))
+    return dict(defaults)
 
 
 def _to_typed(config: DictConfig) -> Config:

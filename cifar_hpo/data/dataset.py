@@ -2,7 +2,7 @@
 
 The arrays are mapped into memory, where all workers share them.
 Sources: CIFAR-10 (archive, unpacked folder, Keras' cache, download), others of Keras' sets, a
-folder of images, an .npz file, a synthetic set.
+folder of images, an .npz file, a user's function, a synthetic set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cifar_hpo.data import cifar
 from cifar_hpo.data.arrays import DecodedImages, Split, numbered_classes
 from cifar_hpo.data.cifar import CIFAR10, CIFAR100, Cifar
 from cifar_hpo.data.decoded import decode_once, is_whole, open_decoded, read_about
+from cifar_hpo.data.functions import call_function, fingerprint, read_function
 from cifar_hpo.data.keras_sets import KERAS_SETS
 from cifar_hpo.data.labels import CLASSES
 from cifar_hpo.data.sources import image_files, read_folder, read_npz
@@ -34,6 +35,7 @@ from cifar_hpo.data.synthetic import CLASS_COUNT, VERSION, synthetic
 from cifar_hpo.data.untrusted import damage_refused, printable
 from cifar_hpo.errors import ConfigError, DataError, one_line
 from cifar_hpo.paths import DATASET_ABOUT, DECODED_IMAGES
+from cifar_hpo.trust import Call
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +150,13 @@ def load_dataset(data: Data) -> Dataset:
     if not is_whole(folder):
         _forget(data)
         folder = prepare_dataset(data)
-    return _open(folder, source=data.source)
+    dataset = _open(folder, source=data.source)
+    count = open_decoded(folder).streamed
+    if count is None:
+        return dataset
+    call = _call(data)
+    streams = Streams.of(f"data: {call.target}", call_function(call), data, count)
+    return replace(dataset, streams=streams)
 
 
 def _open(folder: Path, source: str = "") -> Dataset:
@@ -239,6 +247,8 @@ def _source(data: Data) -> str:
     """What tells a source from others within a command."""
     if data.source == "keras":
         return f"keras:{data.name}:{data.path}"
+    if data.call:
+        return f"function:{data.call!r}"
     return f"{data.source}:{data.path}"
 
 
@@ -337,10 +347,28 @@ def _prepare_synthetic(data: Data) -> Path:  # noqa: ARG001  as all of PREPARE
     return decode_once(SYNTHETIC, VERSION, draw)
 
 
+def _prepare_function(data: Data) -> Path:
+    """What a user's function returns. Raises ConfigError where it may not be called."""
+    call = _call(data)
+
+    def read() -> DecodedImages:
+        images = read_function(call)
+        return images._replace(name=NOT_IN_A_NAME.sub("_", images.name or call.target))
+
+    return decode_once(call.target, fingerprint(call), read)
+
+
+def _call(data: Data) -> Call:
+    if data.call is None:
+        raise ConfigError("data._target_", "data=function needs the dotted name of your function")
+    return data.call
+
+
 PREPARE: dict[str, Callable[[Data], Path]] = {
     "auto": _prepare_auto,
     "cifar10": _prepare_cifar10,
     "folder": _prepare_folder,
+    "function": _prepare_function,
     "keras": _prepare_keras,
     "npz": _prepare_npz,
     "synthetic": _prepare_synthetic,
