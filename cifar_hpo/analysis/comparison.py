@@ -36,7 +36,9 @@ from cifar_hpo.study.study import MEANING, RUN
 from cifar_hpo.study.tables import has_parameter_columns
 from cifar_hpo.trial import FINISHED, PRUNED
 
-SEED = "training.seed"
+SEEDS = ("training.seed", "seed")
+"""The keys of seeds: this package's own, and the one that other apps have."""
+
 REPLICAS = "training.replicas"
 TEST_ACCURACY = "test_accuracy"
 TOP_K = 10
@@ -145,6 +147,11 @@ class Comparison:
         return [trial for trial in self.trials if trial.error and trial.state != PRUNED]
 
     @property
+    def has_replicas(self) -> bool:
+        """Whether a trial can have several seeds of its own, as in this package's app."""
+        return "training" in self.meaning.get("config", ["training"])
+
+    @property
     def is_validated_on_test(self) -> bool:
         """Whether trials were selected by the test images, as the article did."""
         return flat(self.meaning.get("config", {})).get("data.validation") == "test"
@@ -163,7 +170,7 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
     ranking = ranked(trials, directions)
     keys = _varied_keys(ranking)
     config = flat(meaning.get("config", {}))
-    base_seed = _as_seed(config.get(SEED, 0))
+    base_seed = _as_seed(_seed_in(config, 0))
     unfinished = _unfinished_seeds(study, meaning)
     configurations = []
     for group in _grouped(ranking):
@@ -195,7 +202,19 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
 
 
 def _without_seed(params: Mapping[str, Value]) -> dict[str, Value]:
-    return {key: value for key, value in params.items() if key != SEED}
+    return {key: value for key, value in params.items() if not _is_seed(key)}
+
+
+def _is_seed(key: str) -> bool:
+    return key.lstrip("+") in SEEDS
+
+
+def _seed_in(values: Mapping[str, Any], otherwise: Any) -> Any:
+    """The seed among values by the path of their key."""
+    for key, value in values.items():
+        if _is_seed(key):
+            return value
+    return otherwise
 
 
 def _varied_keys(trials: Sequence[FinishedTrial]) -> list[str]:
@@ -223,7 +242,7 @@ def _configuration(
     for trial in group:
         if trial.state != FINISHED or trial.value is None:
             continue
-        first_seed = _as_seed(trial.params.get(SEED, base_seed))
+        first_seed = _as_seed(_seed_in(trial.params, base_seed))
         values |= _by_seed(trial, metric, first_seed, trial.value)
         test_accuracy = trial.metrics.get(TEST_ACCURACY)
         test_accuracies |= _by_seed(trial, TEST_ACCURACY, first_seed, test_accuracy)
@@ -299,7 +318,7 @@ def _unfinished_seeds(study: optuna.Study, meaning: Mapping[str, Any]) -> dict[s
 
 def _seed_choices(trial: FrozenTrial) -> list[int]:
     """All seeds of a study in which they vary."""
-    distribution = trial.distributions.get(SEED)
+    distribution = _seed_in(trial.distributions, None)
     if not isinstance(distribution, CategoricalDistribution):
         return []
     return [_as_seed(choice) for choice in distribution.choices]
@@ -307,7 +326,7 @@ def _seed_choices(trial: FrozenTrial) -> list[int]:
 
 def _seeds(params: Mapping[str, Value], config: Mapping[str, Any]) -> Iterable[int]:
     """The seeds of a trial, one for each replica; config: what does not vary, by its path."""
-    first = _as_seed(params.get(SEED, config.get(SEED, 0)))
+    first = _as_seed(_seed_in(params, _seed_in(config, 0)))
     replicas = str(params.get(REPLICAS, config.get(REPLICAS, 1)))
     return range(first, first + (int(replicas) if replicas.isdecimal() else 1))
 

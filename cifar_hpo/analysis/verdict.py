@@ -5,6 +5,7 @@ A decision is one of seven dataclasses, which hold the figures that its sentence
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -59,7 +60,7 @@ class Unknown:
 
     one_seed: which configurations have a single replica: all, the best, or the others.
     replicas: how many of each would show the gap if seeds spread by ASSUMED_SEED_STD; None for more
-    than MAX_REPLICAS.
+    than MAX_REPLICAS. has_replicas: whether a trial can have several seeds of its own.
     """
 
     best: str
@@ -67,6 +68,7 @@ class Unknown:
     gap: float
     one_seed: Literal["all", "best", "others"]
     replicas: int | None
+    has_replicas: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,17 +126,19 @@ def decide(comparison: Comparison) -> Decision:
         return SeveralMetrics(metric)
     if not comparison.complete:
         return NothingComplete()
-    return _decide(comparison.complete, metric)
+    return _decide(comparison.complete, metric, has_replicas=comparison.has_replicas)
 
 
-def _decide(complete: Sequence[Configuration], metric: str) -> Decision:
+def _decide(
+    complete: Sequence[Configuration], metric: str, *, has_replicas: bool = True
+) -> Decision:
     """The decision on configurations that can be compared, the best first."""
     best = complete[0]
     if len(complete) == 1:
         return OnlyOne(best.name, metric, _mean(best), best.confidence_interval)
     top = complete[:TOP_K]
     if all(configuration.p_value is None for configuration in top[1:]):
-        return _unknown(top)
+        return dataclasses.replace(_unknown(top), has_replicas=has_replicas)
     if any(configuration.is_tied for configuration in top[1:]):
         return _tied(top)
     unknown = _names_of_unknown(top)
@@ -227,9 +231,15 @@ def _unknown_sentences(decision: Unknown) -> list[str]:
     )
     hint = (
         f"If seeds spread results by {ASSUMED_SEED_STD:g}, {_replicas(decision.replicas)}; "
-        "repeat the best with training.replicas=5."
+        f"{_how_to_repeat(decision)}."
     )
     return [ahead, hint]
+
+
+def _how_to_repeat(decision: Unknown) -> str:
+    if decision.has_replicas:
+        return "repeat the best with training.replicas=5"
+    return "give the app a seed, and vary it too: seed=0,1,2,3,4"
 
 
 def _best_sentences(decision: Best) -> list[str]:

@@ -160,7 +160,7 @@ def _time(comparison: Comparison) -> list[Chart]:
 def _best_model(comparison: Comparison, runs: StoredRuns | None) -> list[Chart]:
     """What the best model makes of the test images."""
     run_id = comparison.finished[0].trial.run_id
-    if runs is None or not run_id:
+    if runs is None or not run_id or not comparison.meaning.get("data"):
         return []
     title = "What the best gets wrong"
     explanation = "The best configuration's best replica, on the test images."

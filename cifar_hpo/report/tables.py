@@ -47,7 +47,10 @@ def configuration_table(comparison: Comparison) -> Table:
     columns += ["95 %", "against the best"]
     if has_tests:
         columns.append("test accuracy")
-    columns += ["parameters", "seconds", "state"]
+    has_sizes = any("parameters" in trial.metrics for trial in trials)
+    if has_sizes:
+        columns.append("parameters")
+    columns += ["seconds", "state"]
     rows = []
     for rank, (configuration, cells) in enumerate(
         zip(configurations, parameters.rows, strict=True), start=1
@@ -64,7 +67,8 @@ def configuration_table(comparison: Comparison) -> Table:
         row.append(_place(configuration, rank, comparison.shared_seeds(configuration)))
         if has_tests:
             row.append(_mean(configuration.test_accuracies))
-        row.append(metric_text("parameters", trial.metrics))
+        if has_sizes:
+            row.append(metric_text("parameters", trial.metrics))
         row.append(f"{configuration.seconds:.1f}")
         row.append(state_text(trial))
         rows.append(row)

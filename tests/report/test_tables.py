@@ -134,3 +134,15 @@ def test_seeds_that_did_not_finish_are_counted(tmp_path: Path) -> None:
     best, shared, lost_some, lost_all = column(table, "against the best")
     assert (best, lost_some, lost_all) == ("best", "no verdict, 2 of 5 seeds", MISSING)
     assert shared.endswith(", over 2 seeds of both")
+
+
+def test_in_an_app_whose_trials_have_no_sizes_a_seed_makes_replicas_too(tmp_path: Path) -> None:
+    outcomes = []
+    for move, mean in (("swap", 0.5), ("reverse", 0.7)):
+        for seed in range(3):
+            outcomes.append(({"move": move, "+seed": seed}, [mean + JITTER[0][seed]]))
+    storage = lay_out(tmp_path, outcomes, more_meaning={"config": {"move": 1}, "data": []})
+    comparison = compare_study("laid", storage)
+    assert list(comparison.keys) == ["move"]
+    assert [len(one.values) for one in comparison.configurations] == [3, 3]
+    assert not comparison.has_replicas
