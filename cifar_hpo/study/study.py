@@ -48,6 +48,9 @@ RUN = "mlflow"
 FOLDER = "folder"
 """The attribute of Optuna's study that says where its last sweep left its trials' folders."""
 
+CODE = "code"
+"""The attribute of Optuna's study that says by digests what code its trials run."""
+
 FAILURES = (FAILED, KILLED)
 
 ID = "id"
@@ -165,6 +168,16 @@ class Study:
         """Note where MLflow has this study, for the report; not where the URI holds a password."""
         if not has_secret(uri):
             self._stored.study.set_user_attr(RUN, [uri, run_id])
+
+    def code(self) -> list[dict[str, Any]]:
+        """What code its trials run, each entry from the trial with the number `first` on."""
+        entries: list[dict[str, Any]] = self._stored.study.user_attrs.get(CODE, [])
+        return entries
+
+    def add_code(self, entry: Mapping[str, Any]) -> None:
+        """Note what code trials run that begin from now on."""
+        known = {"first": len(self._stored.trials()), **entry}
+        self._stored.study.set_user_attr(CODE, [*self.code(), known])
 
     def set_trial_run(self, number: int, run_id: str) -> None:
         """Note in which MLflow run a counted trial was logged, after it was counted."""
