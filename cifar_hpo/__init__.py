@@ -1,7 +1,8 @@
 """A hyperparameter sweep orchestrator: Hydra's configs, Optuna's studies, Keras' models, MLflow's
 runs.
 
-A function of data may return a `Dataset`.
+A function of data may return a `Dataset`. The task of any Hydra app may call `report`, to say how its trial goes, and `folder`, for its
+checkpoints; it lets `Pruned` pass.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cifar_hpo.data.given import Dataset
+    from cifar_hpo.reporting import folder, report
+    from cifar_hpo.trial import Pruned
 
-__all__ = ["Dataset", "__version__"]
+__all__ = ["Dataset", "Pruned", "__version__", "folder", "report"]
 
 # Hydra loads plugins from the namespace package hydra_plugins alone; ours lies in the package, so
 # it is put in reach here. An install puts it in reach of every Hydra app of its environment.
@@ -25,7 +28,12 @@ if Path(_PLUGINS).is_dir() and _PLUGINS not in sys.path:
 UNKNOWN_VERSION = "0+unknown"
 """The version of a copy of the sources that was never installed."""
 
-_WHERE = {"Dataset": "cifar_hpo.data.given"}
+_WHERE = {
+    "Dataset": "cifar_hpo.data.given",
+    "Pruned": "cifar_hpo.trial",
+    "folder": "cifar_hpo.reporting",
+    "report": "cifar_hpo.reporting",
+}
 """The modules of what is offered here, which are imported when it is asked for."""
 
 __version__: str

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_hpo import interruption, trial
 from cifar_hpo.config.secrets import refuse_search_path_of_packages, refuse_secrets_and_calls
 from cifar_hpo.console import set_up_output
-from cifar_hpo.errors import SweepFailed, UserError, exit_with, one_line
+from cifar_hpo.errors import SweepFailed, UserError, exit_interrupted, exit_with, one_line
 from cifar_hpo.hydra_internals import ConfigChecks, configs_checked, is_rerun_of_pickle
 from cifar_hpo.objective import objective
 from cifar_hpo.paths import CONF
@@ -61,8 +61,7 @@ def main() -> None:
         with configs_checked(checks):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write("; ".join(["interrupted", *map(str, interrupt.args)]) + "\n")
-        sys.exit(130)
+        exit_interrupted(interrupt)
     except (HydraException, OmegaConfBaseException, UserError, SweepFailed, OSError) as error:
         if is_full_error_wanted:
             raise

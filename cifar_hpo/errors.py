@@ -6,6 +6,7 @@
         StudyError      a study that can't be opened or continued as asked
     SweepFailed         a sweep ended, but not every trial finished; exit code 1
     TrialError          a trial that can't give a value; exit code 1 for a single run
+        UnusableResult  a trial whose task did not return what its study needs
 
 Every message is one line: what, where (the config path or the file) and what to do. A bug is any
 other exception, and its traceback is shown.
@@ -49,6 +50,10 @@ class SweepFailed(Exception):
 
 class TrialError(Exception):
     """A trial that can't give a value, such as one that diverged; a retry would end likewise."""
+
+
+class UnusableResult(TrialError):
+    """A task returned something else than its study needs; each of its trials may."""
 
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -97,6 +102,12 @@ def exit_with(error: Exception) -> NoReturn:
     line = redacted(f"{key}: {message}" if key and not message.startswith(key) else message)
     print(line if happened else f"error: {line}", file=sys.stderr)
     sys.exit(1 if happened else 2)
+
+
+def exit_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
+    """End the program after a signal that asked for it, on one line, with exit code 130."""
+    print("; ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+    sys.exit(130)
 
 
 def one_line(error: BaseException) -> str:

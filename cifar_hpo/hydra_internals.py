@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 from hydra._internal import hydra as hydra_app
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import get_args_parser, run_and_report
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
@@ -183,3 +185,25 @@ def is_rerun_of_pickle() -> bool:
     """Whether the command line asks for `--experimental-rerun`, in full or abbreviated."""
     arguments, _ = get_args_parser().parse_known_args()
     return arguments.experimental_rerun is not None
+
+
+def single_run_arguments() -> list[str]:
+    """What of the command line chooses the configs, and makes a single run of a config that is a
+    sweep by itself."""
+    given, _ = get_args_parser().parse_known_args()
+    arguments = []
+    for option in ("config_path", "config_name", "config_dir"):
+        value = getattr(given, option)
+        if value is not None:
+            arguments += [f"--{option.replace('_', '-')}", value]
+    return arguments if given.multirun else [*arguments, "hydra.mode=RUN"]
+
+
+def ends_program() -> bool:
+    """Whether `hydra.main` runs this program and would end it for an error, with many lines."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        return False
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not run_and_report.__code__:
+        frame = frame.f_back
+    return frame is not None

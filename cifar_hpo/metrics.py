@@ -18,6 +18,9 @@ OF_A_REPLICA = re.compile(r"replica_(\d+)/(.+)")
 NOT_IN_A_NAME = re.compile(r"[^\w. -]")
 """What MLflow does not take in the name of a metric, and the slash, which makes groups there."""
 
+NOT_IN_A_KEY = re.compile(r"[^\w. :/-]")
+"""What MLflow takes in no name of a metric or param."""
+
 MAX_CLASS_NAME = 200
 """Characters of a class's name in that of a metric, of which MLflow takes 250."""
 
@@ -154,3 +157,13 @@ def class_metrics(metric: str, by_class: Mapping[str, float]) -> dict[str, float
             free = f"{metric}/{shown}_{number}"
         metrics[free] = value
     return metrics
+
+
+def metric_name(name: str) -> str:
+    """A metric's name as MLflow takes it, with a `_` for each sign that it does not."""
+    return NOT_IN_A_KEY.sub("_", name)
+
+
+def param_name(key: str) -> str:
+    """The key of an override, such as `+model.depth`, as the name of a param in MLflow."""
+    return NOT_IN_A_KEY.sub("_", key.lstrip("+~"))

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cifar_hpo import processor, trial
+from cifar_hpo import processor
 from cifar_hpo.attempt import Attempt, EpochLog, attempt_record
 from cifar_hpo.config import app
 from cifar_hpo.config.app import Config
@@ -67,6 +67,7 @@ class Objective:
     )
     epoch_metrics = ("val_accuracy", "val_loss", "accuracy", "loss")
     whole_keys = app.whole_number_keys()
+    logs_itself = True
     imports = (
         "cifar_hpo.training.trainer",
         "cifar_hpo.tracking.attempts",
@@ -233,11 +234,7 @@ class Objective:
             config, checked, dataset, context, number=number, overrides=overrides
         )
         folder = Path(hydra.runtime.output_dir)
-        with (
-            checkpoints_cleared(folder),
-            pruned_by_storage(context, number),
-            attempt_run(record, folder) as run,
-        ):
+        with checkpoints_cleared(folder), attempt_run(record, folder) as run:
             attempt = Attempt(checked, dataset, run, context.metric, epoch_log)
             attempt.begin()
             trained = trainer.train(checked, dataset, attempt.on_epoch, folder)
@@ -282,24 +279,6 @@ def checkpoints_cleared(folder: Path) -> Iterator[None]:
         checkpoint.clear(folder)
         raise
     checkpoint.clear(folder)
-
-
-@contextlib.contextmanager
-def pruned_by_storage(context: Context, number: int) -> Iterator[None]:
-    """Let a trial under a launcher that is not ours ask the pruner, through the study's storage.
-
-    Our own workers report to the parent, which asks it.
-    """
-    if not context.pruner or trial.has_reporter():
-        yield
-        return
-    from cifar_hpo.study.pruners import pruner_for
-
-    trial.set_reporter(pruner_for(context.storage, context.study, number, context.pruner))
-    try:
-        yield
-    finally:
-        trial.set_reporter(None)
 
 
 objective: Any = Objective()

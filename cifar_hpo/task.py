@@ -1,6 +1,7 @@
 """What a trial runs: a `Task` is any Hydra task function with all that a sweep may ask of it.
 
-`as_task` makes one of a plain function, whose hooks then do nothing.
+`as_task` makes one of a plain function, whose hooks then do nothing; a `WrappedTask` adds something
+to each run of another.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ class Task(Protocol):
     epoch_metrics: those of which a pruner gets a value after each epoch. Both are empty where
     nobody can say. whole_keys: those that take whole numbers alone, of which an interval has no
     others. defaults_before: keys that studies of earlier versions do not have, and what
-    those did, so that they go on under this one.
+    those did, so that they go on under this one. logs_itself: whether it logs each trial to MLflow;
+    what does not is logged for it.
     """
 
     imports: Sequence[str]
@@ -27,6 +29,7 @@ class Task(Protocol):
     epoch_metrics: Sequence[str]
     whole_keys: Sequence[str]
     defaults_before: Mapping[str, Any]
+    logs_itself: bool
 
     def __call__(self, config: DictConfig) -> Any:
         """Run one trial, as Hydra does; returns its value, its metrics or a `TrialResult`."""
@@ -75,6 +78,7 @@ class _Function:
     epoch_metrics: Sequence[str] = ()
     whole_keys: Sequence[str] = ()
     defaults_before: Mapping[str, Any] = {}
+    logs_itself: bool = False
 
     def __init__(self, function: Callable[[DictConfig], Any]) -> None:
         self.function = function
@@ -116,6 +120,7 @@ HOOKS = (
     "epoch_metrics",
     "whole_keys",
     "defaults_before",
+    "logs_itself",
     "validate",
     "prepare",
     "warnings",
@@ -130,3 +135,24 @@ HOOKS = (
 def as_task(function: Callable[[DictConfig], Any]) -> Task:
     """The function with every hook of a Task; its own where it has them."""
     return _Function(function)
+
+
+class WrappedTask:
+    """A task function around another one, whose hooks it has; `around` is what it adds."""
+
+    def __init__(self, function: Callable[[DictConfig], Any]) -> None:
+        self.function = function
+        self.task = as_task(function)
+        for name in HOOKS:
+            if name != "run":
+                setattr(self, name, getattr(self.task, name))
+
+    def __call__(self, config: DictConfig) -> Any:
+        return self.around(config, lambda: self.function(config))
+
+    def run(self, config: DictConfig, checked: Any) -> Any:
+        return self.around(config, lambda: self.task.run(config, checked))
+
+    def around(self, config: DictConfig, run: Callable[[], Any]) -> Any:
+        """Run one trial, which `run` does, and return what it returns."""
+        raise NotImplementedError

@@ -7,12 +7,14 @@ config and Hydra's `JobReturn` they are all that crosses a process boundary.
 from __future__ import annotations
 
 import json
+import math
+import numbers
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cifar_hpo.errors import TrialError, named_line, one_line
+from cifar_hpo.errors import TrialError, UnusableResult, named_line, one_line
 from cifar_hpo.redaction import redacted
 
 CONTEXT = "CIFAR_HPO_TRIAL"
@@ -65,6 +67,28 @@ class TrialResult:
         return FINISHED if self.state == PRUNED else self.state
 
     @classmethod
+    def of_value(cls, value: Any, metrics: Sequence[str]) -> TrialResult:
+        """What a task function returned means for its trial.
+
+        metrics: the study's, which compares trials by them. A mapping is all metrics of the trial
+        by name. A number is the study's one metric, a list or tuple of numbers its several, in
+        their order. Anything else is no value: such a trial is finished, and not compared.
+
+        Raises UnusableResult for a mapping or numbers without the study's metrics, TrialError for
+        one that is not finite.
+        """
+        if isinstance(value, TrialResult):
+            return value
+        if isinstance(value, Mapping):
+            named = _numbers_by_name(value, metrics)
+        else:
+            named = _numbers_in_order(value, metrics)
+        for name in metrics:
+            if name in named and not math.isfinite(named[name]):
+                raise TrialError(f"{name} is {named[name]}")
+        return cls(FINISHED, named)
+
+    @classmethod
     def of_error(cls, error: BaseException) -> TrialResult:
         """What an exception that a trial raised means for it, with no password in the text."""
         if isinstance(error, Pruned):
@@ -72,6 +96,46 @@ class TrialResult:
         if isinstance(error, TrialError):
             return cls(FAILED, error=redacted(one_line(error)))
         return cls(FAILED, error=named_line(error))
+
+
+def _numbers_by_name(returned: Mapping[Any, Any], metrics: Sequence[str]) -> dict[str, float]:
+    named = {}
+    for name, value in returned.items():
+        number = as_number(value)
+        if number is None:
+            raise UnusableResult(f"returned {name}={value!r:.40}, which is no number")
+        named[str(name)] = number
+    missing = [name for name in metrics if name not in named]
+    if missing:
+        raise UnusableResult(f"returned {', '.join(named) or 'nothing'} and no {missing[0]}")
+    return named
+
+
+def _numbers_in_order(returned: Any, metrics: Sequence[str]) -> dict[str, float]:
+    """Empty where it is neither a number nor numbers."""
+    values = returned if isinstance(returned, list | tuple) else [returned]
+    found = [as_number(value) for value in values]
+    known = [number for number in found if number is not None]
+    if len(known) < len(found):
+        return {}
+    if len(known) != len(metrics):
+        count = f"{len(known)} number{'s' * (len(known) != 1)}"
+        raise UnusableResult(f"returned {count} for {', '.join(metrics)}")
+    return dict(zip(metrics, known, strict=True))
+
+
+def as_number(value: Any) -> float | None:
+    """A number as such, also one that NumPy, PyTorch or TensorFlow have as an array without
+    dimensions; None for anything else."""
+    if isinstance(value, numbers.Real):
+        return float(value)
+    shape = getattr(value, "shape", None)
+    if shape is None or len(shape) > 0:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -93,10 +157,11 @@ class Progress:
 class Context:
     """What a trial knows of the study around it; empty for a single run.
 
-    study_id: unlike its name never another study's. left_results: the folder in which a trial
-    leaves its result. varied: the keys that vary. pruner, storage: the pruner's options and the
-    study's storage, for a trial that asks the pruner itself; None and empty where no pruner may
-    stop it.
+    metric: the first of metrics, the study's. study_id: unlike its name never another study's.
+    left_results: the folder in which a trial leaves its result. varied: the keys that vary.
+    tracking_uri: MLflow's store; empty where nothing is tracked. pruner, storage: the pruner's
+    options and the study's storage, for a trial that asks the pruner itself; None and empty where
+    no pruner may stop it.
     """
 
     study: str = ""
@@ -109,6 +174,8 @@ class Context:
     storage: str = ""
     study_id: str = ""
     left_results: str = ""
+    metrics: tuple[str, ...] = ()
+    tracking_uri: str = ""
 
     def to_environment(self) -> dict[str, str]:
         """As the environment variable from which a trial reads it."""
@@ -118,7 +185,8 @@ class Context:
     def from_environment(cls) -> Context:
         """This process's own."""
         values = json.loads(os.environ.get(CONTEXT, "{}"))
-        values["varied"] = tuple(values.get("varied", ()))
+        for name in ("varied", "metrics"):
+            values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
 

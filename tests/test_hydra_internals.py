@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hydra._internal.utils import run_and_report
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
@@ -11,10 +12,12 @@ from hydra.types import RunMode
 from support import config_loader
 
 from cifar_hpo.hydra_internals import (
+    ends_program,
     job_config,
     parsed_value,
     registered_targets,
     return_value,
+    single_run_arguments,
 )
 
 MEND = "mend hydra_internals.py"
@@ -57,3 +60,28 @@ def test_a_job_s_own_config_is_hydra_s_for_a_while() -> None:
     with job_config(config):
         assert HydraConfig.get().job.num == 7, f"HydraConfig takes a config otherwise: {MEND}"
     assert HydraConfig.instance().cfg is before
+
+
+def test_hydra_ends_a_program_that_its_main_runs_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    assert run_and_report(ends_program), f"hydra.main reports errors elsewhere: {MEND}"
+    assert not ends_program()
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert not run_and_report(ends_program)
+
+
+@pytest.mark.parametrize(
+    ("given", "single"),
+    [
+        (["-m", "x=1,2"], []),
+        (["-m", "-cn", "other", "-cd", "here"], ["--config-name", "other", "--config-dir", "here"]),
+        (["-cn", "a_sweep"], ["--config-name", "a_sweep", "hydra.mode=RUN"]),
+    ],
+)
+def test_a_single_run_has_the_configs_of_the_command(
+    given: list[str], single: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py", *given])
+    assert single_run_arguments() == single, f"Hydra's options have other names: {MEND}"

@@ -29,12 +29,25 @@ LAYERS = (
         "hydra_internals",
         "interruption",
         "left_results",
+        "reporting",
+        "tracebacks",
         "whole_files",
     ),
     ("config",),
     ("study", "data", "workers"),
     ("sweep", "analysis", "training", "tracking"),
-    ("report", "objective", "attempt", "studies", "ui", "ui_server", "predict", "results"),
+    (
+        "report",
+        "objective",
+        "attempt",
+        "tracked",
+        "studies",
+        "ui",
+        "ui_server",
+        "predict",
+        "results",
+        "examples",
+    ),
     ("__main__", "_hydra"),
 )
 """The ground first; a module may import what stands in its own line or in an earlier one."""
@@ -52,7 +65,18 @@ FOREIGN = {
     "tensorflow": ("training", "predict"),
     "mlflow": ("tracking",),
     "multiprocessing": ("workers",),
-    "hydra": ("__main__", "_hydra", "hydra_internals", "objective", "study", "sweep", "workers"),
+    "hydra": (
+        "__main__",
+        "_hydra",
+        "hydra_internals",
+        "objective",
+        "tracked",
+        "reporting",
+        "study",
+        "sweep",
+        "workers",
+        "examples",
+    ),
 }
 """Which parts may import a library at all."""
 

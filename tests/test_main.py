@@ -113,6 +113,7 @@ SWEPT_WRONG = {
     "hydra/sweeper/pruner=median hydra.sweeper.metric=test_accuracy": "hydra.sweeper.pruner",
     "hydra.sweeper.study_name=../../x": "hydra.sweeper.study_name",
     "hydra.sweeper.n_trials=-1": "hydra.sweeper.n_trials",
+    "hydra.sweeper.track=false": "hydra.sweeper.track",
     "hydra.sweeper.direction=up": "hydra.sweeper.direction",
     "hydra.sweeper.sampler.name=best": "hydra.sweeper.sampler.name",
     "hydra.launcher.n_workers=0": "hydra.launcher.n_workers",

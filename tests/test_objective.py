@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +12,15 @@ from PIL import Image
 from support import Run, composed
 
 from cifar_hpo import objective as module
-from cifar_hpo import trial
 from cifar_hpo.config.app import Config
 from cifar_hpo.data.dataset import PREPARED
 from cifar_hpo.errors import ConfigError, TrialError
-from cifar_hpo.objective import Objective, checkpoints_cleared, pruned_by_storage
+from cifar_hpo.objective import Objective, checkpoints_cleared
 from cifar_hpo.paths import CHECKPOINT
 from cifar_hpo.processor import fused_below
 from cifar_hpo.task import as_task
 from cifar_hpo.tracking.reader import RunReader
-from cifar_hpo.trial import Context, Progress, Pruned
+from cifar_hpo.trial import Pruned
 
 WIDE = fused_below()
 
@@ -229,43 +227,6 @@ def test_checkpoints_are_kept_by_what_was_interrupted_alone(
     with pytest.raises(error), checkpoints_cleared(checkpoint.parent):
         raise error
     assert checkpoint.exists() == is_kept
-
-
-def test_the_pruner_is_asked_through_the_storage_where_nobody_else_listens(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: list[tuple[Any, ...]] = []
-
-    def pruner_for(*given: Any) -> Any:
-        asked.append(given)
-        return lambda _: True
-
-    monkeypatch.setattr("cifar_hpo.study.pruners.pruner_for", pruner_for)
-    pruner = {"name": "median"}
-    context = Context("s", pruner=pruner, storage="sqlite:///x.db")
-    monkeypatch.setenv(trial.CONTEXT, context.to_environment()[trial.CONTEXT])
-    with pruned_by_storage(context, 4), pytest.raises(Pruned, match="after epoch 1 of 2 by median"):
-        trial.report(Progress(1, 2, 0.5))
-    assert asked == [("sqlite:///x.db", "s", 4, pruner)]
-    assert not trial.has_reporter()
-
-
-def test_a_worker_that_reports_to_its_parent_goes_on_doing_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    heard: list[Progress] = []
-
-    def hear(progress: Progress) -> bool:
-        heard.append(progress)
-        return False
-
-    trial.set_reporter(hear)
-    try:
-        with pruned_by_storage(Context("s", pruner={"name": "median"}), 4):
-            trial.report(Progress(1, 2, 0.5))
-    finally:
-        trial.set_reporter(None)
-    assert heard == [Progress(1, 2, 0.5)]
 
 
 def test_many_classes_of_any_names_train_and_are_logged(

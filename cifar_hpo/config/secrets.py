@@ -111,6 +111,8 @@ def _leaves(node: Any, path: str, key: str = "") -> Iterator[tuple[str, str, Any
 def _refuse_call(path: str, key: str, value: Any) -> None:
     """Raise ConfigError for a `_target_`, also one in a text, which could become an override, that
     is not allowed."""
+    if key == TARGET and value is None:
+        return  # it stands in a schema, and nobody has given it
     if key == TARGET and path.startswith("hydra.") and not path.startswith(CALLBACKS):
         if value not in registered_targets():
             problem = f"refused: no installed package has registered {value!r} with Hydra"

@@ -17,6 +17,27 @@ SAMPLERS = ("auto", "grid", "random", "tpe", "gp", "cmaes", "nsgaii", "qmc")
 PRUNERS = ("none", "median", "asha", "hyperband", "patient")
 
 
+OF_HYDRA_OPTUNA_SWEEPER = {
+    "n_jobs": "hydra/launcher=workers hydra.launcher.n_workers=N runs N trials at a time",
+    "max_failure_rate": "hydra.sweeper.max_failures=N stops after N failed trials; null goes on",
+    "search_space": "hydra.sweeper.params has the space as on the command line: "
+    "{x: 'interval(0,1)', y: 'choice(1,2)'}",
+    "custom_search_space": "no function makes a space here; hydra.sweeper.conditions says which "
+    "parameters exist when, .constraints what to leave out, and an end that depends on another "
+    "parameter becomes a difference to it: {dz: 'interval(-1,1)'}, z = x + dz",
+    "experiment_sequence": "leave it out; hydra/sweeper/sampler=NAME says how trials are chosen",
+    "sampler._target_": "choose one by hydra/sweeper/sampler=NAME: " + ", ".join(SAMPLERS),
+    "pruner._target_": "choose one by hydra/sweeper/pruner=NAME: " + ", ".join(PRUNERS),
+}
+"""Keys of another sweeper of Hydra's that are none here, and what does the same. Schemas take them,
+so that the error can say so."""
+
+
+def _foreign() -> Any:
+    """One of these keys; nobody sees it in help."""
+    return dataclasses.field(default=None)
+
+
 @dataclass
 class Sampler:
     """The options of each sampler are Optuna's own, and so is what null stands for."""
@@ -28,6 +49,7 @@ class Sampler:
         choices=SAMPLERS,
     )
     seed: int | None = key("makes a study with one worker repeatable", default=None, low=0)
+    _target_: Any = _foreign()
 
 
 @dataclass
@@ -85,6 +107,7 @@ class Pruner:
     step is an epoch."""
 
     name: str = key("who stops a trial that will not win", default="none", choices=PRUNERS)
+    _target_: Any = _foreign()
 
 
 @dataclass
@@ -156,14 +179,15 @@ class Sweeper:
     )
     direction: Any | None = key(
         "of the metric, or a list for several; null is each metric's own where the task knows it, "
-        "else maximize",
+        "else minimize for a loss or an error, and maximize",
         default=None,
         choices=("maximize", "minimize"),
         listed=True,
     )
     metric: Any | None = key(
         "what trials are compared by, or a list for several; null is val_accuracy, or val_loss "
-        "where numbers are predicted",
+        "where numbers are predicted, and in another app what its task returns as a number, which "
+        "is called value",
         default=None,
         choices=(),
     )
@@ -183,12 +207,22 @@ class Sweeper:
         "failed trials after which the sweep stops; null never", default=10, low=1
     )
     retries: int = key("further attempts of a trial whose worker was killed", default=1, low=0)
+    track: bool | None = key(
+        "whether MLflow gets the study and its trials; null says so where the app's config has a "
+        "part mlflow",
+        default=None,
+    )
     fresh: bool = key("start another study beside an earlier one of this name", default=False)
     max_batch_size: int | None = key(
         "trials in a batch, where the launcher takes batches; null is as many as it runs at a time",
         default=None,
         low=1,
     )
+    n_jobs: Any = _foreign()
+    max_failure_rate: Any = _foreign()
+    search_space: Any = _foreign()
+    custom_search_space: Any = _foreign()
+    experiment_sequence: Any = _foreign()
 
 
 @dataclass

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import numbers
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +18,8 @@ from cifar_hpo.errors import (
     ConfigError,
     StudyError,
     SweepFailed,
+    TrialError,
+    UnusableResult,
     disk_error,
     has_no_space,
     one_line,
@@ -27,11 +27,13 @@ from cifar_hpo.errors import (
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.interruption import Interruption
 from cifar_hpo.left_results import Left, LeftResults
+from cifar_hpo.paths import TRACEBACK, short_path
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.study import Study
 from cifar_hpo.sweep import progress
 from cifar_hpo.sweep.batches import run_batches
+from cifar_hpo.sweep.code import note_code
 from cifar_hpo.sweep.plan import Plan
 from cifar_hpo.sweep.tracker import StudyTracker
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult, TrialSpec
@@ -54,6 +56,8 @@ MAX_KEPT_CONFIGS = 100
 
 HOW_TO_RESUME = "the same command goes on from here"
 
+HOW_TO_RETURN = "name one of its numbers here, or let it return a number or a dict with this one"
+
 SIGNAL_DELAY = 0.1
 """Seconds in which a signal that ended a worker reaches this process, too, where it was sent to
 all."""
@@ -75,6 +79,8 @@ def run_sweep(
         recovered: list[TrialResult] = []
         study = _open_study(plan, recovered)
         with study:
+            for line in note_code(study, plan.code):
+                log.warning(line)
             left = _left_results(plan, study)
             with still("opening the study's run"):
                 tracker = open_tracker(plan, study)
@@ -128,7 +134,7 @@ def _end_run(tracker: StudyTracker, result: TrialResult) -> None:
 
 def _left_results(plan: Plan, study: Study) -> LeftResults:
     """Where the trials of this sweep leave their results; what earlier ones left is noted."""
-    folder = plan.name_folder(study.name)
+    folder = plan.name_folder(study.name, study.folders())
     study.set_folder(folder)
     for known in study.folders():
         LeftResults.in_sweep_folder(known, study.id).clear()
@@ -195,8 +201,17 @@ class Sweep:
         failed = self.failed()
         if failed:
             count = len(self.study.finished_trials())
-            first = f"the first: {failed[0].error}"
+            first = f"the first: {failed[0].error}{self.where(failed)}"
             raise SweepFailed(f"{len(failed)} of {count} trials failed; {first}")
+
+    def where(self, failed: Sequence[FinishedTrial]) -> str:
+        """Where the traceback of the first of these lies that has one; empty where none has."""
+        for trial in failed:
+            for folder in self.study.folders():
+                file = folder / str(trial.number) / TRACEBACK
+                if file.exists():
+                    return f"; see {short_path(file)}"
+        return ""
 
     def batches(self) -> Batches:
         """What this call ran, in batches of the size that was asked for."""
@@ -244,12 +259,16 @@ class Sweep:
     def _result(self, job_result: JobResult) -> TrialResult:
         """What a job's end means; a worker that was lost may have left a result before.
 
-        Where a trial found no room on a disk that is no outcome: it goes on when there is.
+        Where a trial found no room on a disk that is no outcome: it goes on when there is. Raises
+        ConfigError for the result of a task that the study can't compare, before there is another.
         """
         value = return_value(job_result.returned)
         spec = job_result.job.spec
         if isinstance(value, OSError) and has_no_space(value):
             raise StudyError(f"trial {spec.number}: {disk_error(value)}")
+        if isinstance(value, UnusableResult) and not self._has_values():
+            problem = f"trial {spec.number} {one_line(value)}; {HOW_TO_RETURN}"
+            raise ConfigError("hydra.sweeper.metric", problem)
         if not isinstance(value, WorkerLost):
             return to_trial_result(job_result, self.study.metrics)
         time.sleep(SIGNAL_DELAY)
@@ -261,6 +280,10 @@ class Sweep:
             return result
         self.tracker.end_attempt(job_result.run_id, KILLED)
         return to_trial_result(job_result, self.study.metrics)
+
+    def _has_values(self) -> bool:
+        """Whether any trial so far has what the study compares."""
+        return any(trial.values is not None for trial in self.study.finished_trials())
 
     def _jobs(self) -> Iterator[Job | None]:
         """The study's specs as jobs, without those that are wrong after all or break a constraint.
@@ -308,6 +331,8 @@ class Sweep:
             parent_run_id=self.tracker.run_id,
             experiment_id=self.tracker.experiment_id,
             metric=self.study.metrics[0],
+            metrics=tuple(self.study.metrics),
+            tracking_uri=self.tracker.uri,
             varied=tuple(spec.params),
             attempt=spec.attempt,
             pruner=options["pruner"] if is_pruned else None,
@@ -374,7 +399,11 @@ def _of_value(value: Any, metrics: Sequence[str], seconds: float) -> TrialResult
     """By what a task returned."""
     if isinstance(value, TrialResult):
         return value
-    return TrialResult(FINISHED, _as_metrics(value, metrics), seconds=seconds)
+    try:
+        result = TrialResult.of_value(value, metrics)
+    except TrialError as error:
+        result = TrialResult.of_error(error)
+    return replace(result, seconds=seconds)
 
 
 def _of_error(error: Exception) -> TrialResult:
@@ -383,16 +412,3 @@ def _of_error(error: Exception) -> TrialResult:
         is_transient = not isinstance(error, LimitPassed)
         return TrialResult(FAILED, error=redacted(one_line(error)), transient=is_transient)
     return TrialResult.of_error(error)
-
-
-def _as_metrics(value: Any, names: Sequence[str]) -> dict[str, float]:
-    """The values of a study's metrics, from a task's number or numbers; empty for anything else."""
-    values = value if isinstance(value, list | tuple) else [value]
-    if len(values) != len(names):
-        return {}
-    metrics = {}
-    for name, number in zip(names, values, strict=True):
-        if not isinstance(number, numbers.Real) or not math.isfinite(number):
-            return {}
-        metrics[name] = float(number)
-    return metrics

@@ -16,6 +16,7 @@ from typing import Any
 from cifar_hpo.config.fields import as_list, check_values
 from cifar_hpo.config.sweep import (
     EXTRAS,
+    OF_HYDRA_OPTUNA_SWEEPER,
     PRUNER_SCHEMAS,
     SAMPLER_SCHEMAS,
     Launcher,
@@ -33,11 +34,32 @@ from cifar_hpo.task import Task
 log = logging.getLogger(__name__)
 
 MAX_NAME_LENGTH = 100
+VALUE = "value"
+"""What a number is called that a task returns."""
+
 LIMITS = ("n_trials", "timeout", "target", "patience")
 """Options of which a sweep without an end of its own needs one."""
 
 Options = dict[str, Any]
 """The options of `config.sweep.Sweeper` as plain values."""
+
+
+def without_foreign_keys(options: Options) -> Options:
+    """The options without the keys of another sweeper that schemas take.
+
+    Raises ConfigError where one of them is given, with what to write in its place.
+    """
+    own = dict(options)
+    for path, instead in OF_HYDRA_OPTUNA_SWEEPER.items():
+        part, _, key = path.rpartition(".")
+        if part and not isinstance(own[part], dict):
+            continue
+        given = dict(own[part]) if part else own
+        if given.pop(key, None) is not None:
+            raise ConfigError(f"hydra.sweeper.{path}", f"there is no such option; {instead}")
+        if part:
+            own[part] = given
+    return own
 
 
 def validate_forms(options: Options) -> None:
@@ -88,7 +110,8 @@ def _validate_names(option: str, given: Any) -> None:
     """A text or a list of different texts; null stands for the task's own."""
     names = given if isinstance(given, list) else [given]
     for name in names:
-        if given is not None and (not isinstance(name, str) or not name):
+        is_default = given is None
+        if not is_default and (not isinstance(name, str) or not name):
             raise ConfigError(f"hydra.sweeper.{option}", f"{name!r} is no {option}; give its name")
     if option == "metric" and len(set(names)) < len(names):
         raise ConfigError("hydra.sweeper.metric", f"{', '.join(names)}: one stands there twice")
@@ -117,6 +140,7 @@ def settle_options(
     _validate_ranges(options, launcher)
     _validate_name(options["study_name"])
     options = {**options, "sampler": _settled_sampler(options, space)}
+    options["metric"] = _settled_metric(options, task)
     _validate_sampler(options, space)
     _validate_end(options)
     if options["metric"] is not None:
@@ -207,13 +231,31 @@ def _validate_metrics(options: Options, task: Task) -> None:
         raise ConfigError("hydra.sweeper.pruner", problem)
 
 
+def _settled_metric(options: Options, task: Task) -> str | list[str] | None:
+    """The metric that is given, else what a number is called that a task returns; for several
+    directions as many of these. None where the task knows its metrics, and says which."""
+    metric: str | list[str] | None = options["metric"]
+    if metric is not None or task.metrics:
+        return metric
+    direction = options["direction"]
+    if isinstance(direction, list) and len(direction) > 1:
+        return [f"{VALUE}_{place}" for place in range(len(direction))]
+    return VALUE
+
+
 def _settled_direction(options: Options, task: Task) -> str | list[str]:
     """The direction that is given, else each metric's own where the task knows its metrics."""
     direction: str | list[str] | None = options["direction"]
     if direction is not None:
         return direction
     metric = options["metric"]
-    directions = [direction_of(name) if task.metrics else "maximize" for name in as_list(metric)]
+    directions = []
+    for name in as_list(metric):
+        is_loss = any(word in name.lower() for word in ("loss", "error"))
+        if task.metrics:
+            directions.append(direction_of(name))
+        else:
+            directions.append("minimize" if is_loss else "maximize")
     return directions if isinstance(metric, list) else directions[0]
 
 

@@ -6,11 +6,15 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import re
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -18,13 +22,21 @@ from cifar_hpo import paths
 from cifar_hpo.config.fields import as_list
 from cifar_hpo.console import Heartbeat
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.hydra_internals import job_config
+from cifar_hpo.hydra_internals import job_config, single_run_arguments
+from cifar_hpo.metrics import metric_name, param_name
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.space import Space, Value, identity
+from cifar_hpo.sweep.code import Code, code_of
 from cifar_hpo.sweep.composer import Composer, absent_keys
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.sweep.identity import automatic_name, automatic_name_in_0_1, meaning_of
-from cifar_hpo.sweep.options import Options, settle_metrics, settle_options, validate_forms
+from cifar_hpo.sweep.options import (
+    Options,
+    settle_metrics,
+    settle_options,
+    validate_forms,
+    without_foreign_keys,
+)
 from cifar_hpo.task import Task, as_task
 from cifar_hpo.workers.jobs import HydraLauncher
 
@@ -32,6 +44,13 @@ log = logging.getLogger(__name__)
 
 MAX_CELLS_CHECKED = 2000
 """Cells of a grid that are composed and checked beforehand; the rest are checked as they come."""
+
+
+SHOWN_METRICS = ("test_accuracy", "parameters", "train_seconds")
+"""Those beside the study's that MLflow's list of runs shows, of a task that has them."""
+
+OF_MOMENT = re.compile(r"\$\{\s*now\s*:")
+"""An interpolation that is another at each moment."""
 
 
 class HydraSweeper(Protocol):
@@ -49,7 +68,8 @@ class Plan:
 
     base: the composed config of one cell. meaning: what the study's identity rests on. checked: by
     the identity of its cell, what the task made of each config that was checked beforehand.
-    constraints: what a configuration must fulfil to be tried.
+    constraints: what a configuration must fulfil to be tried. code: digests of what the trials run.
+    is_tracked: whether MLflow gets the study and its trials.
     """
 
     space: Space
@@ -60,6 +80,8 @@ class Plan:
     meaning: Mapping[str, Any]
     checked: Mapping[str, Any]
     constraints: Sequence[Constraint] = ()
+    code: Code = Code()
+    is_tracked: bool = False
 
     @classmethod
     def from_command_line(cls, sweeper: HydraSweeper, arguments: Sequence[str]) -> Plan:
@@ -68,7 +90,7 @@ class Plan:
         Raises ConfigError for what is wrong, and Hydra's errors for what can't be composed.
         """
         launcher, task = sweeper.launcher, as_task(sweeper.task_function)
-        options: Options = _plain_values(sweeper.options)
+        options = without_foreign_keys(_plain_values(sweeper.options))
         validate_forms(options)
         loader = sweeper.hydra_context.config_loader
         params, conditions = options["params"], options["conditions"]
@@ -92,15 +114,18 @@ class Plan:
             metric = task.default_metric(checked[identity(cells[0])])
             options = settle_metrics({**options, "metric": metric}, task)
         first = composer.compose_task(cells[0])
+        base = composer.compose(0, cells[0])
         return cls(
             space=space,
             options=options,
             composer=composer,
             task=task,
-            base=composer.compose(0, cells[0]),
+            base=base,
             meaning=meaning_of(first, space, options, task.defaults_before),
             checked=checked,
             constraints=[Constraint.parse(text) for text in options["constraints"]],
+            code=code_of(sweeper.task_function, first),
+            is_tracked=_is_tracked(options["track"], task, base),
         )
 
     def prepared(self) -> Plan:
@@ -150,6 +175,29 @@ class Plan:
     def launcher(self) -> HydraLauncher:
         return self.composer.launcher
 
+    def mlflow_options(self) -> dict[str, Any]:
+        """The store and the experiment that the app's config names; None for each that it does
+        not, as in an app that has something else under the name mlflow."""
+        part = self.base.get("mlflow")
+        options: dict[str, Any] = {}
+        for name in ("tracking_uri", "experiment"):
+            options[name] = part.get(name) if isinstance(part, DictConfig) else None
+        return options
+
+    def ui_metrics(self, metrics: Sequence[str]) -> list[str]:
+        """The metrics that MLflow's list of runs shows, the study's first."""
+        more = [name for name in SHOWN_METRICS if name in self.task.metrics]
+        return [metric_name(name) for name in dict.fromkeys([*metrics, *more])]
+
+    def ui_params(self) -> list[str]:
+        """The params that it shows: what varies, under the names by which it is logged."""
+        params = []
+        for key in self.space.dimensions:
+            # A task that logs its composed config has a group's choice under its name.
+            is_choice = self.task.logs_itself and "." not in key
+            params.append(f"{key}.name" if is_choice else param_name(key))
+        return params
+
     def costs(self) -> dict[str, float]:
         """How much work each checked cell is beside others, where the task can say."""
         costs = {}
@@ -193,10 +241,21 @@ class Plan:
                 left_out.add(key)
         return left_out
 
+    def rerun_command(self) -> str:
+        """How this app is started, without arguments."""
+        if self.task.logs_itself:
+            return "python -m cifar_hpo"
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        name = f"-m {spec.name.removesuffix('.__main__')}" if spec else shlex.quote(sys.argv[0])
+        return f"python {name}"
+
     def rerun_arguments(self, params: Mapping[str, Value]) -> list[str]:
-        """The arguments that train one configuration as a single run."""
-        name = self.base.hydra.job.config_name
-        chosen = [] if name == "config" else ["-cn", name, "hydra.mode=RUN"]
+        """The arguments that run one configuration alone."""
+        if self.task.logs_itself:
+            name = self.base.hydra.job.config_name
+            chosen = [] if name == "config" else ["-cn", name, "hydra.mode=RUN"]
+        else:
+            chosen = single_run_arguments()
         return [*chosen, *self.space.overrides(params)]
 
     def best(self, ranking: Sequence[FinishedTrial]) -> dict[str, Any] | None:
@@ -207,21 +266,42 @@ class Plan:
         overrides = self.rerun_arguments(best.params)
         return {"trial": best.number, "value": best.value, "overrides": overrides}
 
-    def name_folder(self, study: str) -> Path:
+    def name_folder(self, study: str, earlier: Sequence[Path] = ()) -> Path:
         """Let `hydra.sweep.dir`, which may name the study, point to this study's folder.
 
-        The sweep's config is kept there. Returns the folder.
+        A study that goes on does so in the folder that it had, where `hydra.sweep.dir` would name
+        another at each moment, as Hydra's own does; so its trials find their checkpoints. The
+        sweep's config is kept there. earlier: the study's folders, the latest last. Returns the
+        folder.
         """
         config = self.launcher.config
         if OmegaConf.select(config, "hydra.sweeper.study_name") != study:
-            with open_dict(config):
-                config.hydra.sweeper.study_name = study
-            config.hydra.overrides.hydra.append(f"hydra.sweeper.study_name={study}")
-            self.composer.forget()
+            self._set_option("hydra.sweeper.study_name", study)
+        written = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        known = [folder for folder in earlier if folder.is_dir()]
+        if known and OF_MOMENT.search(str(written)):
+            self._set_option("hydra.sweep.dir", str(known[-1]))
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, folder / paths.SWEEP_CONFIG)
         return folder
+
+    def _set_option(self, key: str, value: str) -> None:
+        """Give an option of Hydra's another value, for the configs of all trials too."""
+        config = self.launcher.config
+        with open_dict(config):
+            OmegaConf.update(config, key, value)
+        quoted = QuotedString(value, Quote.single).with_quotes()
+        config.hydra.overrides.hydra.append(f"{key}={quoted}")
+        self.composer.forget()
+
+
+def _is_tracked(track: bool | None, task: Task, base: DictConfig) -> bool:
+    """Where nobody says, whether the app's config has a part for MLflow."""
+    if task.logs_itself and track is False:
+        problem = "each trial of this app has its run, and the study one above them; leave it out"
+        raise ConfigError("hydra.sweeper.track", problem)
+    return base.get("mlflow") is not None if track is None else track
 
 
 def _validated(

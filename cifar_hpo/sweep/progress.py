@@ -181,18 +181,18 @@ def print_summary(
         console.print(f"… and {len(ranking) - MAX_ROWS} more", **PLAIN)
     if _is_synthetic_fallback(plan):
         console.print(SYNTHETIC_NOTICE, style="bold red", **PLAIN)
-    if not tracker.run_id:
-        return
-    uri = redacted(tracker.uri)
-    store = uri.removeprefix(paths.SQLITE)
-    console.print(f"runs:   experiment {tracker.experiment_name} in {store}", **PLAIN)
-    console.print(f"browse: {_browse_command(uri)}", **PLAIN)
-    console.print(f"report: python -m cifar_hpo.report {study.name}", **PLAIN)
+    if tracker.run_id:
+        uri = redacted(tracker.uri)
+        store = uri.removeprefix(paths.SQLITE)
+        console.print(f"runs:   experiment {tracker.experiment_name} in {store}", **PLAIN)
+        console.print(f"browse: {_browse_command(uri)}", **PLAIN)
+    if plan.options["storage"] != paths.IN_MEMORY:
+        console.print(f"report: {_report_command(plan, study)}", **PLAIN)
     if ranking[0].state == FINISHED:
         arguments = plan.rerun_arguments(ranking[0].params)
-        if pool:
+        if pool and plan.task.logs_itself:
             arguments.append(f"training.threads={pool.threads}")
-        console.print(f"again:  python -m cifar_hpo {shlex.join(arguments)}", **PLAIN)
+        console.print(f"again:  {plan.rerun_command()} {shlex.join(arguments)}", **PLAIN)
 
 
 def _ranking_table(study: Study, ranking: Sequence[FinishedTrial]) -> Table:
@@ -203,6 +203,12 @@ def _is_synthetic_fallback(plan: Plan) -> bool:
     """Whether CIFAR-10 could not be had."""
     is_synthetic = any("synthetic" in dataset for dataset in plan.meaning["data"])
     return is_synthetic and bool(plan.base.data.source == "auto")
+
+
+def _report_command(plan: Plan, study: Study) -> str:
+    storage = plan.options["storage"]
+    given = f" --storage {redacted(storage)}" if storage else ""
+    return f"python -m cifar_hpo.report {study.name}{given}"
 
 
 def _browse_command(uri: str) -> str:

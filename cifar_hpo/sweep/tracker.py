@@ -22,7 +22,7 @@ class StudyTracker(Protocol):
     uri: str
     experiment_name: str
 
-    def set_ui_columns(self, metrics: Sequence[str], direction: str, keys: Sequence[str]) -> None:
+    def set_ui_columns(self, metrics: Sequence[str], direction: str, params: Sequence[str]) -> None:
         """Let its user interface show what varied and what came of it."""
 
     def end_attempt(self, run_id: str, status: str) -> None:
@@ -62,7 +62,7 @@ class NoTracker:
     run_id = experiment_id = uri = experiment_name = ""
 
     def set_ui_columns(
-        self, metrics: Sequence[str], direction: str, keys: Sequence[str]
+        self, metrics: Sequence[str], direction: str, params: Sequence[str]
     ) -> None: ...
 
     def end_attempt(self, run_id: str, status: str) -> None: ...

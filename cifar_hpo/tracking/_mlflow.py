@@ -6,11 +6,12 @@ worth another call: tests/tracking/test_mlflow.py says of each what a new MLflow
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from mlflow.entities import (
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.tracking.context.registry import resolve_tags
+from mlflow.tracking.context.abstract_context import RunContextProvider
+from mlflow.tracking.context.registry import _run_context_provider_registry, resolve_tags
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from numpy.typing import NDArray
@@ -84,6 +86,16 @@ VIEW_PARAMETER = "viewStateShareKey"
 RUN_ID_VARIABLE = "MLFLOW_RUN_ID"
 """Would make each run that is started a continuation of that one."""
 
+EXPERIMENT_ID_VARIABLE = "MLFLOW_EXPERIMENT_ID"
+EXPERIMENT_VARIABLES = (EXPERIMENT_ID_VARIABLE, "MLFLOW_EXPERIMENT_NAME")
+"""Name the experiment of runs for which nobody else does; both may only name the same."""
+
+RUN_NAME = "mlflow.runName"
+"""The tag that names a run for which nobody gives a name."""
+
+STUDY_RUN = "cifar_hpo.study_run"
+"""The tag of a run that an app started by itself: the run of the study whose trial it is."""
+
 MODEL_NAME = "model"
 
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy")]
@@ -93,6 +105,33 @@ REQUIREMENTS = [f"{package}=={version(package)}" for package in ("tensorflow", "
 def forget_run_id() -> None:
     """Let the next run be a new one."""
     os.environ.pop(RUN_ID_VARIABLE, None)
+
+
+_more_tags: Callable[[], Mapping[str, str]] | None = None
+
+
+class _MoreTags(RunContextProvider):  # type: ignore[misc]
+    """Gives each run that is started by `mlflow.start_run`, or by what calls it, further tags."""
+
+    def in_context(self) -> bool:
+        return _more_tags is not None
+
+    def tags(self) -> dict[str, str]:
+        return dict(_more_tags()) if _more_tags is not None else {}
+
+
+_run_context_provider_registry.register(_MoreTags)
+
+
+@contextlib.contextmanager
+def runs_tagged(tags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
+    """Give each run that is started meanwhile these tags; those that its caller gives win."""
+    global _more_tags  # noqa: PLW0603  one process runs one trial at a time
+    _more_tags = tags
+    try:
+        yield
+    finally:
+        _more_tags = None
 
 
 def create_tables(url: str) -> None:
@@ -137,6 +176,12 @@ RUNNING = "attributes.status = 'RUNNING'"
 def child_runs(parent_run_id: str, status: str) -> str:
     """The filter of `search_runs` for a parent's child runs of a status."""
     return f"attributes.status = '{status}' and tags.`{PARENT_RUN}` = '{parent_run_id}'"
+
+
+def running_runs_of_app(study_run_id: str) -> str:
+    """The filter for those that an app started by itself in trials of a study, and that say they
+    are at work."""
+    return f"{RUNNING} and tags.`{STUDY_RUN}` = '{study_run_id}'"
 
 
 def model_id(run: Any) -> str | None:

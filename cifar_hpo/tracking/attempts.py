@@ -10,7 +10,6 @@ import json
 import logging
 import shutil
 import tempfile
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from cifar_hpo import paths
 from cifar_hpo.confusion import accuracy_by_class
 from cifar_hpo.metrics import class_metrics
-from cifar_hpo.redaction import redacted
+from cifar_hpo.tracebacks import traceback_text
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.delivery import NO_ANSWER, Delivery, Undelivered, reason
 from cifar_hpo.tracking.ownership import OWNER, owner
@@ -82,7 +81,8 @@ class AttemptRecord:
     """What fixes an attempt, as its run is to show it.
 
     experiment_name: used outside a study, whose context has its own. overrides: what the user
-    would type. params: flat, by the path of their key. note: the run's description, Markdown.
+    would type. params: flat, by the path of their key. dataset: None where nobody knows it. note:
+    the run's description, Markdown.
     """
 
     tracking_uri: str | None
@@ -90,7 +90,7 @@ class AttemptRecord:
     overrides: tuple[str, ...]
     params: Mapping[str, object]
     config_yaml: str
-    dataset: DatasetRecord
+    dataset: DatasetRecord | None = None
     context: Context = Context()
     number: int = 0
     note: str = ""
@@ -165,6 +165,11 @@ class AttemptRun:
         return self._writer.run_id
 
     @property
+    def name(self) -> str:
+        """What varied, such as filters=4."""
+        return _run_name(self.record)
+
+    @property
     def client(self) -> mlflow.MlflowClient:
         return self._writer.client
 
@@ -218,6 +223,8 @@ class AttemptRun:
         self.log_text(record.config_yaml, paths.ARTIFACT_CONFIG)
         self.log_text(json.dumps(list(record.overrides)), paths.ARTIFACT_OVERRIDES)
         dataset = record.dataset
+        if dataset is None:
+            return
         name = f"{dataset.name} SYNTHETIC FALLBACK" if dataset.fallback else dataset.name
         fields = _mlflow.dataset_fields(dataset.image, dataset.label, name, dataset.digest)
         self._put("dataset", fields=fields)
@@ -263,7 +270,7 @@ class AttemptRun:
         self._put(
             "create",
             experiment_id=experiment_id,
-            name=_run_name(self.record),
+            name=self.name,
             tags=_mlflow.run_tags(_tags(self.record)),
             start_time=milliseconds(),
         )
@@ -336,8 +343,8 @@ def attempt_run(record: AttemptRecord, folder: Path = Path()) -> Iterator[Attemp
         run.set_tag("pruned", str(pruned))
         status = FINISHED
         raise
-    except Exception:
-        run.log_text(redacted(traceback.format_exc()), paths.ARTIFACT_TRACEBACK)
+    except Exception as error:
+        run.log_text(traceback_text(error), paths.ARTIFACT_TRACEBACK)
         raise
     except BaseException:
         status = KILLED
@@ -348,7 +355,10 @@ def attempt_run(record: AttemptRecord, folder: Path = Path()) -> Iterator[Attemp
 
 def _tags(record: AttemptRecord) -> dict[str, str]:
     context = record.context
-    tags = {"data": record.dataset.name, OWNER: owner(), ATTEMPT: uuid.uuid4().hex, **record.tags}
+    tags = {OWNER: owner(), ATTEMPT: uuid.uuid4().hex, **record.tags}
+    dataset = record.dataset
+    if dataset is not None:
+        tags["data"] = dataset.name
     if context.parent_run_id:
         tags[_mlflow.PARENT_RUN] = context.parent_run_id
     if context.study:
@@ -356,7 +366,7 @@ def _tags(record: AttemptRecord) -> dict[str, str]:
         tags["kind"] = "trial"
         tags["trial"] = str(record.number)
         tags["attempt"] = str(context.attempt)
-    if record.dataset.fallback:
+    if dataset is not None and dataset.fallback:
         tags["synthetic"] = "true"
     if record.note:
         tags[_mlflow.NOTE] = record.note
@@ -366,13 +376,14 @@ def _tags(record: AttemptRecord) -> dict[str, str]:
 def _run_name(record: AttemptRecord) -> str:
     """What varied, such as filters=4; the whole key only where its last part is not enough."""
     keys = record.context.varied or [override.split("=")[0] for override in record.overrides]
-    last_parts = [key.split(".")[-1] for key in keys]
+    last_parts = [key.lstrip("+~").split(".")[-1] for key in keys]
     parts = []
     for override in record.overrides:
         key, _, value = override.partition("=")
         if key in keys:
-            last = key.split(".")[-1]
+            last = key.lstrip("+~").split(".")[-1]
             shown = last if last_parts.count(last) == 1 else key
             parts.append(f"{shown}={value}")
     name = ", ".join(parts)[:MAX_NAME_LENGTH] or "base"
-    return f"{name} SYNTHETIC" if record.dataset.fallback else name
+    is_fallback = record.dataset is not None and record.dataset.fallback
+    return f"{name} SYNTHETIC" if is_fallback else name

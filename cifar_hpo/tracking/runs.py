@@ -158,8 +158,9 @@ class StudyRun:
         return self._delivery.drain(PATIENCE)
 
     def _end_dead_runs(self, *, of_all: bool = False) -> None:
-        condition = _mlflow.child_runs(self.run_id, "RUNNING")
-        end_dead_runs(self.client, self.experiment_id, condition, of_all=of_all)
+        of_trials = _mlflow.child_runs(self.run_id, "RUNNING")
+        for condition in (of_trials, _mlflow.running_runs_of_app(self.run_id)):
+            end_dead_runs(self.client, self.experiment_id, condition, of_all=of_all)
 
     def close_abandoned(self) -> None:
         """Mark as KILLED what still says RUNNING but whose process is gone.
@@ -237,17 +238,13 @@ class StudyRun:
                 lost.append(f"{entry[0]} ({reason(error)})")
         return lost_line(lost)
 
-    def set_ui_columns(self, metrics: Sequence[str], direction: str, keys: Sequence[str]) -> None:
+    def set_ui_columns(self, metrics: Sequence[str], direction: str, params: Sequence[str]) -> None:
         """A view of the runs for MLflow's UI, the best first.
 
-        Its columns are what varied and what came of it. metrics: of the study, the first of which
-        sorts. keys: of the parameters that vary.
+        Its columns are what varied and what came of it. metrics: the first of which sorts. params:
+        those that vary.
         """
-        shown = dict.fromkeys([*metrics, "test_accuracy", "parameters", "train_seconds"])
-        params = []
-        for key in keys:  # a group's choice is known by its name
-            params.append(key if "." in key else f"{key}.name")
-        state = _mlflow.view_state(list(shown), params, direction, self.run_id)
+        state = _mlflow.view_state(metrics, params, direction, self.run_id)
         tag = partial(self.client.set_experiment_tag, self.experiment_id, _mlflow.VIEW_TAG, state)
         self._delivery.put(tag)
 

@@ -2,58 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cifar_hpo.errors import has_no_space
+from cifar_hpo import reporting, trial
+from cifar_hpo.errors import TrialError, has_no_space
 from cifar_hpo.left_results import LeftResults
-from cifar_hpo.task import HOOKS, as_task
-from cifar_hpo.trial import Context, TrialResult
+from cifar_hpo.paths import TRACEBACK
+from cifar_hpo.task import WrappedTask
+from cifar_hpo.tracebacks import traceback_text
+from cifar_hpo.trial import Context, Pruned, TrialResult
 
 
-class LeavingResult:
-    """Calls a task function and leaves what came of it, a value or an error, where the trial's
+class LeavingResult(WrappedTask):
+    """Calls a task function and leaves what came of it, a result or an error, where the trial's
     `Context` says. It has the function's hooks.
 
-    An end by a signal leaves nothing: that trial goes on another time.
+    The traceback of an error lies in the trial's folder. An end by a signal leaves nothing: that
+    trial goes on another time.
     """
 
-    def __init__(self, function: Callable[[DictConfig], Any]) -> None:
-        self.function = function
-        self.task = as_task(function)
-        for name in HOOKS:
-            if name != "run":
-                setattr(self, name, getattr(self.task, name))
+    def around(self, config: DictConfig, run: Callable[[], Any]) -> Any:  # noqa: ARG002
+        context = Context.from_environment()
+        left = LeftResults.of_context(context)
+        if left is None:
+            return run()
+        hydra = HydraConfig.get()
+        number, overrides = hydra.job.num, tuple(hydra.overrides.task)
+        traceback_file = Path(hydra.runtime.output_dir, TRACEBACK)
+        left.remove(number)
+        traceback_file.unlink(missing_ok=True)
+        reporting.begin()
+        started = time.monotonic()
+        try:
+            with pruned_by_storage(context, number):
+                value = run()
+            result = TrialResult.of_value(value, context.metrics)
+        except Exception as error:
+            if isinstance(error, OSError) and has_no_space(error):
+                raise  # no outcome: the trial goes on when there is room
+            if not isinstance(error, Pruned | TrialError):  # which say all on their one line
+                with contextlib.suppress(OSError):
+                    traceback_file.write_text(traceback_text(error), encoding="utf-8")
+            seconds = time.monotonic() - started
+            left.write(number, overrides, TrialResult.of_error(error), seconds=seconds)
+            raise
+        left.write(number, overrides, result, seconds=time.monotonic() - started)
+        return value
 
-    def __call__(self, config: DictConfig) -> Any:
-        return _left(lambda: self.function(config))
 
-    def run(self, config: DictConfig, checked: Any) -> Any:
-        return _left(lambda: self.task.run(config, checked))
+@contextlib.contextmanager
+def pruned_by_storage(context: Context, number: int) -> Iterator[None]:
+    """Let a trial under a launcher that is not ours ask the pruner, through the study's storage.
 
+    Our own workers report to the parent, which asks it.
+    """
+    if not context.pruner or trial.has_reporter():
+        yield
+        return
+    from cifar_hpo.study.pruners import pruner_for
 
-def _left(run: Callable[[], Any]) -> Any:
-    left = LeftResults.of_context(Context.from_environment())
-    if left is None:
-        return run()
-    hydra = HydraConfig.get()
-    number, overrides = hydra.job.num, tuple(hydra.overrides.task)
-    left.remove(number)
-    started = time.monotonic()
+    trial.set_reporter(pruner_for(context.storage, context.study, number, context.pruner))
     try:
-        value = run()
-    except Exception as error:
-        if isinstance(error, OSError) and has_no_space(error):
-            raise  # no outcome: the trial goes on when there is room
-        left.write(number, overrides, TrialResult.of_error(error), seconds=_since(started))
-        raise
-    left.write(number, overrides, value, seconds=_since(started))
-    return value
-
-
-def _since(started: float) -> float:
-    return time.monotonic() - started
+        yield
+    finally:
+        trial.set_reporter(None)

@@ -5,9 +5,11 @@ A worker takes one job after another, until the parent has no more or is gone.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +26,7 @@ from omegaconf import DictConfig
 
 from cifar_hpo import trial
 from cifar_hpo.console import set_up_output
+from cifar_hpo.errors import UserError
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.redaction import redacted
 from cifar_hpo.task import Task, as_task
@@ -148,6 +151,29 @@ def last_line(log: Path) -> str:
 def thread_environment(threads: int) -> dict[str, str]:
     """The environment that gives a process so many threads."""
     return dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
+def refuse_unguarded(function: Callable[[DictConfig], Any]) -> None:
+    """Raise UserError where the program's own file calls the task function when it is imported,
+    which workers do: each would begin the sweep anew."""
+    main = sys.modules["__main__"]
+    file = Path(getattr(main, "__file__", None) or "")
+    if not file.is_file():
+        return
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in tree.body:
+        match node:
+            case ast.Expr(ast.Call(ast.Name(name))):
+                called = getattr(main, name, None)
+            case _:
+                continue
+        if getattr(called, "__wrapped__", None) is function:
+            place = f"{file.name}, line {node.lineno}"
+            problem = f"{name}() runs whenever the file is imported, as workers do"
+            raise UserError(f"{place}: {problem}; put it under if __name__ == '__main__':")
 
 
 def pack_task(launcher: HydraLauncher) -> bytes:

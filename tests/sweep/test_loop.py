@@ -432,9 +432,8 @@ def job_result(value: object, status: JobStatus = JobStatus.FAILED) -> JobResult
     [
         (0.5, {"y": 0.5}),
         ([1, 2.5], {"y": 1.0, "z": 2.5}),
+        ({"y": 1, "more": np.float32(0.5)}, {"y": 1.0, "more": 0.5}),
         ("0.5", {}),
-        (float("nan"), {}),
-        ([1.0], {}),
         (None, {}),
     ],
 )
@@ -443,6 +442,14 @@ def test_a_number_or_several_are_the_metrics(value: object, metrics: dict[str, f
     result = to_trial_result(job_result(value, JobStatus.COMPLETED), names)
     assert (result.state, result.metrics) == (FINISHED, metrics)
     assert (result.seconds, result.run_id, result.worker) == (2.0, "run", 1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {"y": float("inf")}, {"z": 1}, {"y": "x"}, [1, 2]])
+def test_what_has_no_value_to_compare_is_failed(value: object) -> None:
+    result = to_trial_result(job_result(value, JobStatus.COMPLETED), ["y"])
+    assert result.state == "FAILED"
+    assert result.error
+    assert not result.metrics
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_hpo.config.sweep import Sweeper
+from cifar_hpo.config.sweep import OF_HYDRA_OPTUNA_SWEEPER, Sweeper
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.study.space import Choices, Interval, Space
-from cifar_hpo.sweep.options import Options, settle_metrics, settle_options
+from cifar_hpo.sweep.options import (
+    Options,
+    settle_metrics,
+    settle_options,
+    without_foreign_keys,
+)
 from cifar_hpo.task import Task, as_task
 
 FINITE = Space({"x": Choices({1: "1", 2: "2"})})
@@ -127,8 +132,39 @@ def test_without_a_metric_it_is_left_to_the_task_and_settled_then() -> None:
         settle_metrics({**options_before, "metric": "cost"}, known)
 
 
-def test_of_a_metric_that_nobody_knows_more_is_better() -> None:
+def test_of_a_metric_that_nobody_knows_more_is_better_but_of_losses_and_errors() -> None:
     assert settle(metric="cost")["direction"] == "maximize"
+    assert settle(metric=["val_loss", "f1"])["direction"] == ["minimize", "maximize"]
+    assert settle(metric="error_rate")["direction"] == "minimize"
+
+
+@pytest.mark.parametrize(
+    ("known", "direction", "metric"),
+    [
+        ((), None, "value"),
+        ((), "minimize", "value"),
+        ((), ["minimize", "maximize"], ["value_0", "value_1"]),
+        (("val_accuracy", "loss"), None, None),
+    ],
+)
+def test_a_study_compares_what_the_task_says_or_the_number_that_it_returns(
+    known: tuple[str, ...], direction: Any, metric: Any
+) -> None:
+    assert settle(metrics=known, direction=direction)["metric"] == metric
+
+
+@pytest.mark.parametrize("path", list(OF_HYDRA_OPTUNA_SWEEPER))
+def test_a_key_of_another_sweeper_names_its_replacement(path: str) -> None:
+    part, _, key = path.rpartition(".")
+    given = {part: {"name": "auto", key: "optuna.samplers.TPESampler"}} if part else {key: 1}
+    with pytest.raises(ConfigError, match=f"^hydra.sweeper.{path}: there is no such option; "):
+        without_foreign_keys(options(**given))
+
+
+def test_the_keys_of_another_sweeper_are_no_options() -> None:
+    own = without_foreign_keys(options(sampler={"name": "auto", "_target_": None}))
+    assert own["sampler"] == {"name": "auto"}
+    assert "n_jobs" not in own
 
 
 def test_zero_is_a_target() -> None:

@@ -253,3 +253,19 @@ def test_an_exported_model_whose_graph_may_do_anything_is_not_fetched(
     (tmp_path / "model" / "MLmodel").write_text("flavors:\n  keras: {save_exported_model: true}\n")
     with pytest.raises(ValueError, match="no model file of Keras"):
         _mlflow.fetch_keras_model((tmp_path / "model").as_uri())
+
+
+def test_a_run_that_is_started_has_the_tags_that_are_given_meanwhile(client: Any) -> None:
+    tags = {_mlflow.RUN_NAME: "of a trial", "kind": "app"}
+    with _mlflow.runs_tagged(lambda: tags):
+        with mlflow.start_run() as run:
+            pass
+        with mlflow.start_run(run_name="mine") as named:
+            pass
+    with mlflow.start_run() as later:
+        pass
+    hint = f"MLflow no longer asks for tags as runs start: {MEND}'s runs_tagged"
+    assert client.get_run(run.info.run_id).info.run_name == "of a trial", hint
+    assert client.get_run(named.info.run_id).info.run_name == "mine"
+    assert client.get_run(named.info.run_id).data.tags["kind"] == "app"
+    assert "kind" not in client.get_run(later.info.run_id).data.tags

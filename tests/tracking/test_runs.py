@@ -54,9 +54,9 @@ def test_the_best_value_is_a_chart_over_finished_trials(uri: str) -> None:
     assert [(point.step, point.value) for point in points] == [(1, 0.5), (3, 0.75)]
 
 
-def test_a_view_of_the_runs_names_a_group_s_choice(uri: str) -> None:
+def test_a_view_of_the_runs_shows_metrics_and_params(uri: str) -> None:
     study = StudyRun(uri, "e", "s")
-    study.set_ui_columns(["val_loss"], "minimize", ["optimizer", "model.filters"])
+    study.set_ui_columns(["val_loss"], "minimize", ["optimizer.name", "model.filters"])
     assert study.wait()
     experiment = study.client.get_experiment(study.experiment_id)
     state = json.loads(experiment.tags[_mlflow.VIEW_TAG])

@@ -6,7 +6,7 @@ What they do is elsewhere, and imported when they do it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -61,29 +61,36 @@ class StudySweeper(Sweeper):
         """Hydra's contract."""
         from hydra.core.plugins import Plugins
 
+        from cifar_hpo.tracked import Tracked
         from cifar_hpo.workers.leaving import LeavingResult
 
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
+        self.tracked = Tracked(task_function)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context,
-            task_function=LeavingResult(task_function),
+            task_function=LeavingResult(self.tracked),
             config=config,
         )
 
     def sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
         """Hydra's contract: run all trials, and return what came of them in batches."""
+        with _errors_on_one_line():
+            return self._sweep(arguments)
+
+    def _sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
         from cifar_hpo.console import still
         from cifar_hpo.study.storage import storage_errors
         from cifar_hpo.sweep.plan import Plan
 
         with still("preparing the sweep"):
             plan = Plan.from_command_line(self, arguments)
+        if plan.is_tracked:
+            self.tracked.turn_on()
         with self._pool(plan.n_trials) as pool:
             with still("preparing the data"):
                 plan = plan.prepared()
-                plan.name_folder(plan.name)
                 from cifar_hpo.sweep.loop import run_sweep
 
             with storage_errors(self.options["storage"]):
@@ -93,32 +100,60 @@ class StudySweeper(Sweeper):
         """Our own workers, where they are the launcher; their server imports while data is
         prepared."""
         from cifar_hpo.workers.pool import Pool
+        from cifar_hpo.workers.process import refuse_unguarded
 
         if isinstance(self.launcher, WorkersLauncher):
+            refuse_unguarded(self.task_function)
             return Pool(self.launcher, jobs)
         return contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def _errors_on_one_line() -> Iterator[None]:
+    """End the program as this package's own command does, where Hydra would with a traceback.
+
+    Hydra keeps its own errors, as of an override that it can't parse.
+    """
+    from cifar_hpo.errors import SweepFailed, UserError, disk_error, exit_interrupted, exit_with
+    from cifar_hpo.hydra_internals import ends_program
+
+    try:
+        yield
+    except (UserError, SweepFailed) as error:
+        if not ends_program():
+            raise
+        exit_with(error)
+    except OSError as error:
+        if not ends_program() or disk_error(error) is None:
+            raise
+        exit_with(error)
+    except KeyboardInterrupt as interrupt:
+        if not ends_program():
+            raise
+        exit_interrupted(interrupt)
+
+
 def _open_tracker(plan: Plan, study: Study) -> StudyTracker:
-    """The study's own MLflow run, where the app has an `mlflow` config."""
+    """The study's own MLflow run, where it is tracked; an app without an `mlflow` config has
+    MLflow's own defaults."""
     from cifar_hpo.sweep.tracker import NoTracker
 
-    options = plan.base.get("mlflow")
-    if options is None:
+    if not plan.is_tracked:
         return NoTracker()
     from cifar_hpo.paths import tracking_uri
     from cifar_hpo.tracking.runs import StudyRun
     from cifar_hpo.tracking.store import store_errors
 
-    with store_errors(tracking_uri(options.tracking_uri)):
+    options = plan.mlflow_options()
+    with store_errors(tracking_uri(options["tracking_uri"])):
         run = StudyRun(
-            options.tracking_uri,
-            options.experiment or study.name,
+            options["tracking_uri"],
+            options["experiment"] or study.name,
             study.name,
             study_id=study.id,
             is_exclusive=study.is_exclusive,
         )
-        run.set_ui_columns(study.metrics, study.directions[0], list(plan.space.dimensions))
+        run.set_ui_columns(plan.ui_metrics(study.metrics), study.directions[0], plan.ui_params())
         run.restore_best(study.best_values())
     study.set_run(run.uri, run.run_id)
     return run
