@@ -37,7 +37,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_package_offers_what_all_says_and_no_more() -> None:
-    assert cifar_hpo.__all__ == ["Dataset", "__version__"]
+    assert cifar_hpo.__all__ == ["Dataset", "Pruned", "__version__", "folder", "report"]
     offered: dict[str, object] = {}
     exec("from cifar_hpo import *", offered)
     assert set(offered) - {"__builtins__"} == set(cifar_hpo.__all__)
@@ -72,6 +72,8 @@ def test_importing_the_package_imports_no_library() -> None:
         "cifar_hpo/conf/README.md",
         "cifar_hpo/sweeps/depth.yaml",
         "cifar_hpo/config/reference.md",
+        "cifar_hpo/examples/conf/tour.yaml",
+        "cifar_hpo/examples/README.md",
         "hydra_plugins/cifar_hpo.py",
     ],
 )

@@ -20,6 +20,7 @@ FOLDERS = (
     ".",
     ".github",
     "cifar_hpo",
+    "cifar_hpo/examples",
     "conf",
     "mlruns",
     "sweeps",
