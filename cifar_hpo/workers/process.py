@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 
 from cifar_hpo import trial
 from cifar_hpo.console import set_up_output
-from cifar_hpo.errors import UserError
+from cifar_hpo.errors import ConfigError, UserError, named_line
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.redaction import redacted
 from cifar_hpo.task import Task, as_task
@@ -177,7 +177,16 @@ def refuse_unguarded(function: Callable[[DictConfig], Any]) -> None:
 
 
 def pack_task(launcher: HydraLauncher) -> bytes:
-    """The task function with Hydra's own state, for a worker that has neither."""
+    """The task function with Hydra's own state, for a worker that has neither.
+
+    Raises ConfigError for callbacks that can't be sent to a worker.
+    """
+    try:
+        cloudpickle.dumps(launcher.hydra_context.callbacks)
+    except Exception as error:
+        hint = "let them open files and the like when they are called"
+        problem = f"can't be sent to workers ({named_line(error, 100)}); {hint}"
+        raise ConfigError("hydra.callbacks", problem) from error
     state = (launcher.task_function, launcher.hydra_context, Singleton.get_state())
     return bytes(cloudpickle.dumps(state))
 

@@ -93,8 +93,22 @@ class StudySweeper(Sweeper):
                 plan = plan.prepared()
                 from cifar_hpo.sweep.loop import run_sweep
 
-            with storage_errors(self.options["storage"]):
+            with storage_errors(self.options["storage"]), self._ending_multirun():
                 return run_sweep(plan, pool, _open_tracker)
+
+    @contextlib.contextmanager
+    def _ending_multirun(self) -> Iterator[None]:
+        """Tell callbacks of the end of a sweep with failed trials, which raises; Hydra tells them
+        of the others."""
+        from cifar_hpo.errors import SweepFailed
+
+        try:
+            yield
+        except SweepFailed:
+            config = self.launcher.config
+            name = config.hydra.job.config_name
+            self.hydra_context.callbacks.on_multirun_end(config=config, config_name=name)
+            raise
 
     def _pool(self, jobs: int | None) -> contextlib.AbstractContextManager[Pool | None]:
         """Our own workers, where they are the launcher; their server imports while data is
