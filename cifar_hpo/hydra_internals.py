@@ -39,6 +39,10 @@ def parsed_value(override: Override) -> Any:
     return override._value  # noqa: SLF001
 
 
+LOG_OF_JOB = "${hydra.job.name}.log"
+OUTPUT_FOLDER = "${hydra.runtime.output_dir}/"
+
+
 class ConfigChecks(NamedTuple):
     """What looks at configs before anything that they name is imported or called.
 
@@ -78,6 +82,7 @@ class CheckedConfigLoader(ConfigLoaderImpl):
             if problem is None:
                 raise
             raise UserError(problem) from error
+        _log_to_output_folder(config)
         self.checks.of_config(config)
         return config
 
@@ -124,6 +129,21 @@ class CheckedConfigLoader(ConfigLoaderImpl):
             place = f"{path}, line {line}, column {column}"
             return f"{place}: not UTF-8 text; save the file as UTF-8"
         return "a config file is no UTF-8 text"
+
+
+def _log_to_output_folder(config: DictConfig) -> None:
+    """Let the log of a job lie in its output folder.
+
+    The colorlog plugin names its file as if jobs ran in their folders, which they did before Hydra
+    1.2; all jobs would share one file where the command was started.
+    """
+    handlers = OmegaConf.select(config, "hydra.job_logging.handlers")
+    if not OmegaConf.is_dict(handlers):
+        return
+    written: Any = OmegaConf.to_container(handlers, resolve=False)
+    for name, handler in written.items():
+        if isinstance(handler, dict) and handler.get("filename") == LOG_OF_JOB:
+            handlers[name].filename = OUTPUT_FOLDER + LOG_OF_JOB
 
 
 def _place_in_yaml(error: yaml.YAMLError) -> str:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from cifar_hpo import trust
 from cifar_hpo.config.fields import as_list
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.hydra_internals import registered_targets
+from cifar_hpo.hydra_internals import OUTPUT_FOLDER, registered_targets
 from cifar_hpo.redaction import has_secret
 from cifar_hpo.trust import TARGET
 
@@ -29,7 +29,6 @@ LOG_CLASSES = (
     "colorlog.ColoredFormatter",
 )
 LOG_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-LOG_FOLDER = "${hydra.runtime.output_dir}/"
 ENVIRONMENT = ("hydra.job.env_set", "hydra.job.env_copy")
 NAMES = ("hydra.output_subdir", "hydra.job.name")
 """Become names of a folder and of a file in the output folder."""
@@ -147,9 +146,9 @@ def _refuse_call_of_log(path: str, key: str, value: Any) -> None:
     """Raise ConfigError for what `logging.config` would call or import, or a file elsewhere."""
     text = value if isinstance(value, str) else ""
     if key == "filename":
-        name = text.removeprefix(LOG_FOLDER).replace("${hydra.job.name}", "NAME")
-        if not text.startswith(LOG_FOLDER) or _leaves_folder(name) or not name.endswith(".log"):
-            problem = f"refused: {value!r}; a log's file is {LOG_FOLDER}NAME.log"
+        name = text.removeprefix(OUTPUT_FOLDER).replace("${hydra.job.name}", "NAME")
+        if not text.startswith(OUTPUT_FOLDER) or _leaves_folder(name) or not name.endswith(".log"):
+            problem = f"refused: {value!r}; a log's file is {OUTPUT_FOLDER}NAME.log"
             raise ConfigError(path, problem)
     elif key in ("()", "class") and value not in LOG_CLASSES:
         problem = f"refused: {value!r}; a log has the classes {', '.join(LOG_CLASSES)}"
