@@ -122,14 +122,19 @@ def attempt_record(
     resolved.
     """
     from cifar_hpo.tracking.attempts import AttemptRecord, DatasetRecord
+    from cifar_hpo.tracking.store import experiment_name
 
     values = flat(OmegaConf.to_container(config, resolve=False))
     # Where runs are stored says nothing of a trial.
     params = {key: value for key, value in values.items() if not key.startswith("mlflow.")}
     images, labels = dataset.train
+    # A study's note stands on the study's run.
+    notes = ["" if context.study else checked.mlflow.note]
+    if dataset.fallback:
+        notes.append(app.SYNTHETIC_NOTICE)
     return AttemptRecord(
         tracking_uri=checked.mlflow.tracking_uri,
-        experiment_name=checked.mlflow.experiment or EXPERIMENT,
+        experiment_name=experiment_name(checked.mlflow.experiment, EXPERIMENT),
         overrides=overrides,
         params=params,
         config_yaml=OmegaConf.to_yaml(config),
@@ -138,8 +143,8 @@ def attempt_record(
         ),
         context=context,
         number=number,
-        note=app.SYNTHETIC_NOTICE if dataset.fallback else "",
-        tags={"cpu": platform.processor() or platform.machine()},
+        note="\n\n".join(filter(None, notes)),
+        tags={**(checked.mlflow.tags or {}), "cpu": platform.processor() or platform.machine()},
         system_metrics=checked.mlflow.system_metrics,
     )
 

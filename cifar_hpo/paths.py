@@ -10,6 +10,9 @@ import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+SCRIPT = "cifar-hpo"
+"""The command that an install puts beside Python's."""
+
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 """Where conf/ and sweeps/ lie: in the checkout, or in the package that a wheel installed."""
 
@@ -98,6 +101,8 @@ ARTIFACT_TRACEBACK = "traceback.txt"
 ARTIFACT_RANKING = "report.md"
 ARTIFACT_BEST = "best.json"
 ARTIFACT_REPORT = "report"
+ARTIFACT_DIFF = "source/{commit}.diff"
+"""How the user's folder differed from its last commit."""
 
 
 def storage_url(given: str | None) -> str:

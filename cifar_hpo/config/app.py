@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo import paths, processor
-from cifar_hpo.config.fields import check_values, key, without_hydra
+from cifar_hpo.config.fields import check_values, key, meant, without_hydra
 from cifar_hpo.config.secrets import refuse_secrets_and_calls
 from cifar_hpo.errors import ConfigError, one_line
 from cifar_hpo.trust import TARGET, Call
@@ -35,6 +36,22 @@ WHITENING_SIZE = 2
 WHITENING_CHANNELS = 24
 """Channels of the whitening layer: the twelve numbers of 2×2 pixels, with either sign."""
 AUGMENTATIONS = ("flip", "shift", "cutout")
+TAG_NAME = re.compile(r"[\w .:/-]+", re.ASCII)
+MAX_TAG_NAME, MAX_TAG_LENGTH = 250, 5_000
+"""Characters that MLflow's stores take; a note shares its tag with the ranking."""
+OUR_TAGS = (
+    "attempt",
+    "data",
+    "kind",
+    "mlflow.note.content",
+    "mlflow.parentRunId",
+    "mlflow.runName",
+    "overrides",
+    "pruned",
+    "study",
+    "synthetic",
+    "trial",
+)
 
 
 class Convolution(NamedTuple):
@@ -309,8 +326,17 @@ class Mlflow:
     tracking_uri: str | None = key(
         "MLflow's store; null takes MLFLOW_TRACKING_URI, else mlflow.db here"
     )
-    experiment: str | None = key("name of the experiment; null takes the study's")
-    system_metrics: bool = key("log processor, memory, disk and network of each run")
+    experiment: str | None = key(
+        "name of the experiment; null takes MLFLOW_EXPERIMENT_NAME, else the study's"
+    )
+    system_metrics: bool | None = key(
+        "log processor, memory, disk and network of each run; null is what "
+        "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING says"
+    )
+    tags: dict[str, Any] | None = meant(
+        "tags of the study's run and of each trial's: {team: vision}", None
+    )
+    note: str | None = key("what the study's run says of itself above its ranking, Markdown")
 
 
 OPTIMIZERS: dict[str, type[Adam | Muon | RMSprop | SGD]] = {
@@ -377,6 +403,7 @@ def validate_config(config: DictConfig) -> Config:
     _validate_residual(typed.model)
     _validate_folds(typed)
     _validate_data(typed.data)
+    _validate_tags(typed.mlflow)
     return typed
 
 
@@ -534,3 +561,17 @@ def _validate_folds(config: Config) -> None:
         wanted = f"set training.replicas={config.data.folds}, or data.split_seed for another split"
         problem = "replica r is validated on fold r, so that one replica would see the first alone"
         raise ConfigError("data.folds", f"{problem}; {wanted}")
+def _validate_tags(mlflow: Mlflow) -> None:
+    """Tags that MLflow takes, and no others than a user's."""
+    for name, value in (mlflow.tags or {}).items():
+        path = f"mlflow.tags.{name}"
+        if not TAG_NAME.fullmatch(name) or len(name) > MAX_TAG_NAME:
+            problem = f"no tag: up to {MAX_TAG_NAME} letters, digits, blanks and _ - . : / are"
+            raise ConfigError(path, problem)
+        if name in OUR_TAGS or name.startswith("cifar_hpo."):
+            raise ConfigError(path, "a tag that sweeps use; give it another name")
+        if not isinstance(value, str | int | float) or len(str(value)) > MAX_TAG_LENGTH:
+            problem = f"{str(value)[:40]!r} is no text of up to {MAX_TAG_LENGTH:,} characters"
+            raise ConfigError(path, problem)
+    if mlflow.note and len(mlflow.note) > MAX_TAG_LENGTH:
+        raise ConfigError("mlflow.note", f"longer than {MAX_TAG_LENGTH:,} characters")

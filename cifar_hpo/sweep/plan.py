@@ -176,11 +176,11 @@ class Plan:
         return self.composer.launcher
 
     def mlflow_options(self) -> dict[str, Any]:
-        """The store and the experiment that the app's config names; None for each that it does
-        not, as in an app that has something else under the name mlflow."""
+        """The store, the experiment, tags and note that the app's config names; None for each that
+        it does not, as in an app that has something else under the name mlflow."""
         part = self.base.get("mlflow")
         options: dict[str, Any] = {}
-        for name in ("tracking_uri", "experiment"):
+        for name in ("tracking_uri", "experiment", "tags", "note"):
             options[name] = part.get(name) if isinstance(part, DictConfig) else None
         return options
 
@@ -194,7 +194,7 @@ class Plan:
         params = []
         for key in self.space.dimensions:
             # A task that logs its composed config has a group's choice under its name.
-            is_choice = self.task.logs_itself and "." not in key
+            is_choice = self.task.logs_itself and "." not in key and not key.startswith("+")
             params.append(f"{key}.name" if is_choice else param_name(key))
         return params
 

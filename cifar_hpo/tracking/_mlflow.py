@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -32,7 +33,14 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.abstract_context import RunContextProvider
 from mlflow.tracking.context.registry import _run_context_provider_registry, resolve_tags
 from mlflow.types import Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_GIT_BRANCH,
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_GIT_DIRTY,
+    MLFLOW_GIT_REPO_URL,
+    MLFLOW_SOURCE_NAME,
+)
 from numpy.typing import NDArray
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -71,6 +79,12 @@ PARENT_RUN = "mlflow.parentRunId"
 
 NOTE = "mlflow.note.content"
 """The tag that its UI shows as a run's description, Markdown."""
+
+SOURCE_NAME = MLFLOW_SOURCE_NAME
+GIT_COMMIT, GIT_BRANCH, GIT_DIRTY = MLFLOW_GIT_COMMIT, MLFLOW_GIT_BRANCH, MLFLOW_GIT_DIRTY
+GIT_REMOTE = MLFLOW_GIT_REPO_URL
+GIT_TAGS = (GIT_COMMIT, GIT_BRANCH, GIT_REMOTE)
+"""The tags that its UI shows as a run's source; those of git are of the program's own folder."""
 
 EXPERIMENT_KIND = "mlflow.experimentKind"
 TRAINING = "custom_model_development"
@@ -202,6 +216,14 @@ def dataset_digest(run: Any) -> str:
     if not run.inputs or not run.inputs.dataset_inputs:
         return ""
     return str(run.inputs.dataset_inputs[0].dataset.digest)
+
+
+NOT_IN_PARAM = re.compile(r"[^\w./ -]")
+
+
+def param_name(key: str) -> str:
+    """The param that has the value of an override's key, such as `+experiment` or `db@backup`."""
+    return NOT_IN_PARAM.sub("_", key.lstrip("+"))
 
 
 def run_tags(tags: Mapping[str, str]) -> dict[str, str]:

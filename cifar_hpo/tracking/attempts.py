@@ -27,7 +27,7 @@ from cifar_hpo.tracebacks import traceback_text
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.delivery import NO_ANSWER, Delivery, Undelivered, reason
 from cifar_hpo.tracking.ownership import OWNER, owner
-from cifar_hpo.tracking.store import connect, experiment
+from cifar_hpo.tracking.store import connect, experiment, wants_system_metrics
 from cifar_hpo.tracking.writer import (
     ATTEMPT,
     NOT_YET,
@@ -83,6 +83,7 @@ class AttemptRecord:
     experiment_name: used outside a study, whose context has its own. overrides: what the user
     would type. params: flat, by the path of their key. dataset: None where nobody knows it. note:
     the run's description, Markdown.
+    system_metrics: whether the machine's load is logged; None lets MLflow's variable say.
     """
 
     tracking_uri: str | None
@@ -94,8 +95,8 @@ class AttemptRecord:
     context: Context = Context()
     number: int = 0
     note: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    system_metrics: bool = False
+    tags: Mapping[str, object] = field(default_factory=dict)
+    system_metrics: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -215,9 +216,16 @@ class AttemptRun:
         self._put("text", text=text, name=name)
 
     def describe(self) -> None:
-        """What fixes the run: flat params, the composed config and the overrides, the dataset."""
+        """What fixes the run: flat params, the composed config and the overrides, the dataset.
+
+        What varies and is no key of the config, such as a group's choice, is a param, too.
+        """
         record = self.record
         params = {key: str(value)[:MAX_PARAM_LENGTH] for key, value in record.params.items()}
+        for override in record.overrides:
+            key, _, value = override.partition("=")
+            if key in record.context.varied:
+                params.setdefault(_mlflow.param_name(key), value[:MAX_PARAM_LENGTH])
         overrides = " ".join(record.overrides)[:MAX_OVERRIDES_LENGTH]
         self._put("params", params=params, tags={"overrides": overrides})
         self.log_text(record.config_yaml, paths.ARTIFACT_CONFIG)
@@ -296,7 +304,7 @@ class AttemptRun:
                 raise
             self._trouble = reason(error)
             self._set_aside.append(entry)
-        if name == "create" and self.record.system_metrics:
+        if name == "create" and wants_system_metrics(self.record.system_metrics):
             self._monitor = _mlflow.start_system_metrics(self.run_id, self._writer.uri)
 
     def _own_folder(self) -> Path:
@@ -355,7 +363,8 @@ def attempt_run(record: AttemptRecord, folder: Path = Path()) -> Iterator[Attemp
 
 def _tags(record: AttemptRecord) -> dict[str, str]:
     context = record.context
-    tags = {OWNER: owner(), ATTEMPT: uuid.uuid4().hex, **record.tags}
+    tags = {key: redacted(str(value)) for key, value in record.tags.items()}
+    tags |= {OWNER: owner(), ATTEMPT: uuid.uuid4().hex}
     dataset = record.dataset
     if dataset is not None:
         tags["data"] = dataset.name
@@ -376,14 +385,18 @@ def _tags(record: AttemptRecord) -> dict[str, str]:
 def _run_name(record: AttemptRecord) -> str:
     """What varied, such as filters=4; the whole key only where its last part is not enough."""
     keys = record.context.varied or [override.split("=")[0] for override in record.overrides]
-    last_parts = [key.lstrip("+~").split(".")[-1] for key in keys]
+    last_parts = [_last_part(key) for key in keys]
     parts = []
     for override in record.overrides:
         key, _, value = override.partition("=")
         if key in keys:
-            last = key.lstrip("+~").split(".")[-1]
+            last = _last_part(key)
             shown = last if last_parts.count(last) == 1 else key
-            parts.append(f"{shown}={value}")
+            parts.append(f"{shown.lstrip('+')}={value}")
     name = ", ".join(parts)[:MAX_NAME_LENGTH] or "base"
     is_fallback = record.dataset is not None and record.dataset.fallback
     return f"{name} SYNTHETIC" if is_fallback else name
+
+
+def _last_part(key: str) -> str:
+    return key.rsplit(".", maxsplit=1)[-1].lstrip("+~")

@@ -20,7 +20,7 @@ from cifar_hpo.errors import StudyError, named_line, one_line
 from cifar_hpo.metrics import replica_name, stored_names
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
-from cifar_hpo.tracking.runs import CHAMPION
+from cifar_hpo.tracking.runs import CHAMPION, USERS_NOTE, described_by
 from cifar_hpo.tracking.store import TITLE, connect, open_store, store_errors
 
 
@@ -172,7 +172,8 @@ class RunReader:
         try:
             with store_errors(self.uri):
                 self.client.log_artifacts(run_id, str(folder), paths.ARTIFACT_REPORT)
-                self.client.set_tag(run_id, _mlflow.NOTE, note)
+                users_note = self.client.get_run(run_id).data.tags.get(USERS_NOTE, "")
+                self.client.set_tag(run_id, _mlflow.NOTE, described_by(users_note, note))
         except OSError as error:
             raise StudyError(redacted(one_line(error))) from None
 

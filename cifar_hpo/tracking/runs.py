@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric
+from mlflow.entities import Metric, RunTag
 
 from cifar_hpo import paths
+from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.delivery import NO_ANSWER, Delivery, Undelivered, reason
 from cifar_hpo.tracking.ownership import OWNER, end_dead_runs, owner
+from cifar_hpo.tracking.source import source_tags, uncommitted_diff
 from cifar_hpo.tracking.store import connect, experiment
 from cifar_hpo.tracking.writer import (
     NOT_YET,
@@ -38,6 +40,9 @@ CHAMPION = "champion"
 
 STUDY_ID = "cifar_hpo.study_id"
 """The tag that tells a study's run from those of other studies of its name."""
+
+USERS_NOTE = "cifar_hpo.note"
+"""The tag with what the user says of a study, above its ranking or report."""
 
 VALIDATION = "data.validation"
 """The param that says which images a model was selected by."""
@@ -100,10 +105,14 @@ class StudyRun:
         *,
         study_id: str = "",
         is_exclusive: bool = False,
+        tags: Mapping[str, object] | None = None,
+        note: str | None = None,
+        folder: Path | None = None,
     ) -> None:
         """study_id: tells it from those of other folders, which may have its name.
 
-        is_exclusive: whether no other process can have a trial of the study at work.
+        is_exclusive: whether no other process can have a trial of the study at work. tags, note:
+        the user's. folder: where the command was started, whose state is its source.
         """
         self.uri = connect(tracking_uri)
         self.experiment_name = experiment_name
@@ -113,6 +122,10 @@ class StudyRun:
         self._delivery = Delivery[Callable[[], object]](_call, _mlflow.may_succeed_later)
         self._unlogged: dict[int, str] = {}
         self.run_id = self._reopen(study, study_id) or self._create(study, study_id)
+        self.users_tags = dict(tags or {})
+        self.note = self._describe(note)
+        if folder is not None:
+            self._delivery.put(partial(self._log_source, folder))
         self._end_dead_runs(of_all=is_exclusive)
 
     def _reopen(self, study: str, study_id: str) -> str:
@@ -132,6 +145,29 @@ class StudyRun:
         tags = {"study": study, "kind": "study", STUDY_ID: study_id, OWNER: owner()}
         run = self.client.create_run(self.experiment_id, tags=tags, run_name=f"study {study}")
         return str(run.info.run_id)
+
+    def _describe(self, note: str | None) -> str:
+        """Give the run the user's tags and note; returns the note, or an earlier command's."""
+        described = {key: redacted(str(value)) for key, value in self.users_tags.items()}
+        if note:
+            described |= {USERS_NOTE: redacted(note), _mlflow.NOTE: redacted(note)}
+        if described:
+            self._tag(described)
+        return str(self.client.get_run(self.run_id).data.tags.get(USERS_NOTE, ""))
+
+    def _log_source(self, folder: Path) -> None:
+        """The user, the program, the commit of its folder and what is not committed there."""
+        tags, diff = source_tags(folder), uncommitted_diff(folder)
+        commit = tags.get(_mlflow.GIT_COMMIT)
+        if commit:
+            tags[_mlflow.GIT_DIRTY] = str(bool(diff)).lower()
+        self._tag({key: value for key, value in tags.items() if key not in self.users_tags})
+        if commit and diff:
+            self.client.log_text(self.run_id, diff, paths.ARTIFACT_DIFF.format(commit=commit))
+
+    def _tag(self, tags: Mapping[str, str]) -> None:
+        entities = [RunTag(key, value) for key, value in tags.items()]
+        self.client.log_batch(self.run_id, tags=entities)
 
     def _now(self, call: Callable[[], Any]) -> Any:
         """Do a call after all that wait for their turn, and return its value.
@@ -282,7 +318,7 @@ class StudyRun:
         self._now(partial(self._log_report, note, best))
 
     def _end(self, status: str, note: str) -> None:
-        self.client.set_tag(self.run_id, _mlflow.NOTE, note)
+        self.client.set_tag(self.run_id, _mlflow.NOTE, described_by(self.note, note))
         self.client.set_terminated(self.run_id, status)
 
     def _log_report(self, note: str, best: Mapping[str, Any] | None) -> None:
@@ -339,6 +375,11 @@ class StudyRun:
             return Measured.by_run(self.client.get_run(version.run_id), metric)
         except mlflow.MlflowException:
             return Measured(metric)
+
+
+def described_by(users_note: str, note: str) -> str:
+    """A run's description: what the user says of it, above what is known of it."""
+    return f"{users_note}\n\n{note}" if users_note else note
 
 
 def _call(call: Callable[[], object]) -> None:

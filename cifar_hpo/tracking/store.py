@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import ssl
 import urllib.error
 import urllib.request
@@ -28,6 +29,10 @@ TITLE = "MLflow's store"
 OPTION = "mlflow.tracking_uri (--tracking-uri)"
 SERVERS = ("http://", "https://")
 
+EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
+SYSTEM_METRICS_VARIABLE = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
+"""MLflow's own, which it reads where one starts a run in its own way."""
+
 
 def connect(tracking_uri: str | None) -> str:
     """Point MLflow at its store and return the store's URI.
@@ -38,6 +43,18 @@ def connect(tracking_uri: str | None) -> str:
     mlflow.set_tracking_uri(uri)
     _mlflow.forget_run_id()
     return uri
+
+
+def experiment_name(given: str | None, otherwise: str) -> str:
+    """The experiment's: the one given, else MLFLOW_EXPERIMENT_NAME, else this one."""
+    return str(given or os.environ.get(EXPERIMENT_VARIABLE) or otherwise)
+
+
+def wants_system_metrics(given: bool | None) -> bool:
+    """Whether runs log this machine's load: as given, else as MLflow's variable says."""
+    if given is not None:
+        return given
+    return os.environ.get(SYSTEM_METRICS_VARIABLE, "").lower() in ("true", "1")
 
 
 def open_store(uri: str, *, will_write: bool) -> None:

@@ -162,6 +162,38 @@ def test_the_first_wrong_value_is_refused_with_its_path(overrides: list[str], me
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ("{study: mine}", "mlflow.tags.study: a tag that sweeps use"),
+        ("{cifar_hpo.x: 1}", "mlflow.tags.cifar_hpo.x: a tag that sweeps use"),
+        ("{a@b: 1}", "mlflow.tags.a@b: no tag"),
+        ("{a: [1]}", "mlflow.tags.a: '[1]' is no text"),
+        ("{a: null}", "mlflow.tags.a: 'None' is no text"),
+    ],
+)
+def test_tags_are_those_that_mlflow_takes_and_sweeps_do_not(tags: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config.validate_config(compose("config", [f"mlflow.tags={tags}"]))
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "tags", ["mlflow.tags={year: 1}", "+mlflow.tags={year: 1}", "+mlflow.tags.year=1"]
+)
+def test_tags_are_given_as_any_mapping_is(tags: str) -> None:
+    assert config.validate_config(compose("config", [tags])).mlflow.tags == {"year": 1}
+
+
+def test_tags_and_a_note_may_be_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM", "vision")
+    tags = "mlflow.tags={team: '${oc.env:TEAM}', year: 2026}"
+    given = compose("config", [tags, "mlflow.note=why"])
+    mlflow = config.validate_config(given).mlflow
+    assert mlflow.tags == {"team": "vision", "year": 2026}
+    assert mlflow.note == "why"
+
+
 def test_a_section_that_is_null_is_refused() -> None:
     composed = compose("config")
     composed.model = None

@@ -59,6 +59,22 @@ def test_an_attempt_s_run_shows_what_fixes_it(uri: str) -> None:
     assert (dataset.dataset.name, dataset.dataset.digest) == ("four", "0123")
 
 
+def test_a_group_s_choice_is_a_param_and_the_user_s_tags_are_the_run_s(uri: str) -> None:
+    study = StudyRun(uri, "e", "s")
+    described = record(uri, study, overrides=("+experiment=a", "model.filters=4", "x=1"))
+    varied = ("+experiment", "model.filters")
+    context = replace(described.context, varied=varied)
+    tags = {"team": "vision", "study": "mine"}
+    with attempt_run(replace(described, context=context, tags=tags)) as run:
+        assert run.wait()
+    logged = fetch(run.run_id)
+    assert logged.info.run_name == "experiment=a, filters=4"
+    assert logged.data.params["experiment"] == "a"
+    assert logged.data.params["model.filters"] == "4"
+    assert "x" not in logged.data.params, "it does not vary"
+    assert (logged.data.tags["team"], logged.data.tags["study"]) == ("vision", "s")
+
+
 def test_a_run_outside_a_study_is_its_own(uri: str) -> None:
     with attempt_run(record(uri)) as run:
         pass

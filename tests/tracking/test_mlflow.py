@@ -46,6 +46,13 @@ def test_tags_have_their_names() -> None:
     )
 
 
+def test_a_param_may_have_the_name_of_any_override_s_key(client: Any) -> None:
+    run = client.create_run("0")
+    for key, name in (("+experiment", "experiment"), ("db@a.b", "db_a.b"), ("a/b", "a/b")):
+        assert _mlflow.param_name(key) == name
+        client.log_param(run.info.run_id, name, 1)
+
+
 def test_a_child_run_is_found_by_its_parent(client: Any) -> None:
     with mlflow.start_run() as parent:
         pass

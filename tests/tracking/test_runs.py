@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +17,11 @@ from cifar_hpo.tracking import _mlflow, runs
 from cifar_hpo.tracking.attempts import attempt_run
 from cifar_hpo.tracking.delivery import Undelivered
 from cifar_hpo.tracking.ownership import OWNER, owner
+from cifar_hpo.tracking.reader import RunReader
 from cifar_hpo.tracking.runs import BEST_VALUE, CHAMPION, StudyRun
 from cifar_hpo.tracking.store import connect
+
+AUTHOR = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
 
 
 def test_the_store_is_the_one_given_else_of_the_environment_else_here(
@@ -44,6 +48,44 @@ def test_a_study_has_one_run_and_goes_on_in_it(uri: str) -> None:
     assert StudyRun(uri, "e", "another").run_id != first.run_id
 
 
+def test_a_study_s_run_has_the_user_s_tags_note_and_folder(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("SERVICE_TOKEN", "only-for-me-123")
+    tags = {"team": "vision", "year": 2026, "key": "only-for-me-123", "mlflow.user": "we"}
+    study = StudyRun(uri, "e", "s", tags=tags, note="**Why** it is asked", folder=tmp_path)
+    assert study.wait()
+    logged = fetch(study.run_id).data.tags
+    assert (logged["team"], logged["year"], logged["key"]) == ("vision", "2026", "***")
+    assert logged["mlflow.user"] == "we", "the user's own"
+    assert logged["mlflow.source.name"]
+    assert logged[_mlflow.NOTE] == "**Why** it is asked"
+    study.close("FINISHED", "# ranking", None)
+    assert fetch(study.run_id).data.tags[_mlflow.NOTE] == "**Why** it is asked\n\n# ranking"
+
+    again = StudyRun(uri, "e", "s")
+    again.close("FINISHED", "# another", None)
+    assert fetch(again.run_id).data.tags[_mlflow.NOTE] == "**Why** it is asked\n\n# another"
+    page = tmp_path / "page"
+    page.mkdir()
+    RunReader(uri).attach(again.run_id, page, "# report")
+    assert fetch(again.run_id).data.tags[_mlflow.NOTE] == "**Why** it is asked\n\n# report"
+
+
+def test_a_study_s_run_has_what_is_not_committed(uri: str, tmp_path: Path) -> None:
+    for command in (["init", "-q"], ["add", "code.py"], [*AUTHOR, "commit", "-q", "-m", "first"]):
+        (tmp_path / "code.py").write_text("size = 1\n")
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / "code.py").write_text("size = 2\n")
+    study = StudyRun(uri, "e", "s", folder=tmp_path)
+    assert study.wait()
+    tags = fetch(study.run_id).data.tags
+    assert tags[_mlflow.GIT_DIRTY] == "true"
+    commit = tags[_mlflow.GIT_COMMIT]
+    assert "+size = 2" in text(study.run_id, f"source/{commit}.diff")
+
+
 def test_the_best_value_is_a_chart_over_finished_trials(uri: str) -> None:
     study = StudyRun(uri, "e", "s")
     study.log_best(0, None)
@@ -56,13 +98,13 @@ def test_the_best_value_is_a_chart_over_finished_trials(uri: str) -> None:
 
 def test_a_view_of_the_runs_shows_metrics_and_params(uri: str) -> None:
     study = StudyRun(uri, "e", "s")
-    study.set_ui_columns(["val_loss"], "minimize", ["optimizer.name", "model.filters"])
+    study.set_ui_columns(["val_loss"], "minimize", ["experiment", "model.filters"])
     assert study.wait()
     experiment = study.client.get_experiment(study.experiment_id)
     state = json.loads(experiment.tags[_mlflow.VIEW_TAG])
     assert state["orderByAsc"] is True
     assert "metrics.`val_loss`" in state["selectedColumns"]
-    assert state["selectedColumns"][-2:] == ["params.`optimizer.name`", "params.`model.filters`"]
+    assert state["selectedColumns"][-2:] == ["params.`experiment`", "params.`model.filters`"]
     assert experiment.tags[_mlflow.EXPERIMENT_KIND] == _mlflow.TRAINING
 
 

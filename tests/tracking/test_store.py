@@ -18,7 +18,13 @@ from cifar_hpo.errors import StudyError
 from cifar_hpo.tracking import store as store_module
 from cifar_hpo.tracking.reader import RunReader
 from cifar_hpo.tracking.runs import StudyRun
-from cifar_hpo.tracking.store import connect, experiment, open_store
+from cifar_hpo.tracking.store import (
+    connect,
+    experiment,
+    experiment_name,
+    open_store,
+    wants_system_metrics,
+)
 
 DB = Path("mlflow.db")
 
@@ -182,3 +188,18 @@ def test_eight_workers_may_begin_with_an_empty_store_at_once(tmp_path: Path) -> 
     assert started.returncode == 0, started.stderr
     runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert [run.info.status for run in runs] == ["FINISHED"] * 8
+
+
+def test_mlflow_s_own_variables_count_where_the_config_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.delenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", raising=False)
+    assert experiment_name(None, "study") == "study"
+    assert wants_system_metrics(None) is False
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "team")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "True")
+    assert experiment_name(None, "study") == "team"
+    assert experiment_name("given", "study") == "given"
+    assert wants_system_metrics(None) is True
+    assert wants_system_metrics(given=False) is False

@@ -156,16 +156,19 @@ def _open_tracker(plan: Plan, study: Study) -> StudyTracker:
         return NoTracker()
     from cifar_hpo.paths import tracking_uri
     from cifar_hpo.tracking.runs import StudyRun
-    from cifar_hpo.tracking.store import store_errors
+    from cifar_hpo.tracking.store import experiment_name, store_errors
 
     options = plan.mlflow_options()
     with store_errors(tracking_uri(options["tracking_uri"])):
         run = StudyRun(
             options["tracking_uri"],
-            options["experiment"] or study.name,
+            experiment_name(options["experiment"], study.name),
             study.name,
             study_id=study.id,
             is_exclusive=study.is_exclusive,
+            tags=options["tags"],
+            note=options["note"],
+            folder=Path.cwd(),
         )
         run.set_ui_columns(plan.ui_metrics(study.metrics), study.directions[0], plan.ui_params())
         run.restore_best(study.best_values())
