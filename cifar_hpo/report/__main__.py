@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from cifar_hpo.analysis.comparison import compare_study
 from cifar_hpo.analysis.verdict import verdict
 from cifar_hpo.console import PLAIN, set_up_output, terminal
-from cifar_hpo.errors import UserError, exit_with
+from cifar_hpo.errors import StudyError, UserError, exit_with
 from cifar_hpo.paths import STUDIES_DB
 from cifar_hpo.report.follow import follow
 from cifar_hpo.report.runs import attach, open_runs
-from cifar_hpo.report.tables import leaderboard
+from cifar_hpo.report.tables import leaderboard, note
 from cifar_hpo.study.storage import open_existing, storage_errors
+from cifar_hpo.study.stored import write_note
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,7 +55,8 @@ def report(
     """Print the leaderboard and the verdict, and write the page."""
     from cifar_hpo.report.page import write_page  # loads matplotlib, which --watch does without
 
-    comparison = compare_study(study, open_existing(storage))
+    opened = open_existing(storage)
+    comparison = compare_study(study, opened)
     console = terminal()
     console.print(leaderboard(comparison))
     for sentence in verdict(comparison):
@@ -64,6 +66,11 @@ def report(
     console.print(f"page: {page}", **PLAIN)
     if runs and comparison.run_id:
         attach(runs, comparison, page.parent, console)
+    try:
+        with storage_errors(storage):
+            write_note(opened, comparison.name, note(comparison))
+    except StudyError as error:
+        console.print(f"the verdict is not in Optuna's dashboard: {error}", **PLAIN)
     if in_browser:
         webbrowser.open(page.absolute().as_uri())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,19 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
-from optuna.storages._rdb.models import TrialModel
+from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
+from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_hpo.study.space import Value
 
 RDB_FOLDER = Path(sys.modules[RDBStorage.__module__].__file__ or "").parent
 """Where Optuna's code lies that reads a database."""
+
+NOTE_VERSION = "dashboard:note_ver"
+NOTE_PART = "dashboard:note_str:{place}"
+MAX_NOTE_PART = 2045
+"""A study's note as optuna-dashboard's `save_note` keeps it, in parts of so many characters."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -132,3 +139,49 @@ def copy_system_attributes(storage: BaseStorage, source: str, target: str) -> No
     attributes = storage.get_study_system_attrs(storage.get_study_id_from_name(source))
     for key, value in attributes.items():
         storage.set_study_system_attr(target_id, key, value)
+
+
+def set_metric_names(study: optuna.Study, names: Sequence[str]) -> None:
+    """Let a study's values have names, which dashboards and data frames show."""
+    if study.metric_names != list(names):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(names))
+
+
+def set_user_attributes(
+    storage: BaseStorage, trial: optuna.Trial, attributes: Mapping[str, Any]
+) -> None:
+    """Note several of an unfinished trial's attributes; in a database in one transaction, since
+    each takes a disk some milliseconds."""
+    number = trial._trial_id  # noqa: SLF001
+    if not isinstance(storage, RDBStorage):
+        for key, value in attributes.items():
+            storage.set_trial_user_attr(number, key, value)
+        return
+    with _create_scoped_session(storage.scoped_session, True) as session:
+        for key, value in attributes.items():
+            storage._set_trial_attr_without_commit(  # noqa: SLF001
+                session, TrialUserAttributeModel, number, key, value
+            )
+
+
+def note(storage: BaseStorage, study: str) -> str:
+    """A study's note in optuna-dashboard, Markdown; empty where it has none."""
+    attributes = storage.get_study_system_attrs(storage.get_study_id_from_name(study))
+    parts: list[str] = []
+    while NOTE_PART.format(place=len(parts)) in attributes:
+        parts.append(attributes[NOTE_PART.format(place=len(parts))])
+    return "".join(parts)
+
+
+def set_note(storage: BaseStorage, study: str, text: str) -> None:
+    """Give a study a note; parts of a longer one before are emptied."""
+    study_id = storage.get_study_id_from_name(study)
+    attributes = storage.get_study_system_attrs(study_id)
+    storage.set_study_system_attr(study_id, NOTE_VERSION, attributes.get(NOTE_VERSION, 0) + 1)
+    place = 0
+    while text or NOTE_PART.format(place=place) in attributes:
+        part, text = text[:MAX_NOTE_PART], text[MAX_NOTE_PART:]
+        storage.set_study_system_attr(study_id, NOTE_PART.format(place=place), part)
+        place += 1

@@ -56,7 +56,7 @@ def recover(
         if not outcome and can_go_on:
             outcome = left_outcome(_spec(space, trial))
             if outcome:
-                stored.open_trial(trial.number).set_user_attr(OUTCOME, dict(outcome))
+                stored.note_outcome(stored.open_trial(trial.number), outcome)
         if outcome:
             stored.close_trial(trial.number, outcome)
         elif can_go_on and is_wanted(trial.params):

@@ -15,10 +15,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cifar_hpo.config.fields import as_list, flat
 from cifar_hpo.errors import StudyError
+from cifar_hpo.metrics import OF_A_REPLICA, is_spread
 from cifar_hpo.study import _optuna, migration, samplers
 from cifar_hpo.study.dimensions import Value, dimension_identity
 from cifar_hpo.study.distributions import Distributions
 from cifar_hpo.study.pruners import pruner
+from cifar_hpo.study.ranking import OUTCOME
 from cifar_hpo.study.space import Space
 from cifar_hpo.trial import PRUNED
 
@@ -30,15 +32,28 @@ MEANING = "meaning"
 WARM_START = "warm_start"
 """The attribute of Optuna's trial that says from which study and trial it was taken."""
 
+CHOICES = "choices"
+"""In a meaning, what choices of groups set beyond the group's own section, by group and choice."""
+
+ATTRIBUTES = (OUTCOME, WARM_START, "attempt", "skipped")
+"""What trials have as attributes beside their metrics."""
+
+NOTE_LINE = "*cifar_hpo writes what is below this line anew; what is above it stays.*"
+
+MAX_METRICS = 20
+"""Metrics of a trial that are attributes of their own; each takes a row of the database."""
+
 MAX_SHOWN_DIFFERENCES = 5
 
 
 class StoredStudy(NamedTuple):
-    """Optuna's study, where it is stored, and the distributions of its parameters."""
+    """Optuna's study, where it is stored, the distributions of its parameters, and what its values
+    are called."""
 
     study: optuna.Study
     storage: BaseStorage
     distributions: Distributions
+    metrics: Sequence[str] = ()
 
     @classmethod
     def create_or_load(
@@ -57,11 +72,13 @@ class StoredStudy(NamedTuple):
         migration.restore(storage, name)
         study = _create_or_load(storage, name, options)
         check_definition(study, meaning)
+        metrics = as_list(options["metric"])
+        _optuna.set_metric_names(study, metrics)
         distributions = Distributions(space, name, study.get_trials(deepcopy=False))
         if distributions.extended:
             migration.extend_choices(storage, name, distributions.extended)
             study = _create_or_load(storage, name, options)
-        return cls(study, storage, distributions)
+        return cls(study, storage, distributions, metrics)
 
     @property
     def name(self) -> str:
@@ -89,6 +106,12 @@ class StoredStudy(NamedTuple):
     ) -> None:
         """Change an unfinished trial's state, in one transaction with its values."""
         _optuna.set_state(self.storage, self.name, number, state, values)
+
+    def note_outcome(self, trial: optuna.Trial, outcome: Mapping[str, Any]) -> None:
+        """Note how an unfinished trial ended, its metrics also one by one, so that a dashboard can
+        draw them."""
+        attributes = {OUTCOME: dict(outcome), **plain_metrics(outcome["metrics"], self.metrics)}
+        _optuna.set_user_attributes(self.storage, trial, attributes)
 
     def close_trial(self, number: int, outcome: Mapping[str, Any]) -> None:
         """Let Optuna know how a trial ended. outcome: as it is noted with the trial."""
@@ -120,6 +143,23 @@ class StoredStudy(NamedTuple):
                 self.study.add_trial(trial)
                 usable += 1
         log.warning("%d of %d trials of study %s known beforehand", usable, len(finished), earlier)
+
+
+def plain_metrics(metrics: Mapping[str, float], values: Sequence[str]) -> dict[str, float]:
+    """The first metrics of a trial but for its values, for single replicas and for their spread."""
+    plain: dict[str, float] = {}
+    for name, value in metrics.items():
+        is_of_replicas = is_spread(name) or OF_A_REPLICA.fullmatch(name)
+        if not is_of_replicas and name not in (*values, *ATTRIBUTES) and len(plain) < MAX_METRICS:
+            plain[name] = value
+    return plain
+
+
+def write_note(storage: BaseStorage, study: str, text: str) -> None:
+    """Let optuna-dashboard show a text as a study's note, below what a user has written there."""
+    users = _optuna.note(storage, study).partition(NOTE_LINE)[0].rstrip()
+    head = f"{users}\n\n" if users else ""
+    _optuna.set_note(storage, study, f"{head}{NOTE_LINE}\n\n{text}")
 
 
 def choose_name(storage: BaseStorage, name: str, earlier: str | None, *, is_fresh: bool) -> str:

@@ -32,11 +32,11 @@ from cifar_hpo.study.candidates import (
 )
 from cifar_hpo.study.dimensions import as_written, canonical
 from cifar_hpo.study.pruners import should_prune
-from cifar_hpo.study.ranking import LATE_RUN, OUTCOME, CountedTrials, FinishedTrial, finished_trials
+from cifar_hpo.study.ranking import LATE_RUN, CountedTrials, FinishedTrial, finished_trials
 from cifar_hpo.study.recovery import ATTEMPT, recover
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import is_file, open_storage, study_lock
-from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name
+from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name, write_note
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Progress, TrialResult, TrialSpec
 
@@ -193,6 +193,10 @@ class Study:
             study.set_user_attr(FOLDERS, [*folders, str(folder.absolute())])
 
     def folders(self) -> list[Path]:
+    def write_note(self, text: str) -> None:
+        """Let optuna-dashboard show a text, Markdown, with this study."""
+        write_note(self._stored.storage, self.name, text)
+
         """Where all of its sweeps have left their trials' folders."""
         attributes = self._stored.study.user_attrs
         latest = [attributes[FOLDER]] if FOLDER in attributes else []  # of earlier versions the one
@@ -290,7 +294,7 @@ class Study:
             self._failures += 1
         outcome = _outcome(result, self.metrics)
         # Before the state, so that a death between the two loses nothing.
-        self._open_trials.pop(spec.number).set_user_attr(OUTCOME, outcome)
+        self._stored.note_outcome(self._open_trials.pop(spec.number), outcome)
         self._stored.close_trial(spec.number, outcome)
         self._count(FinishedTrial(number=spec.number, params=spec.params, **outcome))
         return True

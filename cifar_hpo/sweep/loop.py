@@ -348,6 +348,7 @@ class Sweep:
         self._try_step("runs of dead workers", self.tracker.close_abandoned)
         self._try_step("the champion", self._register_champion)
         self._try_step("the study's run", lambda: self.tracker.close(status, note, best))
+        self._try_step("the note in Optuna's dashboard", lambda: self._write_note(note))
         self.notices += self.tracker.unlogged()
 
     def _try_step(self, what: str, step: Callable[[], None]) -> None:
@@ -356,6 +357,10 @@ class Sweep:
             step()
         except Exception as error:  # noqa: BLE001  MLflow's and its servers' errors share no base
             self.notices.append(f"not logged: {what} ({redacted(one_line(error))[:200]})")
+
+    def _write_note(self, ranking: str) -> None:
+        report = f"`python -m cifar_hpo.report {self.study.name}` says which differences are real."
+        self.study.write_note(f"{ranking}\n\n{report}")
 
     def _deliver_kept(self) -> None:
         """Log what trials kept while MLflow's store was away, now or in an earlier command."""

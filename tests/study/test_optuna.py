@@ -175,3 +175,30 @@ def test_trials_of_a_database_are_counted_without_reading_them(
     monkeypatch.setattr(type(storage), "get_all_trials", None)
     assert _optuna.count_trials(storage, "s") == 2
     assert _optuna.last_start(storage, "s") > 0
+
+
+def test_values_have_names_without_a_warning(study: optuna.Study) -> None:
+    with expects("Study.set_metric_names keeps the names that Study.metric_names gives"):
+        _optuna.set_metric_names(study, ["accuracy"])
+        assert study.metric_names == ["accuracy"]
+
+
+def test_several_attributes_of_a_trial_are_noted(study: optuna.Study, storage: BaseStorage) -> None:
+    with expects("RDBStorage._set_trial_attr_without_commit notes an attribute in a session"):
+        trial = _optuna.open_trial(study, storage, 1)
+        trial.set_user_attr("a", 0)
+        _optuna.set_user_attributes(storage, trial, {"a": 1.5, "b": {"c": [1]}})
+        assert study.get_trials()[1].user_attrs == {"a": 1.5, "b": {"c": [1]}}
+
+
+@pytest.mark.parametrize("length", [5000, 3, 0])
+def test_a_note_is_what_the_dashboard_shows(
+    length: int, study: optuna.Study, storage: BaseStorage
+) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard")
+    with expects("optuna-dashboard keeps a study's note in numbered parts, and a version"):
+        _optuna.set_note(storage, "s", "a longer one " * 600)
+        _optuna.set_note(storage, "s", "x" * length)
+        assert dashboard.get_note(study) == _optuna.note(storage, "s") == "x" * length
+        dashboard.save_note(study, "y" * 3000)
+        assert _optuna.note(storage, "s") == "y" * 3000
