@@ -192,6 +192,11 @@ class Sweeper:
         choices=(),
     )
     params: dict[str, Any] = meant("the space, as on the command line", {})
+    cells: list[Any] = meant(
+        "configurations to try, one by one, each with all that varies beside them: "
+        "[{model.filters: 8}, {model.filters: 4, model.depth: 4}]",
+        [],
+    )
     conditions: dict[str, Any] = meant(
         "parameters that exist for some choices only: {optimizer.momentum: 'optimizer=sgd'}", {}
     )

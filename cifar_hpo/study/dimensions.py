@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
@@ -141,6 +142,17 @@ def canonical(value: Value) -> Value:
     return value
 
 
+def identity(params: Mapping[str, Value]) -> str:
+    """The same for the same configuration, whatever the order of its keys and the spelling of its
+    values."""
+    return json.dumps({key: canonical(value) for key, value in params.items()}, sort_keys=True)
+
+
+def identities(configurations: Iterable[Mapping[str, Value]]) -> set[str]:
+    """The identity of each configuration."""
+    return {identity(params) for params in configurations}
+
+
 def parse_value(text: str) -> Value:
     """The value that an override's text means in Hydra; the text itself where it is a sweep.
 
@@ -150,6 +162,33 @@ def parse_value(text: str) -> Value:
     if override.is_sweep_override():
         return text
     return _element_value(parsed_value(override))
+
+
+def parse_element(path: str, text: str) -> tuple[Override, Value, str]:
+    """An override of a single value: itself, its value, and how that is written.
+
+    path: where it stands in the config, for errors. Raises ConfigError for several values, and for
+    what is no value to try; Hydra's own errors for what can't be parsed.
+    """
+    (override,) = OverridesParser.create().parse_overrides([text])
+    if override.is_sweep_override():
+        raise ConfigError(path, f"{text} is more than one value; a cell has one for each key")
+    element = parsed_value(override)
+    value = _element_value(element)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(path, f"{text}: no number to try")
+    return override, value, Transformer.str(element)
+
+
+def add_choice(path: str, texts: dict[Value, str], value: Value, text: str) -> None:
+    """Add a value to a dimension's, with how it is written.
+
+    Raises ConfigError where another value can't be told from it, as 1 from true.
+    """
+    for known, written in texts.items():
+        if known == value and isinstance(known, bool) != isinstance(value, bool):
+            raise ConfigError(path, f"{written} and {text} can't be told apart; leave one out")
+    texts.setdefault(value, text)
 
 
 def as_written(value: Any) -> str:

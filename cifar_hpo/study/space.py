@@ -2,21 +2,23 @@
 one combination of choices.
 
 A parameter may exist for some choices only: `optimizer.momentum` where the optimizer has one, or as
-`hydra.sweeper.conditions` say.
+`hydra.sweeper.conditions` say. Of the keys in `hydra.sweeper.cells` only the listed combinations
+exist.
 """
 
 from __future__ import annotations
 
 import functools
-import json
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from cifar_hpo.errors import ConfigError
+from cifar_hpo.study import listed_cells
 from cifar_hpo.study.dimensions import (
     Choices,
     Dimension,
@@ -24,11 +26,25 @@ from cifar_hpo.study.dimensions import (
     Value,
     as_written,
     canonical,
+    identities,
+    identity,
     parse_part,
     parse_value,
 )
 
 __all__ = ["Choices", "Interval", "Space", "Value", "identities", "identity"]
+
+
+class Block(NamedTuple):
+    """Cells that differ in nothing but the values of some dimensions, each with each.
+
+    start: how many cells come before them. chosen: what they have in common.
+    """
+
+    start: int
+    size: int
+    chosen: Mapping[str, Value]
+    others: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -37,14 +53,17 @@ class Space:
     fixed override.
 
     groups: the dimensions that choose among a config group's options. absent: for each combination
-    of their choices, the parameters whose key does not exist then. conditions: for a parameter, the
-    dimension on which it depends and the choices for which it exists.
+    of their choices, None where a group is not chosen, the parameters whose key does not exist
+    then. conditions: for a parameter, the dimension on which it depends and the choices for which
+    it exists. listed: combinations of some dimensions' values, of which no others exist; one may do
+    without some of these dimensions.
     """
 
     parts: Mapping[str, Dimension | str]
     groups: tuple[str, ...] = ()
-    absent: Mapping[tuple[Value, ...], frozenset[str]] = field(default_factory=dict)
+    absent: Mapping[tuple[Value | None, ...], frozenset[str]] = field(default_factory=dict)
     conditions: Mapping[str, tuple[str, frozenset[Value]]] = field(default_factory=dict)
+    listed: Sequence[Mapping[str, Value]] = ()
 
     @classmethod
     def parse(
@@ -54,35 +73,60 @@ class Space:
         config_loader: Any,
         conditions: Mapping[str, str] | None = None,
         whole_keys: Sequence[str] = (),
+        *,
+        cells: Sequence[Mapping[str, Any]] = (),
     ) -> Space:
         """From `hydra.sweeper.params` and the command line, which wins where both name a key.
 
-        whole_keys: those that take whole numbers alone. Raises Hydra's own errors for what can't be
-        parsed, ConfigError for an interval that is none or a condition on nothing.
+        config_loader: says which groups there are. whole_keys: those that take whole numbers alone.
+        cells: `hydra.sweeper.cells`, each of which is tried with all that varies beside them.
+        Raises Hydra's own errors for what can't be parsed, ConfigError for an interval that is
+        none, a condition on nothing, or a key of a cell that is given elsewhere, too.
         """
         texts = [f"{key}={as_written(value)}" for key, value in params.items()]
         parser = OverridesParser.create(config_loader=config_loader)
         parts: dict[str, Dimension | str] = {}
+        names = {}
         for override in parser.parse_overrides([*texts, *overrides]):
             key = override.get_key_element()
             if override.is_hydra_override():
                 problem = "a sweep varies the app's own keys, not Hydra's"
                 raise ConfigError(f"hydra.sweeper.params.{key}", problem)
             parts[key] = parse_part(override, is_whole=key.lstrip("+") in whole_keys)
+            names[key] = override.key_or_group
+        listed, choices = listed_cells.parse(cells, parts, names)
+        parts = {**choices, **parts}
         groups = []
         for key, part in parts.items():
-            if not isinstance(part, str) and config_loader.get_group_options(key.lstrip("+")):
+            if not isinstance(part, str) and config_loader.get_group_options(names[key], None):
                 groups.append(key)
-        return cls(parts, tuple(groups), conditions=_parse_conditions(conditions or {}, parts))
+        depends = _parse_conditions(conditions or {}, parts)
+        for key in depends.keys() & choices.keys():
+            problem = f"{key} is of {listed_cells.PATH}, and exists where a cell has it"
+            raise ConfigError(f"hydra.sweeper.conditions.{key}", problem)
+        return cls(parts, tuple(groups), conditions=depends, listed=listed)
 
     @functools.cached_property
     def dimensions(self) -> dict[str, Dimension]:
         return {key: part for key, part in self.parts.items() if not isinstance(part, str)}
 
+    @functools.cached_property
+    def listed_keys(self) -> frozenset[str]:
+        """The dimensions of which only listed combinations exist."""
+        return frozenset().union(*self.listed)
+
+    @property
+    def free_keys(self) -> list[str]:
+        """The other dimensions, which vary by themselves."""
+        return [key for key in self.dimensions if key not in self.listed_keys]
+
     @property
     def identity(self) -> dict[str, str]:
         """The same for the same set of cells, whatever the order and the spelling of values."""
-        return {key: self.dimensions[key].identity for key in sorted(self.dimensions)}
+        known = {key: self.dimensions[key].identity for key in sorted(self.free_keys)}
+        if self.listed:
+            known[listed_cells.PATH] = repr(sorted(identities(self.listed)))
+        return known
 
     @property
     def identity_as_written(self) -> dict[str, str]:
@@ -110,7 +154,7 @@ class Space:
         return chain
 
     @functools.cached_property
-    def _nesting(self) -> list[str]:
+    def nesting(self) -> list[str]:
         """Dimensions as they were given, but each behind those that decide whether it exists."""
         sometimes_absent = frozenset().union(*self.absent.values())
         nesting: dict[str, None] = {}
@@ -119,13 +163,14 @@ class Space:
                 for group in self.groups:
                     nesting |= dict.fromkeys(self._needed_by(group))
             nesting |= dict.fromkeys(self._needed_by(key))
-        return list(nesting)
+        return [key for key in nesting if key not in self.listed_keys]
 
     @functools.cached_property
     def size(self) -> float:
         """How many cells there are, conditions not considered."""
-        size: float = 1
-        for part in self.dimensions.values():
+        size: float = max(1, len(self.listed))
+        for key in self.free_keys:
+            part = self.dimensions[key]
             size *= len(part.texts) if isinstance(part, Choices) else math.inf
         return size
 
@@ -134,42 +179,66 @@ class Space:
         return self.size < math.inf
 
     def is_active(self, key: str, params: Mapping[str, Value]) -> bool:
-        """Whether a parameter exists for the values of those before it."""
+        """Whether a parameter exists for the values of those before it; a listed one, whether it is
+        among these."""
+        if key in self.listed_keys:
+            return key in params
         if key in self.conditions:
             needed, values = self.conditions[key]
             if needed not in params or canonical(params[needed]) not in values:
                 return False
         if key in self.groups:
             return True
-        chosen = tuple(canonical(params[group]) for group in self.groups if group in params)
-        return key not in self.absent.get(chosen, ())
+        return key not in self.absent.get(self.choices_of_groups(params), ())
+
+    def choices_of_groups(self, params: Mapping[str, Value]) -> tuple[Value | None, ...]:
+        """What these choose of each group; None where they do not."""
+        chosen = []
+        for group in self.groups:
+            chosen.append(canonical(params[group]) if group in params else None)
+        return tuple(chosen)
+
+    def listed_part(self, params: Mapping[str, Value]) -> dict[str, Value]:
+        """What these have of listed dimensions."""
+        return {key: value for key, value in params.items() if key in self.listed_keys}
+
+    def combinations_of_groups(self) -> Iterator[dict[str, Value]]:
+        """Every combination of groups' choices that cells may have, once."""
+        options: list[Iterable[Value | None]] = []
+        free = []
+        for key in self.free_keys:
+            part = self.dimensions[key]
+            if key in self.groups and isinstance(part, Choices):
+                free.append(key)
+                options.append([*part.texts, None] if key in self.conditions else part.texts)
+        starts: dict[tuple[Value | None, ...], dict[str, Value]] = {}
+        for cell in self.listed or ({},):
+            start = {key: value for key, value in cell.items() if key in self.groups}
+            starts[self.choices_of_groups(start)] = start
+        for start in starts.values():
+            for values in itertools.product(*options):
+                free_choices = dict(zip(free, values, strict=True))
+                chosen = {key: value for key, value in free_choices.items() if value is not None}
+                chosen = {**start, **chosen}
+                if all(self._is_settled(key, chosen) for key in free):
+                    yield chosen
+
+    def _is_settled(self, group: str, chosen: Mapping[str, Value]) -> bool:
+        """Whether a group is chosen just where it exists, as far as other groups decide that."""
+        needed, _ = self.conditions.get(group, ("", frozenset()))
+        return needed not in self.groups or (group in chosen) == self.is_active(group, chosen)
 
     def holds(self, params: Mapping[str, Any]) -> bool:
         """Whether these are a configuration of this space."""
         active = [key for key in self.order if self.is_active(key, params)]
-        if set(active) != set(params):
+        if set(active) != set(params) or not self._is_listed(params):
             return False
         return all(self.dimensions[key].has(params[key]) for key in active)
 
     @functools.cached_property
     def n_cells(self) -> int:
-        """How many cells there are; only of a finite space.
-
-        Counted without listing them: what decides whether others exist is gone through, the others
-        multiply.
-        """
-        deciding = {needed for needed, _ in self.conditions.values()}
-        if any(self.absent.values()):
-            deciding.update(self.groups)
-        others = [key for key in self.dimensions if key not in deciding]
-        count = 0
-        for chosen in self._branches([key for key in self._nesting if key in deciding], {}):
-            cells = 1
-            for key in others:
-                if self.is_active(key, chosen):
-                    cells *= len(self._choices(key))
-            count += cells
-        return count
+        """How many cells there are; only of a finite space. Counted without listing them."""
+        return sum(block.size for block in self.blocks())
 
     def cells(self, given: Mapping[str, Value] | None = None) -> Iterator[dict[str, Value]]:
         """Every combination of what exists once, the last dimension fastest; one empty cell where
@@ -178,8 +247,11 @@ class Space:
         given: values that the cells are to have.
         """
         wanted = {key: canonical(value) for key, value in (given or {}).items()}
-        for branch in self._branches(self._nesting, wanted):
-            yield {key: branch[key] for key in self.dimensions if key in branch}
+        for start in self.listed or ({},):
+            if any(start.get(key) != value for key, value in self.listed_part(wanted).items()):
+                continue
+            for branch in self._branches(self.nesting, wanted, start):
+                yield {key: branch[key] for key in self.dimensions if key in branch}
 
     def corners(self) -> Iterator[dict[str, Value]]:
         """Cells that together hold each choice and each end of each interval once."""
@@ -203,6 +275,34 @@ class Space:
                 overrides.append(f"{key}={part.text(params[key])}")
         return tuple(overrides)
 
+    def choices(self, key: str) -> Mapping[Value, str]:
+        """A dimension's values, each with its text."""
+        part = self.dimensions[key]
+        assert isinstance(part, Choices)
+        return part.texts
+
+    def blocks(self) -> Iterator[Block]:
+        """All cells: what decides whether others exist is gone through, the others multiply."""
+        deciding = {needed for needed, _ in self.conditions.values()}
+        if any(self.absent.values()):
+            deciding.update(self.groups)
+        nesting = [key for key in self.nesting if key in deciding]
+        free = [key for key in self.nesting if key not in deciding]
+        start = 0
+        for cell in self.listed or ({},):
+            for chosen in self._branches(nesting, {}, cell):
+                others = [key for key in free if self.is_active(key, chosen)]
+                size = math.prod(len(self.choices(key)) for key in others)
+                yield Block(start, size, chosen, others)
+                start += size
+
+    def _is_listed(self, params: Mapping[str, Value]) -> bool:
+        return not self.listed or identity(self.listed_part(params)) in self._listed_identities
+
+    @functools.cached_property
+    def _listed_identities(self) -> set[str]:
+        return identities(self.listed)
+
     def _branches(
         self,
         keys: Sequence[str],
@@ -222,14 +322,8 @@ class Space:
             if key not in given:
                 yield from self._branches(rest, given, chosen)
             return
-        for value in [given[key]] if key in given else self._choices(key):
+        for value in [given[key]] if key in given else self.choices(key):
             yield from self._branches(rest, given, {**chosen, key: value})
-
-    def _choices(self, key: str) -> Mapping[Value, str]:
-        """A dimension's values, each with its text."""
-        part = self.dimensions[key]
-        assert isinstance(part, Choices)
-        return part.texts
 
     def _active_part(self, combination: Mapping[str, Value]) -> dict[str, Value]:
         """The parameters of a combination that exist, in the order of the dimensions."""
@@ -238,17 +332,6 @@ class Space:
             if self.is_active(key, active):
                 active[key] = combination[key]
         return {key: active[key] for key in self.dimensions if key in active}
-
-
-def identity(params: Mapping[str, Value]) -> str:
-    """The same for the same configuration, whatever the order of its keys and the spelling of its
-    values."""
-    return json.dumps({key: canonical(value) for key, value in params.items()}, sort_keys=True)
-
-
-def identities(configurations: Iterable[Mapping[str, Value]]) -> set[str]:
-    """The identity of each configuration."""
-    return {identity(params) for params in configurations}
 
 
 def _parse_conditions(

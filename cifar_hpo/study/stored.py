@@ -183,7 +183,8 @@ def next_free_name(name: str, taken: Sequence[str]) -> str:
 
 
 def check_definition(study: optuna.Study, meaning: Mapping[str, Any]) -> None:
-    """Continue only what means the same; a new study is given its meaning.
+    """Continue only what means the same; a new study is given its meaning, and an old one what new
+    choices mean.
 
     Raises StudyError where a study means something else.
     """
@@ -192,7 +193,17 @@ def check_definition(study: optuna.Study, meaning: Mapping[str, Any]) -> None:
     if stored is None:
         study.set_user_attr(MEANING, wanted)
         return
-    before, now = flat(_as_of_now(stored)), flat(_as_of_now(wanted))
+    _refuse_differences(study.study_name, stored, wanted)
+    known = _all_choices(wanted.get(CHOICES, {}), stored.get(CHOICES, {}))
+    if known != stored.get(CHOICES, {}):
+        study.set_user_attr(MEANING, {**stored, CHOICES: known})
+
+
+def _refuse_differences(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise StudyError where two meanings differ, but for choices that one of them lacks."""
+    known, given = stored.get(CHOICES, {}), wanted.get(CHOICES, {})
+    before = flat(_as_of_now({**stored, CHOICES: _common_choices(known, given)}))
+    now = flat(_as_of_now({**wanted, CHOICES: _common_choices(given, known)}))
     differences = []
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
@@ -200,7 +211,27 @@ def check_definition(study: optuna.Study, meaning: Mapping[str, Any]) -> None:
     if differences:
         shown = ", ".join(differences[:MAX_SHOWN_DIFFERENCES])
         hint = "choose another hydra.sweeper.study_name, or hydra.sweeper.fresh=true"
-        raise StudyError(f"study {study.study_name} means something else ({shown}); {hint}")
+        raise StudyError(f"study {name} means something else ({shown}); {hint}")
+
+
+Choices = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""What choices of groups set, by group, choice and key."""
+
+
+def _common_choices(choices: Choices, others: Choices) -> dict[str, dict[str, Any]]:
+    """Those that are among the others, too."""
+    common: dict[str, dict[str, Any]] = {}
+    for group, by_choice in choices.items():
+        for choice, values in by_choice.items():
+            if choice in others.get(group, {}):
+                common.setdefault(group, {})[choice] = values
+    return common
+
+
+def _all_choices(choices: Choices, others: Choices) -> dict[str, dict[str, Any]]:
+    """Those of both; of what both have, the second."""
+    groups = [*choices, *(group for group in others if group not in choices)]
+    return {group: {**choices.get(group, {}), **others.get(group, {})} for group in groups}
 
 
 def _create_or_load(storage: BaseStorage, name: str, options: Mapping[str, Any]) -> optuna.Study:

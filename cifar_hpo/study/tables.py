@@ -59,7 +59,7 @@ def parameter_columns(ranking: Sequence[FinishedTrial], keys: Iterable[str]) -> 
     if has_parameter_columns(keys):
         for trial in ranking:
             rows.append([value_text(trial.params.get(key, "")) for key in keys])
-        return Table(keys, rows)
+        return Table([key.lstrip("+") for key in keys], rows)
     for trial in ranking:
         first = ranking[0].params
         if trial is ranking[0]:
@@ -100,6 +100,6 @@ def _short(params: Mapping[str, Value], keys: Iterable[str]) -> str:
     parts = []
     for key in keys:
         if key in params:
-            name = key.rsplit(".", 1)[-1]
+            name = key.rsplit(".", 1)[-1].lstrip("+")
             parts.append(f"{name}={value_text(params[key])}")
     return " ".join(parts)

@@ -1,4 +1,5 @@
-"""Configs of trials as Hydra composes them: a `Composer` of one space.
+"""Configs of trials as Hydra composes them: a `Composer` of one space. `KnownGroups` says which
+groups there are.
 
 Composing takes Hydra some 50 ms. It composes each combination of groups once; a copy of that takes
 the plain values of a trial.
@@ -6,22 +7,30 @@ the plain values of a trial.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
 import pickle
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo.config.fields import without_hydra
-from cifar_hpo.study.space import Choices, Space, Value
+from cifar_hpo.errors import UserError
+from cifar_hpo.study.space import Choices, Space, Value, identity
 from cifar_hpo.workers.jobs import HydraLauncher, compose
 
 OF_JOB = re.compile(rb"\$\{\s*hydra\s*:")
 """An interpolation of Hydra's own values, of which some are of each job, such as its number."""
+
+
+REFUSED = (HydraException, OmegaConfBaseException, UserError)
+"""What is raised for what is no config."""
 
 
 class _Composed(NamedTuple):
@@ -29,6 +38,23 @@ class _Composed(NamedTuple):
 
     whole: bytes
     task: bytes
+
+
+class KnownGroups:
+    """The options of config groups, as far as the command line's search path leads."""
+
+    def __init__(self, launcher: HydraLauncher) -> None:
+        self._loader = launcher.hydra_context.config_loader
+        self._config_name = launcher.config.hydra.job.config_name
+        self._overrides = list(launcher.config.hydra.overrides.hydra)
+
+    def get_group_options(
+        self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG
+    ) -> list[str]:
+        """As Hydra's loader has it, which by itself does not follow hydra.searchpath."""
+        return self._loader.get_group_options(
+            group_name, results_filter, self._config_name, self._overrides
+        )
 
 
 class Composer:
@@ -59,6 +85,32 @@ class Composer:
         """The same with the choices of groups alone, the plain values of these left out."""
         config: DictConfig = pickle.loads(self._groups(params).task)  # noqa: S301  our own
         return config
+
+    def compose_shared(self) -> DictConfig | None:
+        """What all trials share: the same with nothing that varies.
+
+        Where that is no config, since a group has no choice by itself or a fixed override is for
+        some choices only, with one choice of each group, the same in whichever order they are
+        given; None where that is none either.
+        """
+        with contextlib.suppress(*REFUSED):
+            return self.compose_groups({})
+        combinations = self.space.combinations_of_groups()
+        with contextlib.suppress(*REFUSED):
+            return self.compose_groups(min(combinations, key=identity, default={}))
+        return None
+
+    def compose_choices(self) -> dict[str, dict[str, DictConfig]]:
+        """The same with each choice of a group alone, by group and choice; without those that are
+        no config by themselves."""
+        composed: dict[str, dict[str, DictConfig]] = {}
+        for group in self.space.groups:
+            dimension = self.space.dimensions[group]
+            for choice in dimension.texts if isinstance(dimension, Choices) else ():
+                with contextlib.suppress(*REFUSED):
+                    config = self.compose_groups({group: choice})
+                    composed.setdefault(group, {})[str(choice)] = config
+        return composed
 
     def depends_on_job(self, params: Mapping[str, Value]) -> bool:
         """Whether the config has values that each job may have its own of."""
@@ -112,25 +164,20 @@ def _parsed(override: str) -> tuple[str, Any]:
     return parsed.key_or_group, parsed.value()
 
 
-def absent_keys(composer: Composer) -> dict[tuple[Value, ...], frozenset[str]]:
+def absent_keys(composer: Composer) -> dict[tuple[Value | None, ...], frozenset[str]]:
     """Which parameters of a space have no key for which choices of its groups.
 
     One that never has its key is left for Hydra to refuse.
     """
     space = composer.space
-    plain = [key for key in space.dimensions if key not in space.groups and key[0] not in "+~"]
-    choices = []
-    for group in space.groups:
-        dimension = space.dimensions[group]
-        if isinstance(dimension, Choices):
-            choices.append(dimension.texts)
-    if not choices or not plain:
+    plain = [key for key in space.free_keys if key not in space.groups and key[0] not in "+~"]
+    if not space.groups or not plain:
         return {}
     absent = {}
-    for values in itertools.product(*choices):
-        chosen = dict(zip(space.groups, values, strict=True))
+    for chosen in space.combinations_of_groups():
         config = composer.compose_groups(chosen)
-        absent[values] = frozenset(key for key in plain if not _has_key(config, key))
+        missing = frozenset(key for key in plain if not _has_key(config, key))
+        absent[space.choices_of_groups(chosen)] = missing
     never = frozenset.intersection(*absent.values())
     return {values: keys - never for values, keys in absent.items()}
 

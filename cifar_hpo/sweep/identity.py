@@ -20,6 +20,8 @@ from cifar_hpo.study.space import Choices, Space
 NOT_MEANT = ("hydra", "mlflow")
 """Parts of a config that say how a study runs and where it is stored, not what it means."""
 
+ConfigsByChoice = Mapping[str, Mapping[str, DictConfig]]
+"""Configs by a group's key and the name of its choice."""
 
 RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
 OF_CONFIG = ("oc.select", "oc.deprecated", "oc.dict.keys", "oc.dict.values")
@@ -33,16 +35,32 @@ def meaning_of(
     space: Space,
     options: Mapping[str, Any],
     defaults_before: Mapping[str, Any],
+    *,
+    shared: DictConfig | None = None,
+    by_choice: ConfigsByChoice | None = None,
 ) -> dict[str, Any]:
     """What a study means, but for its data, as what JSON can hold.
 
     config: of one of its cells. defaults_before: keys that studies of earlier versions do not have,
-    and what those did; where a config does the same, it is the same study.
+    and what those did; where a config does the same, it is the same study. shared: the config with
+    nothing chosen that varies, which counts where a choice sets keys beyond its group's section.
+    by_choice: the same with each choice of a group.
     """
+    choices = {}
+    if shared is not None:
+        unvaried = flat(unvaried_config(shared, space, defaults_before))
+        for group, configs in (by_choice or {}).items():
+            changes = _changes_by_choice(configs, unvaried, space, defaults_before)
+            if any(changes.values()):
+                choices[group] = changes
+        if choices or space.listed:
+            config = shared
     meaning: dict[str, Any] = {
         "config": unvaried_config(config, space, defaults_before),
-        "keys": sorted(space.dimensions),
+        "keys": sorted(space.free_keys),
     }
+    if choices:
+        meaning["choices"] = choices
     for name in ("metric", "direction", "constraints", "conditions", "sampler", "pruner"):
         meaning[name] = options[name]
     digests = _interpolated(config, meaning["config"], space)
@@ -83,13 +101,35 @@ def unvaried_config(
     assert isinstance(container, dict)
     for name in NOT_MEANT:
         container.pop(name, None)
-    left_out = list(space.dimensions)
+    left_out = space.free_keys  # what a listed cell leaves open has the config's own value
     for key, before in defaults_before.items():
         if OmegaConf.select(config, key) == before:
             left_out.append(key)
     for key in left_out:
         _remove(container, key)
     return {str(name): value for name, value in container.items()}
+
+
+def _changes_by_choice(
+    configs: Mapping[str, DictConfig],
+    before: Mapping[str, Any],
+    space: Space,
+    defaults_before: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """What each choice of a group sets beyond the group's own section.
+
+    Such as an experiment, of which the name alone would not tell that its file was changed.
+    """
+    changes = {}
+    for choice, config in configs.items():
+        changes[choice] = _changes(before, flat(unvaried_config(config, space, defaults_before)))
+    return changes
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that differ; None for a key that is gone."""
+    keys = sorted(before.keys() | after.keys())
+    return {key: after.get(key) for key in keys if before.get(key) != after.get(key)}
 
 
 def _interpolated(config: DictConfig, unvaried: dict[str, Any], space: Space) -> dict[str, str]:
@@ -119,8 +159,10 @@ def _resolved(config: DictConfig, text: str) -> str:
 
 
 def _remove(container: Mapping[Any, Any], key: str) -> None:
-    """Take out the key of an override, such as `+model.extra`, if it is there."""
-    *parents, last = key.lstrip("+~").split("@")[0].replace("/", ".").split(".")
+    """Take out the key of an override, such as `+model.extra`, or a group's section, which
+    `db@backup` has at `backup`, if it is there."""
+    name, _, package = key.lstrip("+~").partition("@")
+    *parents, last = (package or name).replace("/", ".").split(".")
     node: Any = container
     for parent in parents:
         node = node.get(parent) if isinstance(node, dict) else None

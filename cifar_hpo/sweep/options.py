@@ -27,6 +27,7 @@ from cifar_hpo.config.sweep import (
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.metrics import direction_of, without_spread
 from cifar_hpo.paths import STUDY_NAME
+from cifar_hpo.study import listed_cells
 from cifar_hpo.study.space import Space
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.task import Task
@@ -39,6 +40,8 @@ VALUE = "value"
 
 LIMITS = ("n_trials", "timeout", "target", "patience")
 """Options of which a sweep without an end of its own needs one."""
+
+CONFIGURATIONS = "[{model.filters: 8}]"
 
 Options = dict[str, Any]
 """The options of `config.sweep.Sweeper` as plain values."""
@@ -76,16 +79,25 @@ def validate_forms(options: Options) -> None:
             problem = f"{condition!r} is no condition; {example}"
             raise ConfigError(f"hydra.sweeper.conditions.{key}", problem)
     _dict_of("params", options["params"], "write {model.filters: '4,8'}")
-    for wish in _list_of("enqueue", options["enqueue"], "write [{model.filters: 8}]"):
-        if not isinstance(wish, dict) or not wish:
-            problem = f"{wish!r} is no configuration; write [{{model.filters: 8}}]"
-            raise ConfigError("hydra.sweeper.enqueue", problem)
+    _validate_configurations(options)
     for text in _list_of("constraints", options["constraints"], "write ['parameters <= 2000000']"):
         if not isinstance(text, str):
             raise ConfigError("hydra.sweeper.constraints", f"{text!r} is no constraint")
     target = options["target"]
     if target is not None and not math.isfinite(target):
         raise ConfigError("hydra.sweeper.target", f"{target!r} is never reached; give a number")
+
+
+def _validate_configurations(options: Options) -> None:
+    """Lists of configurations; an empty cell is the config as it is."""
+    for option in ("enqueue", "cells"):
+        path = f"hydra.sweeper.{option}"
+        for given in _list_of(option, options[option], f"write {CONFIGURATIONS}"):
+            is_cell = option == "cells" and given == {}
+            if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+                raise ConfigError(path, f"{given!r} is no configuration; write {CONFIGURATIONS}")
+            if not given and not is_cell:
+                raise ConfigError(path, f"{given!r} is no configuration; write {CONFIGURATIONS}")
 
 
 def _validate_choice_of_group(part: str, given: Any, schemas: Mapping[str, type]) -> None:
@@ -187,7 +199,7 @@ def _settled_sampler(options: Options, space: Space) -> dict[str, Any]:
     sampler: dict[str, Any] = options["sampler"]
     if sampler["name"] != "auto":
         return sampler
-    is_grid = space.is_finite and not options["n_trials"]
+    is_grid = space.is_finite and (not options["n_trials"] or bool(space.listed))
     return {**sampler, "name": "grid" if is_grid else "tpe"}
 
 
@@ -199,6 +211,12 @@ def _validate_sampler(options: Options, space: Space) -> None:
         needed = f"{name} needs {' and '.join(missing)}, which is not installed"
         hint = f"pip install 'cifar_hpo[{name}]'"
         raise ConfigError("hydra.sweeper.sampler", f"{needed}; {hint}")
+    if space.listed and (name != "grid" or not space.is_finite):
+        wrong = (
+            "intervals" if name in ("grid", "tpe") and not space.is_finite else f"sampler={name}"
+        )
+        hint = "list them, or make them the files of a group and choose among these"
+        raise ConfigError(listed_cells.PATH, f"cells are a grid, which has no {wrong}; {hint}")
     if name == "grid" and not space.is_finite:
         hint = "give choices, or another sampler and hydra.sweeper.n_trials"
         raise ConfigError("hydra.sweeper.sampler", f"a grid has no intervals; {hint}")

@@ -27,7 +27,7 @@ from cifar_hpo.metrics import metric_name, param_name
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.sweep.code import Code, code_of
-from cifar_hpo.sweep.composer import Composer, absent_keys
+from cifar_hpo.sweep.composer import Composer, KnownGroups, absent_keys
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.sweep.identity import automatic_name, automatic_name_in_0_1, meaning_of
 from cifar_hpo.sweep.options import (
@@ -51,6 +51,10 @@ SHOWN_METRICS = ("test_accuracy", "parameters", "train_seconds")
 
 OF_MOMENT = re.compile(r"\$\{\s*now\s*:")
 """An interpolation that is another at each moment."""
+COMMAND_LINE = "command-line"
+"""What Hydra calls where a folder of configs is from that -cd names."""
+
+SEARCH_PATH = "hydra.searchpath="
 
 
 class HydraSweeper(Protocol):
@@ -92,36 +96,43 @@ class Plan:
         launcher, task = sweeper.launcher, as_task(sweeper.task_function)
         options = without_foreign_keys(_plain_values(sweeper.options))
         validate_forms(options)
-        loader = sweeper.hydra_context.config_loader
         params, conditions = options["params"], options["conditions"]
-        space = Space.parse(arguments, params, loader, conditions, task.whole_keys)
+        groups, cells = KnownGroups(launcher), options["cells"]
+        space = Space.parse(arguments, params, groups, conditions, task.whole_keys, cells=cells)
         launcher_options = getattr(launcher, "options", {})
         options = settle_options(options, space, launcher_options, task)
 
         composer = Composer(launcher, space)
         space = dataclasses.replace(space, absent=absent_keys(composer))
         composer.space = space
-        cells = _cells_to_check(space)
-        _refuse_common_folder(composer, cells)
+        checked_cells = _cells_to_check(space)
+        _refuse_common_folder(composer, checked_cells)
         metrics = as_list(options["metric"] or [])
         checked = {}
-        with Heartbeat(lambda: _say_how_many(cells), soon=lambda: True):
-            for cell in cells:
+        with Heartbeat(lambda: _say_how_many(checked_cells), soon=lambda: True):
+            for cell in checked_cells:
                 config = composer.compose_task(cell)
                 job = composer.compose(0, cell) if composer.depends_on_job(cell) else None
                 checked[identity(cell)] = _validated(task, config, metrics, job)
         if options["metric"] is None:
-            metric = task.default_metric(checked[identity(cells[0])])
+            metric = task.default_metric(checked[identity(checked_cells[0])])
             options = settle_metrics({**options, "metric": metric}, task)
-        first = composer.compose_task(cells[0])
-        base = composer.compose(0, cells[0])
+        first = composer.compose_task(checked_cells[0])
+        base = composer.compose(0, checked_cells[0])
         return cls(
             space=space,
             options=options,
             composer=composer,
             task=task,
             base=base,
-            meaning=meaning_of(first, space, options, task.defaults_before),
+            meaning=meaning_of(
+                first,
+                space,
+                options,
+                task.defaults_before,
+                shared=composer.compose_shared(),
+                by_choice=composer.compose_choices(),
+            ),
             checked=checked,
             constraints=[Constraint.parse(text) for text in options["constraints"]],
             code=code_of(sweeper.task_function, first),
@@ -251,12 +262,21 @@ class Plan:
 
     def rerun_arguments(self, params: Mapping[str, Value]) -> list[str]:
         """The arguments that run one configuration alone."""
-        if self.task.logs_itself:
-            name = self.base.hydra.job.config_name
-            chosen = [] if name == "config" else ["-cn", name, "hydra.mode=RUN"]
-        else:
-            chosen = single_run_arguments()
+        chosen = self._config_arguments() if self.task.logs_itself else single_run_arguments()
         return [*chosen, *self.space.overrides(params)]
+
+    def _config_arguments(self) -> list[str]:
+        """Those that name the config of this package's own app, and where it is found."""
+        hydra = self.base.hydra
+        name = hydra.job.config_name
+        arguments = [] if name == "config" else ["-cn", name, "hydra.mode=RUN"]
+        for source in hydra.runtime.config_sources:
+            if source.provider == COMMAND_LINE:
+                arguments += ["-cd", str(paths.short_path(Path(source.path)))]
+        for override in hydra.overrides.hydra:
+            if override.lstrip("+").startswith(SEARCH_PATH):
+                arguments.append(override)
+        return arguments
 
     def best(self, ranking: Sequence[FinishedTrial]) -> dict[str, Any] | None:
         """The best configuration of a ranking, with what trains it again."""

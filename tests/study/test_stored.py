@@ -10,9 +10,17 @@ import pytest
 from support import finished, study_options, swept
 
 from cifar_hpo.errors import StudyError
+from cifar_hpo.study import _optuna
 from cifar_hpo.study.space import Space
 from cifar_hpo.study.storage import open_storage
-from cifar_hpo.study.stored import MEANING, check_definition, choose_name, next_free_name
+from cifar_hpo.study.stored import (
+    MEANING,
+    check_definition,
+    choose_name,
+    next_free_name,
+    plain_metrics,
+    write_note,
+)
 from cifar_hpo.study.study import Study
 
 
@@ -120,3 +128,34 @@ def test_a_study_of_an_earlier_version_goes_on_under_its_name(space: Callable[..
     with Study.open("new", wanted, study_options(), {"a": 1}, earlier_name="old") as study:
         assert study.name == "old"
         assert len(study.finished_trials()) == 2
+
+
+def test_a_choice_that_means_something_else_is_refused_and_a_new_one_is_noted() -> None:
+    study = optuna.create_study(study_name="s")
+    first = {"choices": {"+experiment": {"a": {"lr": 1}, "b": {"lr": 2}}}}
+    check_definition(study, first)
+    check_definition(study, {"choices": {"+experiment": {"c": {"lr": 3}, "a": {"lr": 1}}}})
+    known = study.user_attrs[MEANING]["choices"]["+experiment"]
+    assert known == {"a": {"lr": 1}, "b": {"lr": 2}, "c": {"lr": 3}}
+    with pytest.raises(StudyError, match=r"\(choices\.\+experiment\.b\.lr 2 → 5\)"):
+        check_definition(study, {"choices": {"+experiment": {"b": {"lr": 5}}}})
+    check_definition(study, {})
+
+
+def test_the_metrics_that_dashboards_draw_are_few() -> None:
+    metrics = {"y": 1.0, "cost": 2.0, "cost_std": 0.1, "replica_0/cost": 2.0, "outcome": 1.0}
+    assert plain_metrics(metrics, ["y"]) == {"cost": 2.0}
+    assert len(plain_metrics({f"m{number}": 0.0 for number in range(100)}, [])) == 20
+
+
+def test_a_note_is_written_anew_below_what_a_user_wrote() -> None:
+    storage = open_storage(None)
+    optuna.create_study(study_name="s", storage=storage)
+    write_note(storage, "s", "first")
+    assert _optuna.note(storage, "s").endswith("\n\nfirst")
+    _optuna.set_note(storage, "s", f"My own.\n\n{_optuna.note(storage, 's')}")
+    write_note(storage, "s", "second")
+    note = _optuna.note(storage, "s")
+    assert note.startswith("My own.\n\n*cifar_hpo writes")
+    assert note.endswith("\n\nsecond")
+    assert "first" not in note

@@ -22,7 +22,7 @@ from cifar_hpo.config.fields import without_hydra
 from cifar_hpo.paths import CONF
 from cifar_hpo.study.space import Space
 from cifar_hpo.sweep import composer as composer_module
-from cifar_hpo.sweep.composer import Composer, absent_keys
+from cifar_hpo.sweep.composer import Composer, KnownGroups, absent_keys
 from cifar_hpo.workers.jobs import HydraLauncher, compose
 
 
@@ -33,12 +33,14 @@ def launcher() -> Iterator[Any]:
     GlobalHydra.instance().clear()
 
 
-def launcher_of(folder: Path) -> Any:
-    """One of an app whose configs lie in a folder."""
+def launcher_of(folder: Path, *overrides: str) -> Any:
+    """One of an app whose configs lie in a folder, with overrides of Hydra's."""
     Plugins.instance()
     GlobalHydra.instance().clear()
     hydra = Hydra.create_main_hydra2("app", create_config_search_path(f"file://{folder}"))
-    config = hydra.compose_config("config", [], RunMode.MULTIRUN, with_log_configuration=False)
+    config = hydra.compose_config(
+        "config", list(overrides), RunMode.MULTIRUN, with_log_configuration=False
+    )
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
     return SimpleNamespace(config=config, hydra_context=context)
 
@@ -80,6 +82,78 @@ def test_a_group_that_the_defaults_do_not_have_is_a_group(tmp_path: Path) -> Non
     composer = Composer(launcher, space)
     drivers = [composer.compose_task(cell).db.driver for cell in space.cells()]
     assert drivers == ["mysql"] * 2 + ["postgres"] * 2
+
+
+def app_with_experiments(folder: Path, *arguments: str) -> Any:
+    """A launcher of an app whose experiments lie in another folder."""
+    configs = {
+        "conf/config.yaml": "defaults: [db: a, _self_]\nlr: 1\n",
+        "conf/db/a.yaml": "driver: a\n",
+        "conf/db/b.yaml": "driver: b\nport: 1\n",
+        "conf/db/other/c.yaml": "driver: c\nport: 2\n",
+        "more/experiment/x.yaml": "# @package _global_\nlr: 2\n",
+        "more/experiment/y.yaml": (
+            "# @package _global_\ndefaults: [override /db: b, _self_]\nlr: 3\n"
+        ),
+    }
+    for name, text in configs.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return launcher_of(folder / "conf", f"hydra.searchpath=[file://{folder}/more]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "groups"),
+    [
+        (("+experiment=x,y",), ("+experiment",)),
+        (("+experiment=y,x", "lr=8,9", "+db@backup=a,b"), ("+experiment", "+db@backup")),
+        (("+experiment=glob(*)", "db=b,other/c"), ("+experiment", "db")),
+        (("+experiment=[x,y],[y,x]", "db=a"), ("+experiment",)),
+        (("+experiment=x,y", "+db.port=3"), ("+experiment",)),
+    ],
+)
+def test_groups_of_any_kind_are_composed_as_hydra_does(
+    overrides: tuple[str, ...], groups: tuple[str, ...], tmp_path: Path
+) -> None:
+    launcher = app_with_experiments(tmp_path)
+    space = Space.parse(list(overrides), {}, KnownGroups(launcher))
+    assert space.groups == groups
+    composer = Composer(launcher, space)
+    for cell in space.cells():
+        if "+db.port=3" in overrides and cell["+experiment"] == "y":
+            with pytest.raises(ConfigCompositionException, match="already at"):
+                composer.compose_task(cell)  # of b, which the experiment chooses
+            continue
+        wanted = without_hydra(compose(launcher, 0, space.overrides(cell)))
+        assert OmegaConf.to_yaml(composer.compose_task(cell)) == OmegaConf.to_yaml(wanted)
+
+
+def test_a_key_exists_where_an_experiment_chooses_what_has_it(tmp_path: Path) -> None:
+    launcher = app_with_experiments(tmp_path)
+    space = Space.parse(["+experiment=x,y", "db.port=1,2"], {}, KnownGroups(launcher))
+    assert absent_keys(Composer(launcher, space)) == {
+        ("x",): frozenset({"db.port"}),
+        ("y",): frozenset(),
+    }
+
+
+def test_what_trials_share_has_no_choice_in_it(tmp_path: Path) -> None:
+    launcher = app_with_experiments(tmp_path)
+    for overrides in (("+experiment=x,y", "lr=5,6"), ("lr=6,5", "+experiment=y,x")):
+        space = Space.parse(list(overrides), {}, KnownGroups(launcher))
+        composer = Composer(launcher, space)
+        assert composer.compose_shared() == {"db": {"driver": "a"}, "lr": 1}
+        assert composer.compose_choices()["+experiment"]["y"].db == {"driver": "b", "port": 1}
+
+
+def test_where_choices_are_needed_trials_share_the_same_ones_in_any_order(tmp_path: Path) -> None:
+    launcher = app_with_experiments(tmp_path)
+    for overrides in (("db=other/c,b", "db.port=7"), ("db.port=7", "db=b,other/c")):
+        space = Space.parse(list(overrides), {}, KnownGroups(launcher))
+        composer = Composer(launcher, space)
+        assert composer.compose_shared() == {"db": {"driver": "b", "port": 7}, "lr": 1}
+    space = Space.parse(["+a.b=1,2", "a.c=3"], {}, KnownGroups(launcher))
+    assert Composer(launcher, space).compose_shared() is None
 
 
 def test_a_parameter_without_a_key_for_some_choice_is_absent_there(launcher: Any) -> None:

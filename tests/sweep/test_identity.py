@@ -40,7 +40,7 @@ def test_what_varies_and_where_things_are_stored_is_no_part_of_the_meaning() -> 
     }
 
 
-@pytest.mark.parametrize("key", ["+model.filters", "~model.filters", "model.filters@elsewhere"])
+@pytest.mark.parametrize("key", ["+model.filters", "~model.filters", "db@model.filters"])
 def test_a_key_is_found_however_its_override_is_written(key: str) -> None:
     assert "filters" not in unvaried_config(CONFIG, space(key), {})["model"]
 
@@ -117,3 +117,30 @@ def test_a_choice_may_be_an_interpolation(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_config_without_interpolations_means_what_it_meant_before() -> None:
     assert "interpolated" not in meaning_of(CONFIG, space(), OPTIONS, {})
+
+
+def test_what_a_choice_sets_beyond_its_section_is_part_of_the_meaning() -> None:
+    shared = {"model": {"size": 1}, "lr": 1}
+    far = {"a": {"model": {"size": 2}, "lr": 1}, "b": {"model": {"size": 1}, "lr": 2, "x": 3}}
+    own = {"large": {"model": {"size": 9}, "lr": 1}}
+    varied = Space(
+        {"+experiment": Choices({"a": "a", "b": "b"}), "model": Choices({"large": "large"})}
+    )
+
+    def configs(by_choice: dict[str, Any]) -> dict[str, DictConfig]:
+        return {choice: OmegaConf.create(config) for choice, config in by_choice.items()}
+
+    by_choice = {"+experiment": configs(far), "model": configs(own)}
+    for first in far.values():
+        config, base = OmegaConf.create(first), OmegaConf.create(shared)
+        meaning = meaning_of(config, varied, OPTIONS, {}, shared=base, by_choice=by_choice)
+        assert meaning["config"] == {"lr": 1}, "in whichever order they are given"
+    assert meaning["choices"] == {"+experiment": {"a": {}, "b": {"lr": 2, "x": 3}}}
+
+
+def test_what_a_listed_cell_leaves_open_is_part_of_the_meaning() -> None:
+    listed = Space({"model.filters": Choices({8: "8"})}, listed=[{}, {"model.filters": 8}])
+    first: Any = OmegaConf.merge(CONFIG, {"model": {"filters": 8}})
+    meaning = meaning_of(first, listed, OPTIONS, {}, shared=CONFIG)
+    assert meaning["config"]["model"]["filters"] == 4
+    assert meaning["keys"] == []
