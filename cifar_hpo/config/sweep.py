@@ -168,7 +168,8 @@ class Sweeper:
         f"Optuna's store; null is {GENERATED}/studies.db, memory keeps nothing", default=None
     )
     n_trials: int | None = key(
-        "finished trials in all, earlier ones counted; null runs the whole grid",
+        "finished trials in all, earlier ones counted; a grid's are drawn at random, by the "
+        "sampler's seed; null runs the whole grid",
         default=None,
         low=1,
     )
@@ -196,6 +197,12 @@ class Sweeper:
         "configurations to try, one by one, each with all that varies beside them: "
         "[{model.filters: 8}, {model.filters: 4, model.depth: 4}]",
         [],
+    )
+    order: str = key(
+        "which cells of a grid come first: the longest, so that no worker ends alone; random; or "
+        "as they are given",
+        default="longest",
+        choices=("longest", "random", "given"),
     )
     conditions: dict[str, Any] = meant(
         "parameters that exist for some choices only: {optimizer.momentum: 'optimizer=sgd'}", {}

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,14 @@ from cifar_hpo.study.candidates import (
     SampledCandidates,
 )
 from cifar_hpo.study.dimensions import as_written, canonical
+from cifar_hpo.study.order import (
+    Cell,
+    Order,
+    drawn_cells,
+    enqueued_cells,
+    grid_cells,
+    is_enqueued,
+)
 from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import LATE_RUN, CountedTrials, FinishedTrial, finished_trials
 from cifar_hpo.study.recovery import ATTEMPT, recover
@@ -114,8 +123,8 @@ class Study:
 
         options: `hydra.sweeper`'s. meaning: what the study's identity rests on, as JSON. costs: of
         a grid's cells by their identity; the longest are tried first, so that no worker ends
-        alone. earlier_name: the name that version 0.1 gave it. left_result: gives the results of
-        trials that ended when nobody was there to note it.
+        alone, unless another order is asked for. earlier_name: the name that version 0.1 gave it.
+        left_result: gives the results of trials that ended when nobody was there to note it.
 
         Raises StudyError when the storage can't be read, another process holds the study, or it
         means something else; ConfigError for an enqueued configuration that is not in the space.
@@ -184,6 +193,10 @@ class Study:
         if self._finished.set_run(number, run_id):
             self._stored.study.set_user_attr(LATE_RUN.format(number=number), run_id)
 
+    def write_note(self, text: str) -> None:
+        """Let optuna-dashboard show a text, Markdown, with this study."""
+        write_note(self._stored.storage, self.name, text)
+
     def set_folder(self, folder: Path) -> None:
         """Note where the sweep leaves its trials' folders, for whoever looks for their configs."""
         study = self._stored.study
@@ -193,10 +206,6 @@ class Study:
             study.set_user_attr(FOLDERS, [*folders, str(folder.absolute())])
 
     def folders(self) -> list[Path]:
-    def write_note(self, text: str) -> None:
-        """Let optuna-dashboard show a text, Markdown, with this study."""
-        write_note(self._stored.storage, self.name, text)
-
         """Where all of its sweeps have left their trials' folders."""
         attributes = self._stored.study.user_attrs
         latest = [attributes[FOLDER]] if FOLDER in attributes else []  # of earlier versions the one
@@ -230,6 +239,16 @@ class Study:
     def planned(self) -> int | None:
         """How many trials there will be in all; None where only time or success limits them."""
         return self._workload.planned()
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it is a grid of which n_trials allows a part, which is drawn at random."""
+        return self._workload.is_cut
+
+    @property
+    def draw_seed(self) -> int:
+        """By which cells of a grid are drawn."""
+        return self.options["sampler"].get("seed") or 0
 
     def cost(self, params: Mapping[str, Value]) -> float:
         """How much work a configuration is beside others; the mean of all where it is not known."""
@@ -354,23 +373,34 @@ class Study:
         if not self.is_grid:
             return SampledCandidates(self._stored, self.space, tried)
         tried |= self._workload.left_out
-        untried = (cell for cell in self._ordered_cells() if identity(cell) not in tried)
-        return ListedCandidates(self._stored, untried)
+        return ListedCandidates(self._stored, self._untried_cells(tried))
 
-    def _ordered_cells(self) -> Iterator[Mapping[str, Value]]:
-        """A grid's cells as they are asked for, enqueued ones first and then the longest; where not
-        all costs are known, in the order of the space."""
-        wishes: list[dict[str, Value]] = []
+    def _untried_cells(self, tried: AbstractSet[str]) -> Iterator[Cell]:
+        """A grid's cells as they are asked for, enqueued ones first; of a grid that n_trials will
+        cut short the others are drawn."""
+        wishes: list[Cell] = []
         for wish in self._enqueued:
             wishes.append({key: canonical(value) for key, value in wish.items()})
-        for place, wish in enumerate([*wishes, {}]):
-            cells: Iterable[Mapping[str, Value]] = self.space.cells(wish)
-            if not wish and self._workload.knows_all_costs:
-                costs = self._workload.costs
-                cells = sorted(cells, key=lambda cell: -costs[identity(cell)])
-            for cell in cells:
-                if not any(earlier.items() <= cell.items() for earlier in wishes[:place]):
-                    yield cell
+
+        def is_untried(cell: Cell) -> bool:
+            return identity(cell) not in tried
+
+        def is_other(cell: Cell) -> bool:
+            return is_untried(cell) and not is_enqueued(cell, wishes)
+
+        yield from filter(is_untried, enqueued_cells(self.space, wishes))
+        workload = self._workload
+        are_known = workload.costs if workload.is_cut else workload.knows_all_costs
+        cost = workload.cost if are_known else None
+        order = Order(self.options["order"], self.draw_seed, cost)
+        if not workload.is_cut:
+            yield from filter(is_other, grid_cells(self.space, order))
+            return
+        count = self.options["n_trials"] - self._begun
+        drawn, others = drawn_cells(self.space, order, count, is_other)
+        workload.draw(identities(drawn))
+        yield from drawn
+        yield from others  # in the place of those that break a constraint
 
     def _next_spec(self, candidates: Candidates) -> TrialSpec | None:
         """A requeued trial, else a new one if there may be more; None where there is none now."""

@@ -34,6 +34,7 @@ class Workload:
             self.costs = {}
         self._finished: set[str] = set()
         self.left_out: set[str] = set()
+        self._drawn: set[str] = set()
         self._unplanned = 0
 
     @functools.cached_property
@@ -56,12 +57,25 @@ class Workload:
         """Plan without these, unless they have an outcome."""
         self.left_out.update(set(configurations) - self._finished)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether n_trials allows a part of a grid alone."""
+        return self.is_grid and self.n_trials is not None and self.n_trials < self._possible
+
+    @property
+    def _possible(self) -> int:
+        """The configurations of a finite space, with those of earlier grids that were tried."""
+        return self.space.n_cells - len(self.left_out) + self._unplanned
+
+    def draw(self, configurations: Iterable[str]) -> None:
+        """These cells of a grid that is cut short are planned."""
+        self._drawn = set(configurations)
+
     def planned(self) -> int | None:
         """How many trials there will be in all; None where only time or success limits them."""
         if not self.is_grid and (self.n_trials or self.space.size > MAX_LISTED_CELLS):
             return self.n_trials
-        planned = self.space.n_cells - len(self.left_out) + self._unplanned
-        return min(planned, self.n_trials or planned)
+        return min(self._possible, self.n_trials or self._possible)
 
     def cost(self, params: Mapping[str, Value]) -> float:
         """How much work a configuration is beside others; the mean of all where it is not known."""
@@ -77,7 +91,7 @@ class Workload:
         if not self.knows_all_costs:
             listed = min(count, MAX_LISTED_CELLS)
             return [self._mean_cost * count / listed] * listed if listed else []
-        waiting = self.costs.keys() - self._finished - self.left_out - running
+        waiting = (self._drawn or self.costs.keys()) - self._finished - self.left_out - running
         return self.longest_first(waiting)[:count]
 
     def longest_first(self, configurations: Iterable[str]) -> list[float]:

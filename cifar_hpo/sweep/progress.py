@@ -143,6 +143,9 @@ def follow(study: Study, pool: Pool | None) -> Iterator[Screen]:
     console = terminal()
     screen = Screen(study, pool, console)
     line = f"study {study.name}: {study.planned() or 'any number of'} trials"
+    if study.is_drawn:
+        cells = f"{study.space.n_cells:,} configurations"
+        line += f", drawn at random from {cells} (hydra.sweeper.sampler.seed={study.draw_seed})"
     if screen.done_before:
         line += f", {screen.done_before} done before"
     console.print(line, **PLAIN)

@@ -17,7 +17,7 @@ from support import finished, parse_space, study_options, swept, work
 
 from cifar_hpo import paths
 from cifar_hpo.errors import ConfigError, StudyError
-from cifar_hpo.study.space import Space
+from cifar_hpo.study.space import Space, identity
 from cifar_hpo.study.study import Study
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED, TrialResult, TrialSpec
 
@@ -272,3 +272,49 @@ def test_each_cell_of_a_grid_is_tried_once_where_wishes_overlap(
         (1, "b"),
         (1, "a"),
     ]
+
+
+def test_a_grid_cut_short_is_drawn_and_goes_on_with_others(space: Callable[..., Space]) -> None:
+    wide = space("+x=range(0,50)")
+    first, _ = swept(wide, lambda spec: finished(0), n_trials=5)
+    tried = [int(spec.params["+x"]) for spec in first]
+    assert len(tried) == 5
+    assert tried == sorted(tried) != list(range(5))
+    again, ranking = swept(wide, lambda spec: finished(0), n_trials=9)
+    assert len(again) == 4
+    assert len(ranking) == 9, "none twice"
+
+
+def test_a_drawn_grid_has_enqueued_cells_first_and_replaces_what_is_left_out(
+    space: Callable[..., Space],
+) -> None:
+    wide = space("+x=range(0,50)")
+    options = study_options(n_trials=6, enqueue=[{"+x": 7}])
+    with Study.open("s", wide, options, {"a": 1}) as study:
+        assert study.is_drawn
+        done: list[Any] = []
+        for spec in study.specs():
+            assert spec
+            if len(done) == 2:
+                study.discard(spec, "a constraint")
+                done.append(None)
+                continue
+            study.tell(spec, finished(0))
+            done.append(spec.params["+x"])
+        assert done[0] == 7
+        assert len(study.finished_trials()) == 6
+        assert len(done) == 7, "another one in the place of the one that was left out"
+
+
+def test_the_order_of_a_grid_is_the_one_that_is_asked_for(space: Callable[..., Space]) -> None:
+    grid = space("+x=3,1,2")
+    costs = {identity({"+x": value}): float(value) for value in (1, 2, 3)}
+
+    def order(name: str) -> list[Any]:
+        options = study_options(order=name, storage="memory")
+        with Study.open(name, grid, options, {"a": 1}, costs) as study:
+            return [spec.params["+x"] for spec in work(study, lambda spec: finished(0))]
+
+    assert order("longest") == [3, 2, 1]
+    assert order("given") == [3, 1, 2]
+    assert sorted(order("random")) == [1, 2, 3]

@@ -64,3 +64,19 @@ def test_where_some_costs_are_known_the_others_cost_their_mean(
     waiting = workload.waiting_costs(set())
     assert len(waiting) == MAX_LISTED_CELLS
     assert sum(waiting) == pytest.approx(3.0 * 4000**2)
+
+
+def test_a_grid_is_cut_where_fewer_trials_are_allowed_than_it_has(
+    space: Callable[..., Space],
+) -> None:
+    grid = space("+x=1,2,3")
+    assert Workload(grid, is_grid=True, n_trials=2).is_cut
+    assert not Workload(grid, is_grid=True, n_trials=3).is_cut
+    assert not Workload(grid, is_grid=False, n_trials=2).is_cut
+    drawn = Workload(grid, is_grid=True, n_trials=2, costs=costs_of(grid))
+    drawn.draw({identity({"+x": 1}), identity({"+x": 2})})
+    assert drawn.waiting_costs(set()) == [2.0, 1.0]
+
+
+def costs_of(grid: Space) -> dict[str, float]:
+    return {identity(cell): float(cell["+x"]) for cell in grid.cells()}
