@@ -1,6 +1,6 @@
 """Is a difference luck? `confidence_interval` says how far the seeds let a mean lie, `p_value` and
-`against_best` which means differ, `mean_gap` by how much, `replicas_needed` how many replicas would
-show it.
+`against_best` which means differ, `mean_gap` by how much and `gap_interval` within which limits,
+`replicas_needed` how many replicas would show it.
 
 A group is a metric by seed.
 """
@@ -84,6 +84,31 @@ def mean_gap(first: Mapping[int, float], second: Mapping[int, float]) -> float:
     for group in (first, second):
         means.append(fmean(group[seed] for seed in shared or group))
     return means[0] - means[1]
+
+
+def gap_interval(
+    first: Mapping[int, float], second: Mapping[int, float]
+) -> tuple[float, float] | None:
+    """Limits of `mean_gap` over all seeds, at 95 %, by the test of `p_value` for this pair alone.
+
+    None where there is no such test.
+    """
+    shared = shared_seeds(first, second)
+    if not shared and (len(first) < 2 or len(second) < 2):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where values do not vary at all
+        if shared:
+            pair = [first[seed] for seed in shared], [second[seed] for seed in shared]
+            test = stats.ttest_rel(*pair)
+        else:
+            groups = list(first.values()), list(second.values())
+            test = stats.ttest_ind(*groups, equal_var=False)
+        low, high = test.confidence_interval(CONFIDENCE)
+    if math.isnan(low) or math.isnan(high):
+        gap = mean_gap(first, second)
+        return gap, gap
+    return float(low), float(high)
 
 
 def p_value(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
