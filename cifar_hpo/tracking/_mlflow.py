@@ -109,6 +109,8 @@ RUN_NAME = "mlflow.runName"
 
 STUDY_RUN = "cifar_hpo.study_run"
 """The tag of a run that an app started by itself: the run of the study whose trial it is."""
+TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+"""Names the store; `mlflow.set_tracking_uri` sets it too, for processes that are started."""
 
 MODEL_NAME = "model"
 
@@ -146,6 +148,24 @@ def runs_tagged(tags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
         yield
     finally:
         _more_tags = None
+
+
+@contextlib.contextmanager
+def settings_kept() -> Iterator[None]:
+    """Put back what `connect` sets for the whole process: a notebook has a store of its own.
+
+    Where the store was set by a call, it is set by the environment afterwards, which is the same to
+    MLflow and to processes that are started.
+    """
+    before = os.environ.copy()
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # forgets it
+        for name in (TRACKING_URI_VARIABLE, RUN_ID_VARIABLE):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def create_tables(url: str) -> None:
@@ -196,6 +216,15 @@ def running_runs_of_app(study_run_id: str) -> str:
     """The filter for those that an app started by itself in trials of a study, and that say they
     are at work."""
     return f"{RUNNING} and tags.`{STUDY_RUN}` = '{study_run_id}'"
+
+
+def attempts(parent_run_id: str, trial: int) -> str:
+    """The filter of `search_runs` for the runs of one trial below its study's run."""
+    return f"tags.trial = '{trial}' and tags.`{PARENT_RUN}` = '{parent_run_id}'"
+
+
+SYSTEM_METRICS = "system/"
+"""Begins the names of metrics that MLflow takes of the machine, with steps of their own."""
 
 
 def model_id(run: Any) -> str | None:
@@ -303,14 +332,18 @@ def save_keras_model(
     )
 
 
-def fetch_keras_model(uri: str) -> str:
+def fetch_keras_model(uri: str, into: Path | None = None) -> str:
     """The folder of a logged model, on this machine, looked at before Keras loads it.
+
+    into: a folder that takes a copy. Without, it is where MLflow keeps the model if that is on this
+    machine, and MLflow adds a file to it.
 
     Raises ValueError where the model is none of a network of Keras' own layers alone, and
     BadZipFile where a byte of it is not as it was written: Keras reads a file's parts only as far
     as it needs them, past their checksums.
     """
-    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    copy = str(into) if into else None
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=copy))
     flavor = Model.load(str(folder)).flavors.get("keras", {})
     if flavor.get("save_exported_model") or flavor.get("data", "data") != "data":
         raise ValueError("it is no model file of Keras")

@@ -5,8 +5,11 @@ Reports, pages and predictions are made of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,12 +18,12 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from cifar_hpo import paths
+from cifar_hpo import paths, processor
 from cifar_hpo.errors import StudyError, named_line, one_line
 from cifar_hpo.metrics import replica_name, stored_names
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
-from cifar_hpo.tracking.runs import CHAMPION, USERS_NOTE, described_by
+from cifar_hpo.tracking.runs import CHAMPION, USERS_NOTE, described_by, registered_name
 from cifar_hpo.tracking.store import TITLE, connect, open_store, store_errors
 
 
@@ -37,6 +40,34 @@ class LoadedModel(NamedTuple):
     title: str
     model: ImageModel
     classes: list[str]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The best model of a dataset, and the run that it comes from.
+
+    title: what it is called to a user. study: the name of the study that made it champion. metric:
+    by which it is one. metrics: its run's last values. params: its run's, flat, by the path of
+    their key. digest: of the images' content; empty where the run has no dataset.
+    """
+
+    title: str
+    run_id: str
+    study: str
+    metric: str
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+    digest: str
+
+
+@contextlib.contextmanager
+def runs_read(tracking_uri: str | None) -> Iterator[RunReader]:
+    """A reader that leaves MLflow's settings of this process as they were.
+
+    Raises what `RunReader` raises.
+    """
+    with _mlflow.settings_kept():
+        yield RunReader(tracking_uri)
 
 
 class RunReader:
@@ -78,6 +109,52 @@ class RunReader:
             names = {0: metric}
         return {replica: self._points(run_id, name) for replica, name in names.items()}
 
+    def all_curves(self, run_id: str) -> dict[str, dict[int, float]]:
+        """Value by epoch of each metric that was logged after several epochs, those of replicas
+        among them; of a run of one epoch, all its metrics.
+
+        Raises StudyError where the run is not there.
+        """
+        self.check_run(run_id)
+        curves = {}
+        with store_errors(self.uri):
+            for name in sorted(self.client.get_run(run_id).data.metrics):
+                if not name.startswith(_mlflow.SYSTEM_METRICS):
+                    curves[name] = dict(self._points(run_id, name))
+        longest = max(map(len, curves.values()), default=0)
+        return {name: curve for name, curve in curves.items() if longest == 1 or len(curve) > 1}
+
+    def latest_attempt(self, parent: str, trial: int) -> str | None:
+        """The run of a study's trial, that of its latest attempt; None where there is none."""
+        with store_errors(self.uri):
+            experiment_id = self.client.get_run(parent).info.experiment_id
+            condition = _mlflow.attempts(parent, trial)
+            order = ["attributes.start_time DESC"]
+            runs = self.client.search_runs([experiment_id], condition, order_by=order)
+        return str(runs[0].info.run_id) if runs else None
+
+    def dataset_digest(self, run_id: str) -> str:
+        """The digest of the images that a run was trained on; empty where it has none."""
+        return _mlflow.dataset_digest(self.client.get_run(run_id))
+
+    def champion(self, dataset: str) -> Champion:
+        """The champion of a dataset. Raises StudyError when there is none, or its run is gone."""
+        name = registered_name(dataset)
+        with store_errors(self.uri):
+            title, _ = self._find_champion(name)
+            version = self.client.get_model_version_by_alias(name, CHAMPION)
+            self.check_run(version.run_id)
+            run = self.client.get_run(version.run_id)
+        return Champion(
+            title=title,
+            run_id=str(version.run_id),
+            study=str(version.tags.get("study", "")),
+            metric=str(version.tags.get("metric", "")),
+            metrics=run.data.metrics,
+            params=run.data.params,
+            digest=_mlflow.dataset_digest(run),
+        )
+
     def _points(self, run_id: str, name: str) -> list[tuple[int, float]]:
         """Step and value by step; the last value where a step was logged again."""
         values = {}
@@ -115,10 +192,14 @@ class RunReader:
         """
         with store_errors(self.uri):
             title, uri = self._find_champion(name) if run_id is None else self._find_model(run_id)
+        processor.set_tensorflow_switches()
         try:
-            folder = _mlflow.fetch_keras_model(uri)
-            metadata = mlflow.models.get_model_info(folder).metadata
-            return LoadedModel(title, mlflow.keras.load_model(folder), list(metadata["classes"]))
+            with tempfile.TemporaryDirectory() as copy, processor.quiet_tensorflow():
+                folder = _mlflow.fetch_keras_model(uri, Path(copy))
+                metadata = mlflow.models.get_model_info(folder).metadata
+                return LoadedModel(
+                    title, mlflow.keras.load_model(folder), list(metadata["classes"])
+                )
         except Exception as error:  # noqa: BLE001  Keras, h5py and zipfile share no base
             cause = named_line(error, 120)
             hint = "name another by --run, or train it again"

@@ -60,6 +60,11 @@ MAX_BATCH = 1_000
 """Metrics that MLflow takes in one call."""
 
 
+def registered_name(dataset: str) -> str:
+    """The name of the registered model whose versions are a dataset's champions."""
+    return f"cifar_hpo-{dataset}"
+
+
 @dataclass(frozen=True)
 class Measured:
     """By what a model's value was measured; None where that is not known any more.
@@ -341,7 +346,7 @@ class StudyRun:
         source = _mlflow.model_uri(run)
         if source is None:
             return ""
-        name = f"cifar_hpo-{run.data.tags['data']}"
+        name = registered_name(run.data.tags["data"])
         with contextlib.suppress(mlflow.MlflowException):  # it is there already
             self.client.create_registered_model(name)
         measured = Measured.by_run(run, metric)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import zipfile
@@ -139,6 +140,41 @@ def test_a_run_id_that_was_left_does_not_catch_the_next_run(
         assert continued.info.run_id == earlier.info.run_id, (
             f"MLflow no longer reads {_mlflow.RUN_ID_VARIABLE}: forget_run_id can go"
         )
+
+
+def test_the_attempts_of_a_trial_are_found_below_its_study_s_run(client: Any) -> None:
+    with mlflow.start_run() as parent:
+        pass
+    children = {}
+    for trial in ("1", "11"):
+        with mlflow.start_run(parent_run_id=parent.info.run_id, tags={"trial": trial}) as child:
+            children[trial] = child.info.run_id
+    condition = _mlflow.attempts(parent.info.run_id, 1)
+    found = client.search_runs([parent.info.experiment_id], condition)
+    assert [run.info.run_id for run in found] == [children["1"]], (
+        f"MLflow no longer finds runs by their tags: {MEND}'s attempts"
+    )
+
+
+@pytest.mark.parametrize("given", [{}, {"MLFLOW_TRACKING_URI": "sqlite:///mine.db"}])
+@pytest.mark.parametrize("is_called", [False, True])
+def test_settings_of_the_process_are_put_back(
+    uri: str, given: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, is_called: bool
+) -> None:
+    """Whether its user has named a store by the environment, by a call, or not at all."""
+    mlflow.set_tracking_uri(None)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(_mlflow.RUN_ID_VARIABLE, "0123")
+    if is_called:
+        mlflow.set_tracking_uri("sqlite:///called.db")
+    before, environment = mlflow.get_tracking_uri(), dict(os.environ)
+    with _mlflow.settings_kept():
+        mlflow.set_tracking_uri(uri)
+        _mlflow.forget_run_id()
+        assert mlflow.get_tracking_uri() == uri
+    assert mlflow.get_tracking_uri() == before, f"MLflow keeps a store that was set: {MEND}"
+    assert dict(os.environ) == environment
 
 
 def test_a_run_without_a_model_has_no_address_of_one(client: Any) -> None:

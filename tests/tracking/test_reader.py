@@ -21,7 +21,7 @@ from cifar_hpo.tracking.attempts import (
     Predictions,
     attempt_run,
 )
-from cifar_hpo.tracking.reader import RunReader
+from cifar_hpo.tracking.reader import RunReader, runs_read
 from cifar_hpo.tracking.runs import CHAMPION, StudyRun
 from cifar_hpo.trial import Context
 
@@ -66,6 +66,47 @@ def test_the_curve_of_a_single_replica_has_the_plain_name(uri: str) -> None:
     reader = RunReader(uri)
     assert reader.curves(run_id, "loss") == {0: [(1, 4.0)]}
     assert reader.curves(run_id, "accuracy") == {}
+
+
+def test_all_curves_are_those_of_several_epochs(uri: str) -> None:
+    def log(run: AttemptRun) -> None:
+        for epoch in (1, 2, 3):
+            run.log_metrics(epoch, {"loss": 1 / epoch, "replica_1/loss": 2 / epoch})
+        run.log_metrics(3, {"loss": 0.5, "test_loss": 0.6})
+        run.log_metrics(7, {"system/cpu": 1.0})
+        run.log_metrics(8, {"system/cpu": 2.0})
+
+    run_id = logged(uri, log)
+    with runs_read(uri) as reader:
+        curves = reader.all_curves(run_id)
+        with pytest.raises(StudyError, match="MLflow's store has no run 0123: it was deleted"):
+            reader.all_curves("0123")
+    assert curves == {
+        "loss": {1: 1.0, 2: 0.5, 3: 0.5},
+        "replica_1/loss": {1: 2.0, 2: 1.0, 3: pytest.approx(2 / 3)},
+    }
+
+
+def test_of_a_run_of_one_epoch_all_metrics_are_curves(uri: str) -> None:
+    run_id = logged(uri, lambda run: run.log_metrics(1, {"loss": 1.0, "test_loss": 0.6}))
+    assert RunReader(uri).all_curves(run_id) == {"loss": {1: 1.0}, "test_loss": {1: 0.6}}
+
+
+def test_the_latest_attempt_at_a_trial_is_found_while_it_runs(uri: str) -> None:
+    study = StudyRun(uri, "e", "s")
+    context = Context("s", parent_run_id=study.run_id, experiment_id=study.experiment_id)
+    reader = RunReader(uri)
+    found = []
+    logged(uri, lambda _: None, context)
+
+    def log(run: AttemptRun) -> None:
+        assert run.wait()
+        found.append((reader.latest_attempt(study.run_id, 0), run.run_id))
+
+    logged(uri, log, context)
+    ((latest, expected),) = found
+    assert latest == expected
+    assert reader.latest_attempt(study.run_id, 1) is None
 
 
 def test_runs_at_work_are_shown_by_their_mean_or_else_by_the_first_replica(uri: str) -> None:
@@ -136,7 +177,7 @@ def loadable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         metadata = {"classes": ["cat", "dog"]}  # noqa: RUF012
 
     uris: list[str] = []
-    monkeypatch.setattr(_mlflow, "fetch_keras_model", lambda uri: uri)
+    monkeypatch.setattr(_mlflow, "fetch_keras_model", lambda uri, _: uri)
     monkeypatch.setattr(mlflow.models, "get_model_info", lambda _: Info)
     monkeypatch.setattr(mlflow.keras, "load_model", uris.append)
     return uris
