@@ -30,7 +30,12 @@ from cifar_hpo.paths import (
     STUDIES_DB,
 )
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
-from cifar_hpo.study.storage import load_study, open_existing, storage_errors, study_lock
+from cifar_hpo.study.storage import (
+    load_study,
+    open_existing,
+    storage_errors,
+    study_lock,
+)
 from cifar_hpo.study.study import FOLDER, MEANING, RUN
 from cifar_hpo.study.tables import MISSING, trial_table
 from cifar_hpo.table import Table
@@ -57,9 +62,9 @@ def run_command(given: argparse.Namespace) -> None:
     storage = open_existing(given.storage, will_write=given.command == "delete")
     match given.command:
         case "list":
-            list_studies(storage)
+            list_studies(storage, as_json=given.json)
         case "show":
-            show(storage, given.study)
+            show(storage, given.study, as_json=given.json)
         case "best":
             best(storage, given.study, given.config)
         case "export":
@@ -74,8 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--storage", help=f"Optuna's storage; {STUDIES_DB} unless said")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="every study with its trials and its best value")
+    list_parser = commands.add_parser("list", help="every study with its trials and its best value")
     show_parser = commands.add_parser("show", help="the ranking of one study")
+    for command in (list_parser, show_parser):
+        command.add_argument("--json", action="store_true", help="as JSON alone, for programs")
     best_parser = commands.add_parser(
         "best", help="its best configuration, as a command; with --config as a file that runs"
     )
@@ -138,11 +145,18 @@ class RankedStudy:
         return self.ranking[0]
 
 
-def list_studies(storage: BaseStorage) -> None:
+def list_studies(storage: BaseStorage, *, as_json: bool) -> None:
     """Print a row for each study: how many of its trials ended how, and the best value."""
+    names = sorted(optuna.get_all_study_names(storage))
+    studies = [RankedStudy.load(storage, name) for name in names]
+    if as_json:
+        from cifar_hpo.report.as_json import list_document, to_json  # loads SciPy
+
+        listed = [(stored.study, stored.ranking, stored.metrics) for stored in studies]
+        sys.stdout.write(to_json(list_document(listed)) + "\n")
+        return
     rows = []
-    for name in sorted(optuna.get_all_study_names(storage)):
-        stored = RankedStudy.load(storage, name)
+    for stored in studies:
         states = [trial.state for trial in stored.ranking]
         counts = [str(states.count(state)) for state in (FINISHED, PRUNED, FAILED)]
         waiting = stored.study.get_trials(
@@ -150,13 +164,20 @@ def list_studies(storage: BaseStorage) -> None:
         )
         value = stored.ranking[0].value if stored.ranking else None
         shown = MISSING if value is None else f"{value:.4f}"
-        rows.append([name, *counts, str(len(waiting)), shown])
+        rows.append([stored.name, *counts, str(len(waiting)), shown])
     columns = ["study", "finished", "pruned", "failed", "waiting", "best"]
     terminal().print(Table(columns, rows).to_rich())
 
 
-def show(storage: BaseStorage, name: str) -> None:
+def show(storage: BaseStorage, name: str, *, as_json: bool) -> None:
     """Print the ranking of a study."""
+    if as_json:
+        from cifar_hpo.analysis.comparison import compare_study  # loads SciPy
+        from cifar_hpo.report.as_json import study_document, to_json
+
+        document = study_document(compare_study(name, storage))
+        sys.stdout.write(to_json(document) + "\n")
+        return
     stored = RankedStudy.load(storage, name)
     table = trial_table(stored.ranking, stored.metrics, stored.directions, stored.keys)
     terminal().print(table.to_rich())

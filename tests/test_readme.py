@@ -21,6 +21,7 @@ FOLDERS = (
     ".github",
     "cifar_hpo",
     "cifar_hpo/examples",
+    "cifar_hpo/report",
     "conf",
     "mlruns",
     "sweeps",
@@ -28,7 +29,13 @@ FOLDERS = (
     "tests/benchmarks",
 )
 PAGES = [page for folder in FOLDERS for page in sorted(Path(ROOT, folder).glob("*.md"))]
-WITH_COMMANDS = ("README.md", "conf/README.md", "sweeps/README.md", "cifar_hpo/README.md")
+WITH_COMMANDS = (
+    "README.md",
+    "conf/README.md",
+    "sweeps/README.md",
+    "cifar_hpo/README.md",
+    "cifar_hpo/report/README.md",
+)
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")

@@ -1,17 +1,23 @@
-"""`python -m cifar_hpo.report [STUDY]`: the report on the terminal, as a page and as pictures."""
+"""`python -m cifar_hpo.report [STUDY]`: the report on the terminal, as a page and as pictures; with
+`--json` for programs, with `--not-worse-than` as an exit code."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import webbrowser
 from collections.abc import Sequence
 
-from cifar_hpo.analysis.comparison import compare_study
+from optuna.storages import BaseStorage
+
+from cifar_hpo.analysis.comparison import Comparison, compare_study
 from cifar_hpo.analysis.verdict import verdict
 from cifar_hpo.console import PLAIN, set_up_output, terminal
 from cifar_hpo.errors import StudyError, UserError, exit_with
 from cifar_hpo.paths import STUDIES_DB
+from cifar_hpo.report.as_json import report_document, to_json
 from cifar_hpo.report.follow import follow
+from cifar_hpo.report.reference import CHAMPION, Held, hold_against
 from cifar_hpo.report.runs import attach, open_runs
 from cifar_hpo.report.tables import leaderboard, note
 from cifar_hpo.study.storage import open_existing, storage_errors
@@ -19,17 +25,28 @@ from cifar_hpo.study.stored import write_note
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; exit code 2 for a study or a store that is not there."""
+    """The command line.
+
+    Exit code 1 where the study's best is shown to be worse than --not-worse-than, 2 for a study, a
+    reference or a store that is not there.
+    """
     set_up_output()
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.json and given.open:
+        parser.error("argument --open: not allowed with argument --json, which writes no page")
+    if given.watch and given.not_worse_than:
+        parser.error("argument --not-worse-than: not allowed with argument --watch")
     try:
         with storage_errors(given.storage):
             if given.watch:
                 watch(given.study, given.storage, given.tracking_uri)
-            else:
-                report(given.study, given.storage, given.tracking_uri, in_browser=given.open)
+                return
+            held = report(given)
     except (UserError, OSError) as error:
         exit_with(error)
+    if held is not None and held.is_worse:
+        sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,36 +59,62 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tracking-uri", help="MLflow's store; the one that the study was logged to unless said"
     )
-    parser.add_argument(
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument(
         "--watch", action="store_true", help="follow a running sweep in the terminal, until Ctrl-C"
     )
+    forms.add_argument(
+        "--json", action="store_true", help="print it as JSON alone, and write no page"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    parser.add_argument(
+        "--not-worse-than",
+        metavar=f"{CHAMPION}|STUDY",
+        help="exit code 1 where the study's best is shown to be worse than the champion of its "
+        "dataset, or than the best of another study; 0 where it is not shown",
+    )
     return parser
 
 
-def report(
-    study: str | None, storage: str | None, tracking_uri: str | None, *, in_browser: bool
-) -> None:
-    """Print the leaderboard and the verdict, and write the page."""
-    from cifar_hpo.report.page import write_page  # loads matplotlib, which --watch does without
+def report(given: argparse.Namespace) -> Held | None:
+    """Print the leaderboard and the verdict and write the page, or print them as JSON.
 
-    opened = open_existing(storage)
-    comparison = compare_study(study, opened)
+    Returns how the study's best stands beside the reference, where one was named.
+    """
+    storage = open_existing(given.storage)
+    comparison = compare_study(given.study, storage)
+    held = None
+    if given.not_worse_than:
+        held = hold_against(comparison, given.not_worse_than, storage, given.tracking_uri)
+    if given.json:
+        sys.stdout.write(to_json(report_document(comparison, held)) + "\n")
+    else:
+        _print_report(comparison, held, storage, given)
+    return held
+
+
+def _print_report(
+    comparison: Comparison, held: Held | None, storage: BaseStorage, given: argparse.Namespace
+) -> None:
+    from cifar_hpo.report.page import write_page  # loads matplotlib, which the rest does without
+
     console = terminal()
     console.print(leaderboard(comparison))
     for sentence in verdict(comparison):
         console.print(sentence, **PLAIN)
-    runs = open_runs(comparison, tracking_uri, console)
+    if held is not None:
+        console.print(held.sentence, **PLAIN)
+    runs = open_runs(comparison, given.tracking_uri, console)
     page = write_page(comparison, runs)
     console.print(f"page: {page}", **PLAIN)
     if runs and comparison.run_id:
         attach(runs, comparison, page.parent, console)
     try:
-        with storage_errors(storage):
-            write_note(opened, comparison.name, note(comparison))
+        with storage_errors(given.storage):
+            write_note(storage, comparison.name, note(comparison))
     except StudyError as error:
         console.print(f"the verdict is not in Optuna's dashboard: {error}", **PLAIN)
-    if in_browser:
+    if given.open:
         webbrowser.open(page.absolute().as_uri())
 
 
