@@ -33,6 +33,7 @@ MLFLOW_DB = Path("mlflow.db")
 MLFLOW_LOCK = GENERATED / ".mlflow.lock"
 DECODED_IMAGES = GENERATED / "data"
 REPORTS = GENERATED / "reports"
+EXPORTS = GENERATED / "exports"
 UI_LOG = GENERATED / "ui.log"
 OUTPUTS = GENERATED / "outputs"
 """The sweeps' folders, by the study's name, unless hydra.sweep.dir says otherwise."""
@@ -82,6 +83,11 @@ UNDELIVERED_MODEL = "model"
 REPORT_PAGE = "report.html"
 REPORT_CHART = "{chart}.png"
 REPORT_CHARTS = "*.png"
+
+# In the folder of an exported model.
+EXPORT_DRAFT = ".export-"
+"""Begins the name of the folder in which one is made."""
+EXPORT_ABOUT = "{artifact}.json"
 
 # Where decoded datasets lie, and in the folder of one.
 DECODING_LOCK = ".lock"

@@ -1,5 +1,5 @@
-"""`python -m cifar_hpo.studies`: list, show, export and delete the studies of a storage, and run
-the best trial of one again."""
+"""`python -m cifar_hpo.studies`: list, show, export and delete the studies of a storage, run the
+best trial of one again, and export its model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from optuna.trial import TrialState
 
 from cifar_hpo.config.fields import as_list
 from cifar_hpo.console import set_up_output, terminal
-from cifar_hpo.errors import StudyError, UserError, exit_with
+from cifar_hpo.errors import StudyError, TrialError, UserError, exit_with
+from cifar_hpo.export import FORMATS, export_run_model
 from cifar_hpo.paths import (
+    EXPORTS,
     HYDRA_CONFIG,
     HYDRA_FOLDER,
     HYDRA_OVERRIDES,
@@ -29,8 +31,9 @@ from cifar_hpo.paths import (
     OUTPUTS,
     STUDIES_DB,
 )
-from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
+from cifar_hpo.study.ranking import FinishedTrial, finished_trials, no_trial, ranked
 from cifar_hpo.study.storage import (
+    as_file_name,
     load_study,
     open_existing,
     storage_errors,
@@ -47,13 +50,14 @@ DEFAULT_CONFIG = "config"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; exit code 2 for a storage or a study that is not there."""
+    """The command line; exit code 2 for a storage or a study that is not there, 1 where an exported
+    model predicts otherwise."""
     set_up_output()
     given = _parser().parse_args(arguments)
     try:
         with storage_errors(given.storage):
             run_command(given)
-    except (UserError, OSError) as error:
+    except (UserError, TrialError, OSError) as error:
         exit_with(error)
 
 
@@ -69,6 +73,8 @@ def run_command(given: argparse.Namespace) -> None:
             best(storage, given.study, given.config)
         case "export":
             export(storage, given.study, given.format)
+        case "export-model":
+            export_model(storage, given)
         case "delete":
             delete(storage, given.study, is_sure=given.yes)
 
@@ -96,11 +102,25 @@ def _parser() -> argparse.ArgumentParser:
         "export", help="all trials, as CSV or JSON, on standard output"
     )
     export_parser.add_argument("--format", choices=("csv", "json"), default="csv")
+    model_parser = commands.add_parser(
+        "export-model", help="a trial's model as a file for another runtime, checked on images"
+    )
+    model_parser.add_argument("--format", choices=FORMATS, required=True)
+    model_parser.add_argument(
+        "--trial", type=int, metavar="N", help="the number of the trial; the best unless said"
+    )
+    model_parser.add_argument(
+        "--output", type=Path, metavar="DIR", help=f"{EXPORTS}/STUDY/N unless said"
+    )
+    model_parser.add_argument(
+        "--tracking-uri",
+        help="MLflow's store; the one that the study was logged to unless said",
+    )
     delete_parser = commands.add_parser(
         "delete", help="a study from the storage; its MLflow runs stay"
     )
     delete_parser.add_argument("--yes", action="store_true", help="do not ask")
-    for command in (show_parser, best_parser, export_parser, delete_parser):
+    for command in (show_parser, best_parser, export_parser, model_parser, delete_parser):
         command.add_argument("study")
     return parser
 
@@ -136,6 +156,15 @@ class RankedStudy:
     def keys(self) -> list[str]:
         """The parameters of all trials, in the order in which they come."""
         return list(dict.fromkeys(key for trial in self.ranking for key in trial.params))
+
+    def trial(self, number: int | None) -> FinishedTrial:
+        """The trial of a number, the best one without. Raises StudyError where it is not there."""
+        if number is None:
+            return self.best
+        for trial in self.ranking:
+            if trial.number == number:
+                return trial
+        raise StudyError(no_trial(self.name, number, self.ranking))
 
     @property
     def best(self) -> FinishedTrial:
@@ -197,6 +226,24 @@ def export(storage: BaseStorage, name: str, form: str) -> None:
         values = [trial.metrics.get(metric, "") for metric in metrics]
         row = [trial.number, trial.state, *params, *values]
         writer.writerow([*row, trial.seconds, trial.error, trial.run_id])
+
+
+def export_model(storage: BaseStorage, given: argparse.Namespace) -> None:
+    """Export a trial's model, and say by how much its predictions differ from Keras' own.
+
+    Raises StudyError where there is no such trial or model, UserError where the format can't have
+    it, TrialError where it predicts otherwise.
+    """
+    stored = RankedStudy.load(storage, given.study)
+    trial = stored.trial(given.trial)
+    title = f"trial {trial.number} of study {stored.name}"
+    if not trial.run_id:
+        raise StudyError(f"{title} has no run in MLflow, so it has no model")
+    output = given.output or EXPORTS / as_file_name(stored.name) / str(trial.number)
+    tracking_uri, _ = stored.study.user_attrs.get(RUN, (None, None))
+    uri = given.tracking_uri or tracking_uri
+    exported = export_run_model(trial.run_id, uri, given.format, output, title=title)
+    sys.stdout.write(exported.sentence + "\n")
 
 
 def delete(storage: BaseStorage, name: str, *, is_sure: bool) -> None:

@@ -22,6 +22,10 @@ LATE_RUN = "late_run_{number}"
 counted; a finished trial of Optuna's can't be changed."""
 
 
+MAX_NUMBERS = 20
+"""Trials that are listed where one is not there."""
+
+
 @dataclass(frozen=True)
 class FinishedTrial:
     """A counted trial, as rankings show it; values in the order of the study's metrics, None where
@@ -139,6 +143,16 @@ class CountedTrials:
         place = (loss, trial.number)
         if place < self._best_place:
             self.best, self._best_place = trial, place
+
+
+def no_trial(study: str, number: int, trials: Sequence[FinishedTrial]) -> str:
+    """What is said where a study has no counted trial of a number: those that it has."""
+    numbers = sorted(trial.number for trial in trials)
+    if not numbers:
+        return f"study {study} has no trial {number}: none has ended yet"
+    shown = ", ".join(map(str, numbers[:MAX_NUMBERS]))
+    more = f" … {numbers[-1]}" if len(numbers) > MAX_NUMBERS else ""
+    return f"study {study} has no trial {number}; there are: {shown}{more}"
 
 
 def pareto_front(trials: Iterable[FinishedTrial], directions: Sequence[str]) -> set[int]:
