@@ -37,7 +37,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_package_offers_what_all_says_and_no_more() -> None:
-    assert cifar_hpo.__all__ == ["Dataset", "Pruned", "__version__", "folder", "report"]
+    assert cifar_hpo.__all__ == [
+        "Dataset",
+        "Pruned",
+        "__version__",
+        "folder",
+        "load",
+        "report",
+        "run",
+    ]
     offered: dict[str, object] = {}
     exec("from cifar_hpo import *", offered)
     assert set(offered) - {"__builtins__"} == set(cifar_hpo.__all__)
