@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import os
 import signal
 import sys
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from types import CodeType
+from typing import Any, ClassVar
 
 import cloudpickle
 import psutil
@@ -187,8 +190,27 @@ def pack_task(launcher: HydraLauncher) -> bytes:
         hint = "let them open files and the like when they are called"
         problem = f"can't be sent to workers ({named_line(error, 100)}); {hint}"
         raise ConfigError("hydra.callbacks", problem) from error
-    state = (launcher.task_function, launcher.hydra_context, Singleton.get_state())
-    return bytes(cloudpickle.dumps(state))
+    packed = io.BytesIO()
+    _Pickler(packed).dump((launcher.task_function, launcher.hydra_context, Singleton.get_state()))
+    return packed.getvalue()
+
+
+def _code_of_file(file: str, make: Callable[..., CodeType], arguments: tuple[Any, ...]) -> CodeType:
+    return make(*arguments).replace(co_filename=file)
+
+
+def _reduced_code(code: CodeType) -> tuple[Any, ...]:
+    make, arguments = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    return _code_of_file, (code.co_filename, make, arguments)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's, which by itself forgets the file of what is defined in `__main__`, and so the
+    lines of a traceback."""
+
+    dispatch_table: ClassVar[Mapping[type, Callable[[Any], Any]]] = ChainMap(
+        {CodeType: _reduced_code}, cloudpickle.Pickler.dispatch_table
+    )
 
 
 def serve(pipe: Connection, log: str, environment: Mapping[str, str], packed_task: bytes) -> None:

@@ -1,4 +1,5 @@
-"""A worker's process: what it prints and logs, and the folder and the files that it may open."""
+"""A worker's process: what it is given, what it prints and logs, and the folder and the files that
+it may open."""
 
 from __future__ import annotations
 
@@ -59,6 +60,7 @@ def test_no_password_is_left_behind_and_a_long_tmpdir_and_few_files_do(tmp_path:
     errors = [trial.user_attrs[OUTCOME]["error"] for trial in trials]
     assert "OSError: wrong password *** for postgresql://me:***@host/db" in errors
     (workers_say,) = [path.read_text() for path in folder.rglob("worker_*.log")][:1]
+    assert f'{folder}/app.py", line 13, in app' in workers_say, "a traceback names the app's file"
     assert "printed postgresql://me:***@host/db" in workers_say
     for path in folder.rglob("*"):
         assert not path.is_file() or b"LETMEIN77" not in path.read_bytes(), path
