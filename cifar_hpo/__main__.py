@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-import hydra
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -18,9 +17,15 @@ from cifar_hpo import interruption, trial
 from cifar_hpo.config.secrets import refuse_search_path_of_packages, refuse_secrets_and_calls
 from cifar_hpo.console import set_up_output
 from cifar_hpo.errors import SweepFailed, UserError, exit_interrupted, exit_with, one_line
-from cifar_hpo.hydra_internals import ConfigChecks, configs_checked, is_rerun_of_pickle
+from cifar_hpo.hydra_internals import (
+    ConfigChecks,
+    configs_checked,
+    hydra_main,
+    is_rerun_of_pickle,
+)
 from cifar_hpo.objective import objective
 from cifar_hpo.paths import CONF
+from cifar_hpo.trust import allowed_prefixes
 
 
 def terminated(number: int, _: object) -> None:
@@ -57,9 +62,10 @@ def main() -> None:
     try:
         refuse_secrets_and_calls(_overrides(sys.argv[1:]))
         if is_rerun_of_pickle():
-            raise UserError("--experimental-rerun: a pickle may run anything; give the overrides")
+            problem = "up to Hydra 1.3 it reads one; give the overrides"
+            raise UserError(f"--experimental-rerun: a pickle may run anything, and {problem}")
         with configs_checked(checks):
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(objective)()
+            hydra_main(objective, str(CONF), "config", allowed_prefixes)()
     except KeyboardInterrupt as interrupt:
         exit_interrupted(interrupt)
     except (HydraException, OmegaConfBaseException, UserError, SweepFailed, OSError) as error:

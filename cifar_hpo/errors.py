@@ -15,6 +15,7 @@ other exception, and its traceback is shown.
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from typing import NoReturn
 
@@ -62,6 +63,10 @@ NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 """Errors of a disk that the user can mend: make room, change rights, choose another path."""
 
 
+OF_AN_OVERRIDE = re.compile(r"Error when parsing index: \d+, string: (.*?) out of \[.*?\]\. ")
+"""What Hydra 1.4 writes before an override's error: which it is, and all that there are."""
+
+
 def has_no_space(error: object) -> bool:
     """Whether a disk is full, or what the user may fill of it; NumPy says so without a number."""
     if not isinstance(error, OSError):
@@ -97,6 +102,7 @@ def exit_with(error: Exception) -> NoReturn:
         raise error
     happened = isinstance(error, SweepFailed | TrialError)
     line = one_line(error).split(" Config search path:")[0].split(" See https://")[0]
+    line = OF_AN_OVERRIDE.sub(r"\1: ", line)
     message, _, place = line.partition(" full_key: ")  # OmegaConf's
     key = place.partition(" ")[0].strip().partition("object_type=")[0]
     line = redacted(f"{key}: {message}" if key and not message.startswith(key) else message)

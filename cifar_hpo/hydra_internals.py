@@ -1,4 +1,4 @@
-"""What is used of Hydra beyond its documented interface.
+"""What is used of Hydra beyond its documented interface, and where its versions 1.3 and 1.4 differ.
 
 tests/test_hydra_internals.py says what broke when a new Hydra changes one of these.
 """
@@ -9,24 +9,70 @@ import contextlib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hydra
 import yaml
 from hydra._internal import hydra as hydra_app
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser, run_and_report
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo.errors import UserError, one_line
+from cifar_hpo.trust import PRIVATE_FOLDER
+
+HAS_WHITELIST = "execution_whitelist" in inspect.signature(hydra.main).parameters
+"""Whether trusted code tells Hydra what a config may have called, as from Hydra 1.4 on. Such a
+Hydra warns of the `version_base` that earlier ones need."""
+
+
+def hydra_main(
+    task: Callable[[DictConfig], Any],
+    config_path: str,
+    config_name: str,
+    allowed_prefixes: Callable[[], Sequence[str]],
+) -> Callable[[], None]:
+    """`hydra.main` on a task function, with the behaviour of Hydra 1.3 or later.
+
+    allowed_prefixes: gives the dotted names below which a config may have code called.
+    """
+    options: dict[str, Any] = {"version_base": "1.3"}
+    if HAS_WHITELIST:
+        options = {"execution_whitelist": execution_whitelist(allowed_prefixes())}
+    decorate = hydra.main(config_path=config_path, config_name=config_name, **options)
+    return decorate(task)  # type: ignore[no-any-return]
+
+
+def execution_whitelist(prefixes: Sequence[str]) -> list[str]:
+    """What may be called below these prefixes, and what installed packages have registered, as
+    Hydra 1.4 spells it."""
+    patterns = sorted(registered_targets())
+    for prefix in prefixes:
+        package, _, rest = prefix.partition(".")
+        patterns += [prefix, f"{prefix}.*"]
+        if rest:
+            patterns.append(f"{package}.{PRIVATE_FOLDER}.{rest}.*")
+    return patterns
+
+
+def store_config(group: str, name: str, node: Any) -> None:
+    """Let a group have this choice in any Hydra app.
+
+    A launcher's process restores what its parent has stored, and scans the plugins then, which
+    store theirs again.
+    """
+    options: dict[str, Any] = {"replace": True} if HAS_WHITELIST else {}
+    ConfigStore.instance().store(name, node, group=group, provider="cifar_hpo", **options)
 
 
 def return_value(returned: JobReturn) -> Any:
@@ -43,6 +89,14 @@ LOG_OF_JOB = "${hydra.job.name}.log"
 OUTPUT_FOLDER = "${hydra.runtime.output_dir}/"
 
 
+def range_value(sweep: RangeSweep, value: float) -> float:
+    """What a range has for one of its numbers: `int(range(…))` casts each, from Hydra 1.4 on, where
+    it cast the range's ends before."""
+    for transformer in getattr(sweep, "transformers", ()):
+        value = transformer(value)
+    return value
+
+
 class ConfigChecks(NamedTuple):
     """What looks at configs before anything that they name is imported or called.
 
@@ -54,21 +108,71 @@ class ConfigChecks(NamedTuple):
     of_config: Callable[[DictConfig], None]
 
 
-class CheckedConfigLoader(ConfigLoaderImpl):
-    """Hydra's, with checks, and with errors of files and of their composition on one line."""
+OF_ANOTHER_FORM = (ValueError, TypeError, LookupError, AssertionError, AttributeError)
+"""Errors of Hydra's own for configs of another form than it expects."""
 
-    def __init__(self, config_search_path: Any, checks: ConfigChecks) -> None:
+
+class CheckedConfigLoader(ConfigLoaderImpl):
+    """Hydra's, with checks, and with errors of files and of their composition on one line.
+
+    checks: those of `configs_checked` where they are not given.
+    """
+
+    checks = ConfigChecks(of_file=lambda _: None, of_config=lambda _: None)
+
+    def __init__(self, config_search_path: Any, checks: ConfigChecks | None = None) -> None:
         super().__init__(config_search_path)
-        self.checks = checks
+        self.checks = checks or type(self).checks  # goes along to other processes
+
+    def _process_config_searchpath(
+        self, config_name: str | None, parsed_overrides: list[Override], repo: Any
+    ) -> None:
+        file = repo.load_config(config_name) if config_name else None
+        if file is not None:
+            self.checks.of_file(file.config)
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
     ) -> DictConfig:
+        compose = super().load_configuration
+        if hasattr(ConfigLoaderImpl, "_load_configuration"):
+            return compose(config_name, overrides, *args, **kwargs)  # by the method below
+        return self._checked(config_name, lambda: compose(config_name, overrides, *args, **kwargs))
+
+    # Hydra 1.3 has none of the following; 1.4 reads the file in each.
+
+    def _load_configuration(self, config_name: str | None, **given: Any) -> DictConfig:
+        compose = super()._load_configuration  # type: ignore[misc]
+        return self._checked(config_name, lambda: compose(config_name, **given))
+
+    def parse_overrides(
+        self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
+    ) -> list[Override]:
+        parse = super().parse_overrides  # type: ignore[misc]
+        with self._errors_on_one_line(config_name), contextlib.suppress(*OF_ANOTHER_FORM):
+            return parse(config_name, overrides, *args, **kwargs)  # type: ignore[no-any-return]
+        return OverridesParser.create().parse_overrides(overrides)  # composing says what is wrong
+
+    def get_mode(self, config_name: str | None, *args: Any, **kwargs: Any) -> Any:
+        get = super().get_mode  # type: ignore[misc]
+        with self._errors_on_one_line(config_name), contextlib.suppress(*OF_ANOTHER_FORM):
+            return get(config_name, *args, **kwargs)
+        return None
+
+    def _checked(self, config_name: str | None, compose: Callable[[], DictConfig]) -> DictConfig:
+        with self._errors_on_one_line(config_name):
+            config = compose()
+        with read_write(config):
+            _log_to_output_folder(config)
+        self.checks.of_config(config)
+        return config
+
+    @contextlib.contextmanager
+    def _errors_on_one_line(self, config_name: str | None) -> Iterator[None]:
+        """Raise UserError for what is wrong with a file, or with what is composed of files."""
         try:
-            file = self.repository.load_config(config_name) if config_name else None
-            if file is not None:
-                self.checks.of_file(file.config)
-            config = super().load_configuration(config_name, overrides, *args, **kwargs)
+            yield
         except (UserError, OmegaConfBaseException):
             raise
         except HydraException as error:
@@ -82,9 +186,6 @@ class CheckedConfigLoader(ConfigLoaderImpl):
             if problem is None:
                 raise
             raise UserError(problem) from error
-        _log_to_output_folder(config)
-        self.checks.of_config(config)
-        return config
 
     def _problem(self, config_name: str | None, error: Exception) -> str | None:
         """What is wrong with a config that Hydra stumbled over; None where it is no config's."""
@@ -93,8 +194,7 @@ class CheckedConfigLoader(ConfigLoaderImpl):
                 return _place_in_yaml(error)
             case UnicodeDecodeError():
                 return self._place_of(error)
-            case ValueError() | TypeError() | LookupError() | AssertionError() | AttributeError():
-                # Of Hydra's own, for configs of another form than it expects.
+            case _ if isinstance(error, OF_ANOTHER_FORM):
                 return f"{config_name}: can't be composed: {_message(error)}"
             case RecursionError():
                 return f"{config_name}: a config that contains itself"
@@ -162,13 +262,15 @@ def _message(error: BaseException) -> str:
 @contextlib.contextmanager
 def configs_checked(checks: ConfigChecks) -> Iterator[None]:
     """Let these look at each config that `hydra.main` composes, also for each job of a sweep."""
-    before = hydra_app.ConfigLoaderImpl  # type: ignore[attr-defined]
-    loader = functools.partial(CheckedConfigLoader, checks=checks)
-    hydra_app.ConfigLoaderImpl = loader  # type: ignore[attr-defined, assignment]
+    checks_before = CheckedConfigLoader.checks
+    class_before = hydra_app.ConfigLoaderImpl  # type: ignore[attr-defined]
+    hydra_app.ConfigLoaderImpl = CheckedConfigLoader  # type: ignore[attr-defined]
+    CheckedConfigLoader.checks = checks
     try:
         yield
     finally:
-        hydra_app.ConfigLoaderImpl = before  # type: ignore[attr-defined]
+        hydra_app.ConfigLoaderImpl = class_before  # type: ignore[attr-defined]
+        CheckedConfigLoader.checks = checks_before
 
 
 @contextlib.contextmanager
@@ -195,14 +297,16 @@ def registered_targets() -> frozenset[str]:
             node = OmegaConf.to_container(node.node, resolve=False)
         if isinstance(node, dict):
             pending.extend(node.values())
-            targets.add(str(node.get("_target_")))
+            if node.get("_target_"):
+                targets.add(str(node["_target_"]))
         elif isinstance(node, list):
             pending.extend(node)
     return frozenset(targets)
 
 
 def is_rerun_of_pickle() -> bool:
-    """Whether the command line asks for `--experimental-rerun`, in full or abbreviated."""
+    """Whether the command line asks for `--experimental-rerun`, in full or abbreviated, which reads
+    a pickle up to Hydra 1.3."""
     arguments, _ = get_args_parser().parse_known_args()
     return arguments.experimental_rerun is not None
 

@@ -34,7 +34,7 @@ from cifar_hpo.config.fields import flat
 from cifar_hpo.config.secrets import refuse_search_path_of_packages, refuse_secrets_and_calls
 from cifar_hpo.config.sweep import Pruner, Sampler, Sweeper
 from cifar_hpo.errors import UserError, one_line
-from cifar_hpo.hydra_internals import CheckedConfigLoader, ConfigChecks
+from cifar_hpo.hydra_internals import OF_ANOTHER_FORM, CheckedConfigLoader, ConfigChecks
 from cifar_hpo.objective import objective
 from cifar_hpo.paths import CONF
 from cifar_hpo.study.space import Space, identity
@@ -153,8 +153,11 @@ def sweep(text: str) -> None:
 def settle(given: dict[str, Any]) -> None:
     """The options of a sweep from their schema to the last check."""
     schema = OmegaConf.structured(Sweeper(sampler=Sampler(), pruner=Pruner()))
-    with open_dict(schema):
-        merged = OmegaConf.merge(schema, given)
+    try:
+        with open_dict(schema):
+            merged = OmegaConf.merge(schema, given)
+    except OF_ANOTHER_FORM as error:  # as while Hydra composes
+        raise UserError("can't be composed") from error
     options: Any = OmegaConf.to_container(merged, resolve=True)
     for name in ("_target_", "_recursive_", "defaults"):
         options.pop(name)

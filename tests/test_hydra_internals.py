@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hydra._internal.utils import run_and_report
 from hydra.core.hydra_config import HydraConfig
@@ -9,10 +13,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
-from support import config_loader
+from support import Run, clean, config_loader
 
 from cifar_hpo.hydra_internals import (
+    HAS_WHITELIST,
     ends_program,
+    execution_whitelist,
     job_config,
     parsed_value,
     registered_targets,
@@ -21,6 +27,42 @@ from cifar_hpo.hydra_internals import (
 )
 
 MEND = "mend hydra_internals.py"
+
+with_whitelist = pytest.mark.skipif(not HAS_WHITELIST, reason="Hydra has it from 1.4 on")
+
+CALLER = """
+from hydra.utils import instantiate
+
+def call(target):
+    try:
+        return instantiate({"_target_": target})
+    except Exception as error:
+        print(" ".join(str(error).split()))
+        return 0
+"""
+
+APP = """
+import hydra
+from my_code import call
+
+@hydra.main(config_path=None, execution_whitelist=["my_code.*"])
+def app(config):
+    return call(config.target)
+
+if __name__ == "__main__":
+    app()
+"""
+
+CALLBACK = """
+import sys
+from hydra.experimental.callback import Callback
+from my_code import call
+
+class Caller(Callback):
+    def on_run_start(self, config, **_):
+        print(call("my_code.seven"), call("collections.Counter"))
+        sys.exit(7)
+"""
 
 
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED])
@@ -85,3 +127,50 @@ def test_a_single_run_has_the_configs_of_the_command(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["train.py", *given])
     assert single_run_arguments() == single, f"Hydra's options have other names: {MEND}"
+
+
+def test_the_whitelist_has_what_is_allowed_and_what_packages_have_registered() -> None:
+    whitelist = execution_whitelist(["my_models", "keras.applications"])
+    assert {"my_models", "my_models.*", "keras.applications.*"} <= set(whitelist)
+    assert "keras.src.applications.*" in whitelist  # where Keras defines them
+    assert "hydra_plugins.cifar_hpo.WorkersLauncher" in whitelist
+
+
+@pytest.fixture
+def my_code(tmp_path: Path) -> Path:
+    """A module of the user's: what calls a target, and a target."""
+    (tmp_path / "my_code.py").write_text(CALLER + "\ndef seven():\n    return 7\n")
+    return tmp_path
+
+
+@with_whitelist
+def test_what_the_folder_allows_is_handed_to_hydra(my_code: Path, run: Run) -> None:
+    (my_code / "pyproject.toml").write_text('[tool.cifar_hpo]\nallow = ["my_code", "mine"]\n')
+    (my_code / "mine.py").write_text(CALLBACK)
+    ended = run("+hydra.callbacks.mine._target_=mine.Caller")
+    assert ended.returncode == 7, ended.stderr
+    assert "7 0" in ended.stdout, MEND
+    assert "'collections.Counter' is not in the Hydra execution whitelist" in ended.stdout, MEND
+    assert "Warning" not in ended.stderr
+
+
+@with_whitelist
+def test_what_an_app_allows_holds_in_its_workers_and_needs_not_name_our_plugins(
+    my_code: Path,
+) -> None:
+    (my_code / "app.py").write_text(APP)
+    sweep = ["hydra/sweeper=study", "hydra/launcher=workers", "hydra.sweeper.storage=memory"]
+    ended = subprocess.run(
+        [sys.executable, "app.py", "-m", *sweep, "+target=my_code.seven,collections.Counter"],
+        cwd=my_code,
+        env=clean(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "trial 0: +target=my_code.seven: val_accuracy 7.0000" in ended.stdout
+    assert "trial 1: +target=collections.Counter: val_accuracy 0.0000" in ended.stdout, MEND
+    for log in my_code.rglob("worker_*.log"):
+        assert "Warning" not in log.read_text(), "what a worker's Hydra warns of"

@@ -561,6 +561,8 @@ def _validate_folds(config: Config) -> None:
         wanted = f"set training.replicas={config.data.folds}, or data.split_seed for another split"
         problem = "replica r is validated on fold r, so that one replica would see the first alone"
         raise ConfigError("data.folds", f"{problem}; {wanted}")
+
+
 def _validate_tags(mlflow: Mlflow) -> None:
     """Tags that MLflow takes, and no others than a user's."""
     for name, value in (mlflow.tags or {}).items():

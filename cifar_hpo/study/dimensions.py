@@ -30,7 +30,7 @@ from hydra.core.override_parser.types import (
 from hydra.errors import HydraException
 
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.hydra_internals import parsed_value
+from cifar_hpo.hydra_internals import parsed_value, range_value
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +250,8 @@ def _parse_choices(override: Override) -> Choices:
     sweep = override.value()
     are_whole = all(isinstance(value, int) for value in texts)
     if isinstance(sweep, RangeSweep) and are_whole and len(texts) > 1:
-        return Choices(texts, abs(int(sweep.step)))
+        step = float(sweep.step)
+        return Choices(texts, abs(int(step)) if step.is_integer() else 0)
     return Choices(texts)
 
 
@@ -274,7 +275,8 @@ def _elements(override: Override) -> Iterable[Any]:
         raise ConfigError(override.get_key_element(), f"{problem}; {hint}")
     if all(isinstance(end, int) for end in ends):
         return override.sweep_iterator(transformer=Transformer.identity)
-    return [float(start + place * step) for place in range(count)]
+    values = [float(start + place * step) for place in range(count)]
+    return [range_value(sweep, value) for value in values]
 
 
 def _parse_interval(override: Override, *, is_whole: bool) -> Interval:

@@ -71,10 +71,11 @@ class Composer:
         config = self._with_values(self._groups(params).whole, params)
         with read_write(config), open_dict(config):
             config.hydra.overrides.task = list(overrides)
-            config.hydra.job.id = number
+            config.hydra.job.id = str(number)
             config.hydra.job.num = number
-            settings = config.hydra.job.config.override_dirname
-            config.hydra.job.override_dirname = _override_dirname(overrides, settings)
+            if not OmegaConf.is_interpolation(config.hydra.job, "override_dirname"):
+                settings = config.hydra.job.config.override_dirname
+                config.hydra.job.override_dirname = _override_dirname(overrides, settings)
         return config
 
     def compose_task(self, params: Mapping[str, Value]) -> DictConfig:

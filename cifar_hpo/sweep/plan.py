@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cifar_hpo import paths
 from cifar_hpo.config.fields import as_list
@@ -301,6 +301,10 @@ class Plan:
         known = [folder for folder in earlier if folder.is_dir()]
         if known and OF_MOMENT.search(str(written)):
             self._set_option("hydra.sweep.dir", str(known[-1]))
+            with read_write(config.hydra), open_dict(config):
+                config.hydra.sweeper.study_name = study
+                config.hydra.overrides.hydra.append(f"hydra.sweeper.study_name={study}")
+            self.composer.forget()
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, folder / paths.SWEEP_CONFIG)
@@ -309,10 +313,10 @@ class Plan:
     def _set_option(self, key: str, value: str) -> None:
         """Give an option of Hydra's another value, for the configs of all trials too."""
         config = self.launcher.config
-        with open_dict(config):
-            OmegaConf.update(config, key, value)
         quoted = QuotedString(value, Quote.single).with_quotes()
-        config.hydra.overrides.hydra.append(f"{key}={quoted}")
+        with read_write(config.hydra), open_dict(config):
+            OmegaConf.update(config, key, value)
+            config.hydra.overrides.hydra.append(f"{key}={quoted}")
         self.composer.forget()
 
 

@@ -87,7 +87,7 @@ def compose(launcher: HydraLauncher, number: int, overrides: Sequence[str]) -> D
     loader = launcher.hydra_context.config_loader
     config = loader.load_sweep_config(launcher.config, list(overrides))
     with open_dict(config):
-        config.hydra.job.id = number
+        config.hydra.job.id = str(number)
         config.hydra.job.num = number
     assert isinstance(config, DictConfig)
     return config

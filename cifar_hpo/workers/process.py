@@ -269,12 +269,12 @@ def _reporter(pipe: Connection, job: Job) -> Callable[[Progress], bool]:
 
 def pack_result(returned: JobReturn) -> bytes:
     """The result as bytes; a value or an error that can't cross to the parent goes as its text."""
+    value = return_value(returned)
     try:
-        packed = cloudpickle.dumps(returned)
         if returned.status is JobStatus.FAILED:
-            cloudpickle.loads(packed)  # an exception may pack and yet not unpack
+            cloudpickle.loads(cloudpickle.dumps(value))  # it may pack and yet not unpack
+        packed = cloudpickle.dumps(returned)
     except Exception:  # noqa: BLE001  pickling runs the value's own code
-        value = return_value(returned)
         returned.return_value = RuntimeError(f"{type(value).__name__}: {value}")
         returned.status = JobStatus.FAILED
         packed = cloudpickle.dumps(returned)

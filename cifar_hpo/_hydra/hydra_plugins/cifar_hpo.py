@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -19,6 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from cifar_hpo.config import sweep as options
+from cifar_hpo.hydra_internals import store_config
 from cifar_hpo.paths import CONF, SWEEPS
 
 if TYPE_CHECKING:
@@ -214,14 +215,13 @@ class SweepsSearchPath(SearchPathPlugin):
             search_path.append("cifar_hpo", f"file://{SWEEPS}")
 
 
-_store = ConfigStore.instance()
-_store.store(group="hydra/sweeper", name="study", node=options.Sweeper, provider="cifar_hpo")
+store_config("hydra/sweeper", "study", options.Sweeper)
 for _name in options.SAMPLERS:
     _sampler = options.SAMPLER_SCHEMAS.get(_name, options.Sampler)(name=_name)
-    _store.store(group="hydra/sweeper/sampler", name=_name, node=_sampler, provider="cifar_hpo")
+    store_config("hydra/sweeper/sampler", _name, _sampler)
 for _name in options.PRUNERS:
     _pruner = options.PRUNER_SCHEMAS.get(_name, options.Pruner)(name=_name)
-    _store.store(group="hydra/sweeper/pruner", name=_name, node=_pruner, provider="cifar_hpo")
-_store.store(group="hydra/launcher", name="workers", node=options.Launcher, provider="cifar_hpo")
+    store_config("hydra/sweeper/pruner", _name, _pruner)
+store_config("hydra/launcher", "workers", options.Launcher)
 _help = {"app_name": "cifar_hpo", "template": HELP + options.keys_help()}
-_store.store(group="hydra/help", name="cifar_hpo", node=_help, provider="cifar_hpo")
+store_config("hydra/help", "cifar_hpo", _help)
