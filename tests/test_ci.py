@@ -1,4 +1,5 @@
-"""What runs before a change is taken: an audit of what is installed, exemptions from bandit."""
+"""What runs before a change is taken: an audit of what is installed, tests with the next Hydra,
+exemptions from bandit."""
 
 from __future__ import annotations
 
@@ -45,23 +46,61 @@ def test_the_audit_fails_where_something_is_found_and_says_where_it_is_skipped(
     expected: tuple[int, str],
     tmp_path: Path,
 ) -> None:
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(ROOT / ".ci" / "audit", tmp_path / ".ci")
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(PIP_AUDIT.format(told=told, found=found))
-    python.chmod(0o755)
+    python = PIP_AUDIT.format(told=told, found=found)
+    shown = run_step(tmp_path, "audit", python, environment)
+    assert shown.stderr == ""
+    assert (shown.returncode, shown.stdout) == expected
+
+
+NEXT = """#!/usr/bin/env bash
+case "$*" in
+    "-m pip install "*) exit {got} ;;
+    "-m pytest "*test_hydra_contract.py*) echo "tested with ${{PYTHONPATH##*/}}"; exit {failed} ;;
+esac
+"""
+"""Stands in for the environment's Python: whether packages can be had, and how tests end."""
+
+TESTED = "tested with next-hydra"
+NOT_HAD = "next Hydra skipped: hydra-core=="
+
+
+@pytest.mark.parametrize(
+    ("got", "failed", "environment", "expected"),
+    [
+        (0, 0, {}, (0, TESTED)),
+        (0, 1, {}, (1, TESTED)),
+        (1, 0, {}, (0, NOT_HAD)),
+        (1, 0, {"GITHUB_ACTIONS": "true"}, (1, "")),
+    ],
+)
+def test_the_next_hydra_fails_where_its_tests_do_and_says_where_it_is_skipped(
+    got: int, failed: int, environment: dict[str, str], expected: tuple[int, str], tmp_path: Path
+) -> None:
+    shown = run_step(tmp_path, "next-hydra", NEXT.format(got=got, failed=failed), environment)
+    assert shown.stderr == ""
+    assert shown.returncode == expected[0]
+    assert shown.stdout.startswith(expected[1])
+
+
+def run_step(
+    folder: Path, step: str, python: str, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """A step of .ci/run in a folder, with a script in the place of the environment's Python."""
+    (folder / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / step, folder / ".ci")
+    interpreter = folder / ".venv" / "bin" / "python"
+    interpreter.parent.mkdir(parents=True)
+    interpreter.write_text(python)
+    interpreter.chmod(0o755)
     inherited = {name: value for name, value in os.environ.items() if name != "GITHUB_ACTIONS"}
-    shown = subprocess.run(
-        [tmp_path / ".ci" / "audit"],
+    return subprocess.run(
+        [folder / ".ci" / step],
         env=inherited | environment,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert shown.stderr == ""
-    assert (shown.returncode, shown.stdout) == expected
 
 
 def test_every_exemption_from_bandits_rules_has_its_reason() -> None:
@@ -87,4 +126,5 @@ def test_the_workflow_runs_what_a_contributor_runs() -> None:
     commands = [step.get("run") for job in jobs.values() for step in job["steps"]]
     assert ".ci/run" in commands
     assert ".venv/bin/python -m pytest -m long" in commands
-    assert ".ci/audit" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    steps = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert {".ci/next-hydra", ".ci/audit"} <= set(steps)
