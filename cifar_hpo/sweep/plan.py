@@ -301,10 +301,6 @@ class Plan:
         known = [folder for folder in earlier if folder.is_dir()]
         if known and OF_MOMENT.search(str(written)):
             self._set_option("hydra.sweep.dir", str(known[-1]))
-            with read_write(config.hydra), open_dict(config):
-                config.hydra.sweeper.study_name = study
-                config.hydra.overrides.hydra.append(f"hydra.sweeper.study_name={study}")
-            self.composer.forget()
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, folder / paths.SWEEP_CONFIG)

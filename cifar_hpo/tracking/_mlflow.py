@@ -250,11 +250,6 @@ def dataset_digest(run: Any) -> str:
 NOT_IN_PARAM = re.compile(r"[^\w./ -]")
 
 
-def param_name(key: str) -> str:
-    """The param that has the value of an override's key, such as `+experiment` or `db@backup`."""
-    return NOT_IN_PARAM.sub("_", key.lstrip("+"))
-
-
 def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """These tags, and what MLflow says of each run: the user, the program, its commit in git."""
     return {key: str(value) for key, value in resolve_tags(dict(tags)).items()}

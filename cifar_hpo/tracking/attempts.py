@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cifar_hpo import paths
 from cifar_hpo.confusion import accuracy_by_class
-from cifar_hpo.metrics import class_metrics
+from cifar_hpo.metrics import class_metrics, param_name
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracebacks import traceback_text
 from cifar_hpo.tracking import _mlflow
@@ -226,7 +226,7 @@ class AttemptRun:
         for override in record.overrides:
             key, _, value = override.partition("=")
             if key in record.context.varied:
-                params.setdefault(_mlflow.param_name(key), value[:MAX_PARAM_LENGTH])
+                params.setdefault(param_name(key), value[:MAX_PARAM_LENGTH])
         overrides = " ".join(record.overrides)[:MAX_OVERRIDES_LENGTH]
         self._put("params", params=params, tags={"overrides": overrides})
         self.log_text(record.config_yaml, paths.ARTIFACT_CONFIG)
