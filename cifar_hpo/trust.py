@@ -21,7 +21,7 @@ from typing import Any
 
 from cifar_hpo.errors import ConfigError, UserError, named_line, one_line
 from cifar_hpo.paths import PROJECT_FILE
-from cifar_hpo.processor import set_tensorflow_switches
+from cifar_hpo.processor import quiet_tensorflow, set_tensorflow_switches
 
 ENTRY_POINTS = "cifar_hpo.allow"
 
@@ -180,7 +180,8 @@ def _find(path: str, target: str) -> Any:
 def _imported(path: str, target: str, module: str) -> types.ModuleType:
     """Raises ConfigError where the module is not there, or can't be imported."""
     try:
-        return importlib.import_module(module)
+        with quiet_tensorflow():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
             problem = f"{target}: {module} needs {error.name}, which is not installed"
