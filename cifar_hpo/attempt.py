@@ -10,7 +10,7 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,7 +19,8 @@ from cifar_hpo.config import app
 from cifar_hpo.config.app import Config
 from cifar_hpo.config.fields import flat
 from cifar_hpo.console import Heartbeat, clock
-from cifar_hpo.metrics import ReplicaMetrics
+from cifar_hpo.data.labels import CLASSES, NUMBERS
+from cifar_hpo.metrics import ReplicaMetrics, direction_of
 from cifar_hpo.trial import Context, Progress
 
 if TYPE_CHECKING:
@@ -32,8 +33,20 @@ log = logging.getLogger(__name__)
 EXPERIMENT = "cifar_hpo"
 """MLflow's experiment of runs outside a study, unless the config names one."""
 
-SELECTED_BY = "val_accuracy"
-"""Of a trial's replicas the best by this one is kept as its model."""
+LOOKED_AT = 1_000
+"""Images that tell the scale of a dataset's pixels."""
+
+UNIT_PIXELS = 1
+RAW_PIXELS = 255
+"""The largest pixels of images whose scale is known."""
+
+
+def selected_by(labels: str) -> str:
+    """The metric by which the best of a trial's replicas is kept as its model.
+
+    labels: their kind, one of those in data/labels.py.
+    """
+    return "val_loss" if labels == NUMBERS else "val_accuracy"
 
 
 class Attempt:
@@ -57,7 +70,8 @@ class Attempt:
         self.metric = metric
         self.epoch_log = epoch_log
         self.replicas = checked.training.replicas
-        self.epochs = checked.training.epochs * (1 if checked.is_fused else self.replicas)
+        is_fused = checked.is_fused and dataset.streams is None
+        self.epochs = checked.training.epochs * (1 if is_fused else self.replicas)
         self.done = 0
         self.restored = 0
 
@@ -90,21 +104,44 @@ class Attempt:
         if self.epoch_log:
             self.epoch_log.training_ended()
         metrics = ReplicaMetrics.from_list([replica.metrics for replica in trained]).summary()
-        best = max(trained, key=lambda replica: replica.metrics[SELECTED_BY])
+        metric = selected_by(self.dataset.labels)
+        best_first = sorted(trained, key=lambda replica: replica.metrics[metric])
+        best = best_first[-1 if direction_of(metric) == "maximize" else 0]
         epochs = max(int(replica.metrics["epochs"]) for replica in trained)
         self._log_outcome(epochs, metrics, best)
         return metrics
 
     def _log_outcome(self, epochs: int, metrics: Mapping[str, float], best: Trained) -> None:
         from cifar_hpo.tracking.attempts import Predictions
+        from cifar_hpo.training.signature import Signature
         from cifar_hpo.training.trainer import to_keras_model
 
         images, labels = self.dataset.test
-        classes = self.dataset.classes
-        predictions = Predictions(classes, labels.astype("int64"), best.predicted, best.confidence)
+        names = self.dataset.classes
+        predictions = None
+        if self.dataset.labels == CLASSES:
+            wanted = labels.astype("int64")
+            predictions = Predictions(names, wanted, best.predicted, best.confidence)
         self.run.log_outcome(epochs, metrics, predictions)
-        model = to_keras_model(self.checked, len(classes), best.weights)
-        self.run.log_model(model, classes, images[:1])
+        model = to_keras_model(self.checked, Signature.of(self.dataset), best.weights)
+        self.run.log_model(model, names, images[:1], model_about(self.dataset))
+
+
+def model_about(dataset: Dataset) -> dict[str, Any]:
+    """What must be known of a model, beside its classes, to ask it: nothing of one of pixels from
+    0 to 255 and classes.
+
+    labels: their kind, where they are no classes. pixels: the largest that it takes, where they
+    are no whole numbers; None for images of a scale of their own.
+    """
+    about: dict[str, Any] = {}
+    if dataset.labels != CLASSES:
+        about["labels"] = dataset.labels
+    if dataset.dtype != "uint8":
+        images = dataset.test[0][:LOOKED_AT]
+        scales = [top for top in (UNIT_PIXELS, RAW_PIXELS) if images.max() <= top]
+        about["pixels"] = scales[0] if scales and images.min() >= 0 else None
+    return about
 
 
 def attempt_record(

@@ -27,6 +27,9 @@ MAX_CLASS_NAME = 200
 SECONDS = "train_seconds"
 """Adds up over replicas where other metrics have a mean: it is what the trial took."""
 
+SIZES = ("parameters", "epochs", SECONDS)
+"""Metrics that tell nothing of how good a model is."""
+
 
 @dataclass(frozen=True)
 class ReplicaMetrics:
@@ -46,8 +49,8 @@ class ReplicaMetrics:
 
     @property
     def scores(self) -> list[str]:
-        """The metrics that differ by seed and tell how good a model is: losses and accuracies."""
-        return [name for name in self.names if "loss" in name or "accuracy" in name]
+        """The metrics that differ by seed and tell how good a model is, such as losses."""
+        return [name for name in self.names if name not in SIZES]
 
     def mean(self) -> dict[str, float]:
         """Each metric's mean over the replicas that are here."""

@@ -20,13 +20,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cifar_hpo import processor
-from cifar_hpo.attempt import Attempt, EpochLog, attempt_record
+from cifar_hpo.attempt import Attempt, EpochLog, attempt_record, selected_by
 from cifar_hpo.config import app
 from cifar_hpo.config.app import Config
 from cifar_hpo.errors import ConfigError, TrialError, UserError, exit_with
+from cifar_hpo.examination import Examination, set_up_training
 from cifar_hpo.left_results import LeftResults
 from cifar_hpo.metrics import is_spread
 from cifar_hpo.trial import FINISHED, Context, Pruned, TrialResult
+from cifar_hpo.trust import Call
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ IMAGE_COST = 1_200_000
 """What an image costs beside its multiplications, in these: base models of 4, 8 and 16 neurons take
 1 : 2 : 6 of the time for 1 : 3 : 10.5 of the multiplications (AVX2, one thread)."""
 
-IMAGE_NUMBERS = 32 * 32 * 3
+IMAGE_NUMBERS = math.prod(app.CIFAR10_SHAPE)
 """Of the images for which that was measured; others are taken to cost as much for each number."""
 
 
@@ -61,11 +63,14 @@ class Objective:
         "loss",
         "test_accuracy",
         "test_loss",
+        "val_mae",
+        "mae",
+        "test_mae",
         "parameters",
         "train_seconds",
         "epochs",
     )
-    epoch_metrics = ("val_accuracy", "val_loss", "accuracy", "loss")
+    epoch_metrics = ("val_accuracy", "val_loss", "accuracy", "loss", "val_mae", "mae")
     whole_keys = app.whole_number_keys()
     logs_itself = True
     imports = (
@@ -78,6 +83,8 @@ class Objective:
 
     def __init__(self) -> None:
         self._prepared: dict[str, str] = {}
+        self._streamed: set[str] = set()  # data, of those prepared, that come as streams
+        self._examination = Examination()
 
     def validate(self, config: DictConfig) -> Config:
         """The typed form of a composed config; imports nothing heavy.
@@ -87,12 +94,18 @@ class Objective:
         return app.validate_config(config)
 
     def prepare(self, checked: Config) -> str:
-        """Decode the images once, and hold batch and splits against them.
+        """Decode the images once, and hold batch, splits and model against them.
 
-        Returns the dataset's name and digest. A grid asks for each of its cells, most of which
-        share images and batches; these are looked at once. Raises DataError where the images can't
-        be had, ConfigError where they are too few.
+        Returns the dataset's name and digest. Raises DataError where the images can't be had,
+        ConfigError where they are too few, or a model is none for them.
         """
+        identity = self._prepare_data(checked)
+        self._check_model(checked)
+        return identity
+
+    def _prepare_data(self, checked: Config) -> str:
+        """A grid asks for each of its cells, most of which share images and batches; these are
+        looked at once."""
         key = repr((checked.data, checked.training.batch_size))
         if key not in self._prepared:
             self._prepared[key] = self._prepare(checked)
@@ -102,17 +115,38 @@ class Objective:
         from cifar_hpo.data.dataset import load_dataset
 
         dataset = load_dataset(checked.data)
-        (images, _), _ = dataset.splits(checked.data)
-        if checked.training.batch_size > len(images):
-            problem = (
-                f"{checked.training.batch_size} is more than the {len(images)} training images"
-            )
+        if dataset.streams is not None:
+            self._streamed.add(repr(checked.data))
+            count = dataset.streams.count
+        else:
+            (images, _), _ = dataset.splits(checked.data)
+            count = len(images)
+        if checked.training.batch_size > count:
+            problem = f"{checked.training.batch_size} is more than the {count} training images"
             raise ConfigError("training.batch_size", problem)
         return f"{dataset.name}:{dataset.digest}"
 
+    def _check_model(self, checked: Config) -> None:
+        """Raise ConfigError for a model that is none for the images, looked at before."""
+        from cifar_hpo.data.dataset import dataset_form
+        from cifar_hpo.data.labels import NUMBERS
+
+        form = dataset_form(checked.data)
+        app.validate_for_data(checked, form.shape, has_numbers=form.labels == NUMBERS)
+        if self._is_streamed(checked):
+            app.validate_for_streams(checked)
+        if isinstance(checked.model, Call):
+            self._examination.check(checked)
+
+    def _is_streamed(self, checked: Config) -> bool:
+        """Whether the images, which were looked at before, come as streams."""
+        return repr(checked.data) in self._streamed
+
     def warnings(self, checked: Config) -> list[str]:
-        """What is slower than one would expect of a configuration."""
-        warnings = []
+        """What the user may not expect of a configuration, such as what is slow."""
+        warnings = self._examination.warnings(checked)
+        if self._is_streamed(checked):
+            warnings.append("data: it comes as streams, so Keras' fit trains, epoch by epoch")
         if checked.training.precision == "mixed_bfloat16":
             kind = processor.instruction_set()
             if not processor.can_compute_in_bfloat16():
@@ -133,29 +167,38 @@ class Objective:
                 warnings.append(f"data.folds: {problem}; training.replicas={folds} takes all")
         return warnings
 
-    def cost(self, checked: Config) -> float:
-        """How much work a configuration is beside others, in multiplications.
+    def cost(self, checked: Config) -> float | None:
+        """How much work a configuration is beside others, in multiplications; None for a model of
+        the user's.
 
         By it a grid tries the longest first.
         """
+        if isinstance(checked.model, Call):
+            return None
         from cifar_hpo.data.dataset import known_form
 
         form = known_form(checked.data)
         images = checked.data.train_size or (form.images if form else ALL_IMAGES)
-        size = math.prod(form.shape) / IMAGE_NUMBERS if form else 1
+        shape = form.shape if form else app.CIFAR10_SHAPE
+        of_image = checked.model.multiply_adds(shape)
+        of_image += IMAGE_COST * math.prod(shape) / IMAGE_NUMBERS
         passes = checked.training.epochs * checked.training.replicas
-        return (checked.model.multiply_adds() + IMAGE_COST * size) * images * passes
+        return float(of_image * images * passes)
 
     def measure(self, checked: Config) -> dict[str, float]:
         """What is known of a configuration before it is trained, for constraints.
 
-        parameters: weights and biases. multiply_adds: multiplications for one image. operations:
-        the same, by the name that constraints know from version 0.1.
+        parameters: weights and biases. multiply_adds: multiplications for one image, which nobody
+        knows of a user's model. operations: the same, by the name that constraints know from
+        version 0.1.
         """
-        from cifar_hpo.data.dataset import class_count
+        from cifar_hpo.data.dataset import dataset_form
 
-        parameters = checked.model.parameters(class_count(checked.data))
-        multiply_adds = float(checked.model.multiply_adds())
+        if isinstance(checked.model, Call):
+            return {"parameters": float(self._examination.parameters(checked))}
+        form = dataset_form(checked.data)
+        parameters = checked.model.parameters(form.outputs, form.shape)
+        multiply_adds = float(checked.model.multiply_adds(form.shape))
         return {
             "parameters": float(parameters),
             "operations": multiply_adds,
@@ -168,6 +211,8 @@ class Objective:
             return "a spread needs training.replicas=2 or more"
         if "accuracy" in metric and self._predicts_numbers(checked):
             return "its labels are numbers; take val_loss"
+        if metric.endswith("mae") and self._is_known_without_numbers(checked):
+            return "its labels are no numbers; take val_accuracy"
         return ""
 
     def default_metric(self, checked: Config) -> str:
@@ -176,7 +221,7 @@ class Objective:
         Raises what `prepare` raises.
         """
         if checked.data.source in OF_ANY_LABELS:
-            self.prepare(checked)
+            self._prepare_data(checked)
         return "val_loss" if self._predicts_numbers(checked) else "val_accuracy"
 
     def _predicts_numbers(self, checked: Config) -> bool:
@@ -188,6 +233,12 @@ class Objective:
 
         form = known_form(checked.data)
         return form is not None and form.labels == NUMBERS
+
+    def _is_known_without_numbers(self, checked: Config) -> bool:
+        """Whether the images were looked at before, and their labels are no numbers."""
+        from cifar_hpo.data.dataset import known_form
+
+        return known_form(checked.data) is not None and not self._predicts_numbers(checked)
 
     def __call__(self, config: DictConfig) -> TrialResult:
         """Validate, prepare, train, evaluate and log one configuration.
@@ -201,6 +252,8 @@ class Objective:
         try:
             with in_starting_folder(), EpochLog() as epoch_log:
                 checked = self.validate(config)
+                if isinstance(checked.model, Call):
+                    set_up_training(checked)  # before the model is built for a first time
                 self.prepare(checked)
                 for warning in self.warnings(checked):
                     log.warning(warning)
@@ -225,6 +278,8 @@ class Objective:
 
         started = time.perf_counter()
         trainer.set_up(checked.training)
+        if checked.data.call is not None:
+            trainer.seed_streams(checked.training)
         dataset = load_dataset(checked.data)
         context = Context.from_environment()
         hydra = HydraConfig.get()
@@ -246,9 +301,10 @@ class Objective:
                 result = TrialResult(FINISHED, metrics, seconds=seconds, run_id=run.run_id)
                 left.write(number, overrides, result)
         if not context.study:
-            scores = metrics["val_accuracy"], metrics["test_accuracy"]
+            name = selected_by(dataset.labels).removeprefix("val_")
+            scores = name, metrics[f"val_{name}"], name, metrics[f"test_{name}"]
             shown = run.run_id or "not logged"
-            log.info("val_accuracy %.4f  test_accuracy %.4f  run %s", *scores, shown)
+            log.info("val_%s %.4f  test_%s %.4f  run %s", *scores, shown)
             if dataset.fallback:
                 log.warning(app.SYNTHETIC_NOTICE)
         seconds = time.perf_counter() - started

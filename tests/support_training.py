@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cifar_hpo.config.app import Config
-from cifar_hpo.data.dataset import load_dataset
+from cifar_hpo.data.dataset import Dataset, load_dataset
 from cifar_hpo.training import trainer
 
 ComposeConfig = Callable[..., Config]
@@ -29,13 +29,19 @@ def train(
     config: Config, folder: Path | None = None
 ) -> tuple[list[trainer.Trained], list[EpochMetrics]]:
     """All replicas, and the metrics of each epoch."""
+    return train_dataset(config, load_dataset(config.data), folder)
+
+
+def train_dataset(
+    config: Config, dataset: Dataset, folder: Path | None = None
+) -> tuple[list[trainer.Trained], list[EpochMetrics]]:
+    """The same on a dataset that is at hand."""
     epochs: list[EpochMetrics] = []
 
     def on_epoch(epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool) -> None:
         epochs.append({replica: dict(metrics) for replica, metrics in values.items()})
 
     trainer.set_up(config.training)
-    dataset = load_dataset(config.data)
     return trainer.train(config, dataset, on_epoch, folder), epochs
 
 
@@ -47,7 +53,11 @@ def train_first(config: Config, folder: Path | None = None) -> trainer.Trained:
 
 def train_and_die(config: Config, folder: Path, epoch: int) -> None:
     """A training that is killed when it reports an epoch, counted from 0."""
+    train_dataset_and_die(config, load_dataset(config.data), folder, epoch)
 
+
+def train_dataset_and_die(config: Config, dataset: Dataset, folder: Path, epoch: int) -> None:
+    """The same on a dataset that is at hand."""
     last = epoch
 
     def on_epoch(epoch: int, values: Any, *, restored: bool) -> None:
@@ -55,7 +65,7 @@ def train_and_die(config: Config, folder: Path, epoch: int) -> None:
             raise Died
 
     with pytest.raises(Died):
-        trainer.train(config, load_dataset(config.data), on_epoch, folder)
+        trainer.train(config, dataset, on_epoch, folder)
 
 
 def train_again(config: Config, folder: Path) -> tuple[trainer.Trained, list[bool]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from omegaconf import DictConfig
 from support import composed
 
 from cifar_hpo import trial
-from cifar_hpo.attempt import Attempt, EpochLog, attempt_record
+from cifar_hpo.attempt import Attempt, EpochLog, attempt_record, model_about
 from cifar_hpo.config.app import SYNTHETIC_NOTICE, validate_config
 from cifar_hpo.data.dataset import Dataset
+from cifar_hpo.data.labels import CLASSES, NUMBERS, SEVERAL
 from cifar_hpo.tracking.attempts import AttemptRun
 from cifar_hpo.trial import Context, Progress
 
@@ -56,6 +58,47 @@ def test_an_attempt_s_record_says_that_images_are_synthetic(tmp_path: Path) -> N
     assert described.note == SYNTHETIC_NOTICE
     assert described.dataset.fallback
     assert described.experiment_name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("labels", "top", "about"),
+    [
+        (CLASSES, 255, {}),
+        (NUMBERS, 255, {"labels": "numbers"}),
+        (SEVERAL, 1.0, {"labels": "several", "pixels": 1}),
+        (CLASSES, 200.0, {"pixels": 255}),
+        (CLASSES, 300.0, {"pixels": None}),
+        (CLASSES, -1.0, {"pixels": None}),
+    ],
+)
+def test_what_asks_a_model_is_told_of_labels_that_are_no_classes_and_of_pixels(
+    tmp_path: Path, labels: str, top: float, about: dict[str, Any]
+) -> None:
+    pixels = np.full((4, 2, 2, 3), top, np.uint8 if isinstance(top, int) else np.float32)
+    images = pixels, np.zeros(4, np.uint8)
+    dataset = replace(small_dataset(tmp_path), labels=labels, train=images, test=images)
+    assert model_about(dataset) == about
+
+
+class Trainee(NamedTuple):
+    """Of `Trained`, what decides which replica is kept."""
+
+    metrics: Mapping[str, float]
+
+
+@pytest.mark.parametrize(("labels", "kept"), [(CLASSES, 1), (SEVERAL, 1), (NUMBERS, 0)])
+def test_the_best_replica_is_kept(tmp_path: Path, labels: str, kept: int) -> None:
+    replicas = [
+        Trainee({"val_accuracy": 0.2, "val_loss": 1.0, "epochs": 2}),
+        Trainee({"val_accuracy": 0.4, "val_loss": 3.0, "epochs": 2}),
+    ]
+    opened, _ = attempt(tmp_path, "training.replicas=2")
+    opened.dataset = replace(opened.dataset, labels=labels)
+    outcomes: list[Any] = []
+    opened._log_outcome = lambda *given: outcomes.append(given)  # noqa: SLF001
+    metrics = opened.finish(replicas)
+    assert outcomes[0][2] is replicas[kept]
+    assert metrics["val_loss"] == 2.0
 
 
 class FakeRun:

@@ -136,12 +136,18 @@ def test_the_dataset_is_not_opened_again_for_every_constraint(
     assert objective.measure(config) == first
 
 
+def cost_of(*overrides: str) -> float:
+    cost = objective.cost(checked(*overrides))
+    assert cost is not None
+    return cost
+
+
 def test_cost_grows_with_all_that_is_trained() -> None:
-    base = objective.cost(checked())
-    assert objective.cost(checked("training.epochs=20")) == pytest.approx(2 * base)
-    assert objective.cost(checked("training.replicas=3")) == pytest.approx(3 * base)
-    assert objective.cost(checked("data.train_size=25000")) == pytest.approx(base / 2)
-    assert objective.cost(checked("model.filters=16")) > base
+    base = cost_of()
+    assert cost_of("training.epochs=20") == pytest.approx(2 * base)
+    assert cost_of("training.replicas=3") == pytest.approx(3 * base)
+    assert cost_of("data.train_size=25000") == pytest.approx(base / 2)
+    assert cost_of("model.filters=16") > base
 
 
 def write_grey(folder: Path, labels: NDArray[Any]) -> list[str]:
@@ -154,11 +160,11 @@ def write_grey(folder: Path, labels: NDArray[Any]) -> list[str]:
 
 def test_cost_is_of_the_images_that_are_there(own_folder: None, tmp_path: Path) -> None:
     data = write_grey(tmp_path, np.arange(40) % 4)
-    before = objective.cost(checked(*data))
+    before = cost_of(*data)
     objective.prepare(checked(*data))
-    after = objective.cost(checked(*data))
+    after = cost_of(*data)
     assert 0 < after < before / 1000
-    assert objective.cost(checked(*data, "data.train_size=20")) == pytest.approx(after / 2)
+    assert cost_of(*data, "data.train_size=20") == pytest.approx(after / 2)
 
 
 def test_where_numbers_are_predicted_the_loss_is_what_trials_are_compared_by(

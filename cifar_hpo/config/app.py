@@ -25,16 +25,18 @@ from cifar_hpo.errors import ConfigError, one_line
 from cifar_hpo.trust import TARGET, Call
 
 IMAGE_SIZE = 32
+COLOURS = 3
+CIFAR10_SHAPE = (IMAGE_SIZE, IMAGE_SIZE, COLOURS)
+"""Of its images, and of the synthetic ones: height, width, and numbers of each pixel."""
+CIFAR10_SOURCES = ("auto", "cifar10", "synthetic")
+"""The choices of data.source whose images have this shape, whatever else is given."""
 SYNTHETIC_NOTICE = (
     "CIFAR-10 can't be had: these are SYNTHETIC images, good for trying things out; no accuracy "
     "here means anything"
 )
 ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
-COLOURS = 3
 WHITENING_SIZE = 2
 """Side of the whitening layer's kernel, pixels; it has no padding."""
-WHITENING_CHANNELS = 24
-"""Channels of the whitening layer: the twelve numbers of 2×2 pixels, with either sign."""
 AUGMENTATIONS = ("flip", "shift", "cutout")
 TAG_NAME = re.compile(r"[\w .:/-]+", re.ASCII)
 MAX_TAG_NAME, MAX_TAG_LENGTH = 250, 5_000
@@ -52,26 +54,51 @@ OUR_TAGS = (
     "synthetic",
     "trial",
 )
+SHIFT = 4
+"""The most pixels by which an augmented image is shifted each way."""
+CALLABLE = ("model",)
+"""Sections of a config that may be a call to code of the user's, by `_target_`."""
+
+Shape = tuple[int, int, int]
+"""Of an image: height and width in pixels, and the numbers of each pixel."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+def whitening_channels(colours: int) -> int:
+    """Channels of the whitening layer: the numbers of 2×2 pixels, with either sign."""
+    return 2 * WHITENING_SIZE**2 * colours
 
 
 class Convolution(NamedTuple):
-    """A trained convolution, as it stands in the network; sizes are sides in pixels.
+    """A trained convolution, as it stands in the network.
 
-    kernel_size: of its kernel. channels: numbers of each pixel that it reads. filters: numbers of
-    each pixel that it gives. size: of its result. pooled_size: of its result after pooling, the
-    same where there is none. position: its place in its stage, from 0.
+    kernel_size: the side of its kernel, pixels. channels: numbers of each pixel that it reads.
+    filters: numbers of each pixel that it gives. size: of its result. pooled_size: of its result
+    after pooling, the same where there is none. position: its place in its stage, from 0.
     """
 
     kernel_size: int
     channels: int
     filters: int
-    size: int
-    pooled_size: int
+    size: Size
+    pooled_size: Size
     position: int
 
     @property
     def is_pooled(self) -> bool:
         return self.pooled_size < self.size
+
+    @property
+    def pixels(self) -> int:
+        """Of its result."""
+        return self.size[0] * self.size[1]
+
+    @property
+    def pooled_pixels(self) -> int:
+        """Of its result after pooling."""
+        return self.pooled_size[0] * self.pooled_size[1]
 
 
 @dataclass
@@ -126,25 +153,28 @@ class Model:
             return tuple(self.filters)
         return tuple(self.filters * 2**stage for stage in range(self.depth))
 
-    def layers(self) -> Iterator[Convolution]:
-        """The trained convolutions, first to last.
+    def layers(self, shape: Shape = CIFAR10_SHAPE) -> Iterator[Convolution]:
+        """The trained convolutions, first to last, on images of a shape.
 
         Sizes below 1 are possible, for the caller to refuse.
         """
-        channels = COLOURS
-        size = IMAGE_SIZE
+        height, width, channels = shape
         if self.whitening:
-            channels = WHITENING_CHANNELS
-            size -= WHITENING_SIZE - 1
+            channels = whitening_channels(channels)
+            height -= WHITENING_SIZE - 1
+            width -= WHITENING_SIZE - 1
         lost = self.kernel_size - 1 if self.padding == "valid" else 0
         for stage, filters in enumerate(self.stages):
             pooled = self._pooled_position(stage)
             for position in range(self.convolutions):
-                size -= lost
-                pooled_size = size // 2 if position == pooled else size
+                size = height - lost, width - lost
+                if position == pooled:
+                    height, width = size[0] // 2, size[1] // 2
+                else:
+                    height, width = size
+                pooled_size = height, width
                 yield Convolution(self.kernel_size, channels, filters, size, pooled_size, position)
                 channels = filters
-                size = pooled_size
 
     def _pooled_position(self, stage: int) -> int | None:
         """Which convolution of a stage is followed by pooling; None for none."""
@@ -155,44 +185,46 @@ class Model:
             return None
         return self.convolutions - 1 if self.pooling == "last" else 0
 
-    def _features(self) -> int:
+    def _features(self, shape: Shape) -> int:
         """The numbers that the dense layers read of one image."""
-        *_, last = self.layers()
+        *_, last = self.layers(shape)
         if self.global_pooling == "none":
-            return last.filters * last.pooled_size**2
+            return last.filters * last.pooled_pixels
         return last.filters
 
-    def parameters(self, classes: int = 10) -> int:
+    def parameters(self, outputs: int = 10, shape: Shape = CIFAR10_SHAPE) -> int:
         """Weights and biases, counted without building the network.
 
         With batch norm its four numbers a channel stand in the place of a bias. Whitening counts,
-        although it is not trained.
+        although it is not trained. outputs: numbers that the network gives for an image.
         """
         total = 0
+        colours = shape[2]
         if self.whitening:
-            total += (WHITENING_SIZE**2 * COLOURS + 1) * WHITENING_CHANNELS
+            total += (WHITENING_SIZE**2 * colours + 1) * whitening_channels(colours)
         per_filter = 4 if self.batch_norm else 1
-        for layer in self.layers():
+        for layer in self.layers(shape):
             total += layer.kernel_size**2 * layer.channels * layer.filters
             total += per_filter * layer.filters
-        features = self._features()
+        features = self._features(shape)
         if self.dense_units:
             total += features * self.dense_units + self.dense_units
             features = self.dense_units
-        return total + features * classes + classes
+        return total + features * outputs + outputs
 
-    def multiply_adds(self) -> int:
+    def multiply_adds(self, shape: Shape = CIFAR10_SHAPE) -> int:
         """Multiplications for one image, a measure of what training costs.
 
-        Those of the last dense layer, to the classes, are left out.
+        Those of the last dense layer, to the outputs, are left out.
         """
         total = 0
         if self.whitening:
-            size = IMAGE_SIZE - WHITENING_SIZE + 1
-            total += (size * WHITENING_SIZE) ** 2 * COLOURS * WHITENING_CHANNELS
-        for layer in self.layers():
-            total += (layer.kernel_size * layer.size) ** 2 * layer.channels * layer.filters
-        return total + self._features() * self.dense_units
+            height, width, colours = shape
+            pixels = (height - WHITENING_SIZE + 1) * (width - WHITENING_SIZE + 1)
+            total += pixels * WHITENING_SIZE**2 * colours * whitening_channels(colours)
+        for layer in self.layers(shape):
+            total += layer.pixels * layer.kernel_size**2 * layer.channels * layer.filters
+        return total + self._features(shape) * self.dense_units
 
 
 DATA_SOURCES = ("auto", "cifar10", "folder", "function", "keras", "npz", "synthetic")
@@ -350,7 +382,9 @@ OPTIMIZERS: dict[str, type[Adam | Muon | RMSprop | SGD]] = {
 
 @dataclass
 class Config:
-    model: Model = dataclasses.field(default_factory=Model)
+    """A training. model: a `Model`, or a `Call` that gives a Keras model of the user's."""
+
+    model: Any = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)
     optimizer: Any = dataclasses.field(default_factory=Adam)
     training: Training = dataclasses.field(default_factory=Training)
@@ -364,6 +398,8 @@ class Config:
     @property
     def reason_not_fused(self) -> str:
         """Why replicas train one after the other; empty where they can be one network."""
+        if isinstance(self.model, Call):
+            return "a model of your own"  # whose layers may do anything with one another's channels
         if self.training.early_stopping:
             return "training.early_stopping"  # a replica ends at its own epoch
         if self.data.folds:
@@ -398,9 +434,13 @@ def validate_config(config: DictConfig) -> Config:
     typed = _to_typed(config)
     typed.data.call = function
     for field in dataclasses.fields(typed):
-        _validate_section(field.name, getattr(typed, field.name), config[field.name])
-    _validate_sizes(typed.model)
-    _validate_residual(typed.model)
+        section = getattr(typed, field.name)
+        if not isinstance(section, Call):
+            _validate_section(field.name, section, config[field.name])
+    if isinstance(typed.model, Model):
+        if typed.data.source in CIFAR10_SOURCES:
+            validate_sizes(typed.model, CIFAR10_SHAPE)
+        _validate_residual(typed.model)
     _validate_folds(typed)
     _validate_data(typed.data)
     _validate_tags(typed.mlflow)
@@ -450,7 +490,28 @@ def _to_typed(config: DictConfig) -> Config:
     name = OmegaConf.select(config, "optimizer.name")
     if not isinstance(name, str) or name not in OPTIMIZERS:
         raise ConfigError("optimizer.name", f"{name!r} is none of {', '.join(OPTIMIZERS)}")
-    schema = Config(optimizer=OPTIMIZERS[name]())
+    called = _calls(config)
+    nothing: dict[str, Any] = dict.fromkeys(called)
+    schema = dataclasses.replace(Config(optimizer=OPTIMIZERS[name]()), **nothing)
+    if called:
+        others = [section for section in config if section not in called]
+        config = OmegaConf.masked_copy(config, others)  # type: ignore[arg-type]
+    return dataclasses.replace(_merged(schema, config), **called)
+
+
+def _calls(config: DictConfig) -> dict[str, Any]:
+    """The sections that are calls to code of the user's."""
+    called = {}
+    for name in CALLABLE:
+        section = config.get(name)
+        if isinstance(section, DictConfig) and TARGET in section:
+            node: Any = OmegaConf.to_container(section, resolve=True, throw_on_missing=True)
+            called[name] = Call.parse(node)
+    return called
+
+
+def _merged(schema: Config, config: DictConfig) -> Config:
+    """The sections of a config, all but those that are None in the schema, as dataclasses."""
     with contextlib.suppress(OmegaConfBaseException, TypeError):
         return _by_value(schema, config)
     try:  # for what is wrong with it
@@ -469,14 +530,15 @@ def _by_value(schema: Config, config: DictConfig) -> Config:
     Raises TypeError for keys that are not the schema's, OmegaConf's errors for other values.
     """
     sections: Any = OmegaConf.to_container(config, resolve=True)
-    _same_keys(Config, sections)
+    kinds = {name: type(section) for name, section in vars(schema).items() if section is not None}
+    if sections.keys() != kinds.keys():
+        raise TypeError(schema)
     typed = {}
-    for section, values in sections.items():
-        kind = type(getattr(schema, section))
+    for section, kind in kinds.items():
+        values = sections[section]
         _same_keys(kind, values)
-        converted = {name: _converted(kind, name, value) for name, value in values.items()}
-        typed[section] = kind(**converted)
-    return Config(**typed)
+        typed[section] = kind(**{name: _converted(kind, name, values[name]) for name in values})
+    return dataclasses.replace(schema, **typed)
 
 
 def _same_keys(schema: type, values: Any) -> None:
@@ -514,16 +576,49 @@ def _validate_section(path: str, section: Any, given: Any) -> None:
             raise ConfigError(f"{path}.{name}", f"{given[name]!r} is neither true nor false")
 
 
-def _validate_sizes(model: Model) -> None:
-    """Walk the image through the layers: valid convolutions and pooling shrink it."""
-    for number, layer in enumerate(model.layers(), start=1):
-        is_pooled_away = layer.is_pooled and layer.pooled_size < 1
-        if layer.size < 1 or is_pooled_away:
+def validate_sizes(model: Model, shape: Shape) -> None:
+    """Walk an image through the layers: valid convolutions and pooling shrink it.
+
+    Raises ConfigError where no pixels are left.
+    """
+    for number, layer in enumerate(model.layers(shape), start=1):
+        if min(*layer.size, *layer.pooled_size) < 1:
             problem = (
                 f"layer {number} has no pixels left: lower model.depth or model.kernel_size, or "
                 "pad same"
             )
             raise ConfigError("model", problem)
+
+
+def validate_for_data(config: Config, shape: Shape, *, has_numbers: bool) -> None:
+    """Hold a config against the data at hand: images of a shape, whose labels may be numbers.
+
+    Raises ConfigError for what does not fit.
+    """
+    if isinstance(config.model, Model):
+        validate_sizes(config.model, shape)
+    height, width, _ = shape
+    if "shift" in config.data.augment and min(height, width) <= SHIFT:
+        problem = f"shift moves images by up to {SHIFT} pixels, and these have {height}×{width}"
+        raise ConfigError("data.augment", problem)
+    if has_numbers and config.training.label_smoothing:
+        problem = "these labels are numbers, which nothing can be taken off; set it to 0"
+        raise ConfigError("training.label_smoothing", problem)
+
+
+def validate_for_streams(config: Config) -> None:
+    """Raise ConfigError for what can't be done with data that comes as streams."""
+    if config.data.augment:
+        problem = "data that comes as streams is changed by its own map; leave it empty"
+        raise ConfigError("data.augment", problem)
+    refuse_with_fit(config, "data comes as streams")
+
+
+def refuse_with_fit(config: Config, reason: str) -> None:
+    """Raise ConfigError for what Keras' `fit` can't do. reason: why it has to train."""
+    if config.training.weight_averaging:
+        problem = f"{reason}, so Keras' fit trains, which has no average to evaluate; set it to 0"
+        raise ConfigError("training.weight_averaging", problem)
 
 
 def _validate_residual(model: Model) -> None:

@@ -10,12 +10,11 @@ import contextlib
 import json
 import logging
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 import numpy as np
@@ -43,6 +42,9 @@ from mlflow.utils.mlflow_tags import (
 )
 from numpy.typing import NDArray
 
+from cifar_hpo import trust
+from cifar_hpo.errors import ConfigError
+
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises the same
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # of a store that is away
@@ -57,19 +59,29 @@ KERAS_FILES = {"metadata.json", KERAS_CONFIG, "model.weights.h5"}
 
 KERAS_MODULES = {
     "keras",
+    "keras.constraints",
     "keras.initializers",
     "keras.layers",
     "keras.losses",
     "keras.metrics",
     "keras.optimizers",
     "keras.optimizers.schedules",
+    "keras.regularizers",
     "keras.src.models.functional",
+    "keras.src.ops.core",
+    "keras.src.ops.image",
+    "keras.src.ops.math",
+    "keras.src.ops.nn",
     "keras.src.ops.numpy",
 }
-"""Where the classes are of which our models consist."""
+"""Where the classes are of which models consist: layers, what computes, and how it is trained."""
 
 KERAS_VALUES = {"__keras_tensor__", "__tuple__"}
 """What stands for plain values in a model's config."""
+
+NEVER_OWN = {"None", "builtins", "keras"}
+"""Packages of which a model file may name what stands in KERAS_MODULES alone, whatever is
+allowed."""
 
 RUNNING_CODE = {"Lambda", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer", "function"}
 """Classes of Keras that run what a file brings along."""
@@ -247,9 +259,6 @@ def dataset_digest(run: Any) -> str:
     return str(run.inputs.dataset_inputs[0].dataset.digest)
 
 
-NOT_IN_PARAM = re.compile(r"[^\w./ -]")
-
-
 def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """These tags, and what MLflow says of each run: the user, the program, its commit in git."""
     return {key: str(value) for key, value in resolve_tags(dict(tags)).items()}
@@ -303,12 +312,17 @@ BUGS = (TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
 def save_keras_model(
-    folder: Path, model: Any, classes: Sequence[str], example: NDArray[np.uint8]
+    folder: Path,
+    model: Any,
+    classes: Sequence[str],
+    example: NDArray[Any],
+    about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Save a Keras model as MLflow does, with the names of its classes and an example.
+    """Save a Keras model as MLflow does, with the names of its outputs and an example.
 
-    folder: made here. example: a batch of raw images, uint8, as the model takes them; the model
-    returns float32 probabilities (n, classes). Raises OSError.
+    folder: made here. example: a batch of raw images as the model takes them; the model returns
+    float32 numbers (n, classes). about: what else is to be known of it. Raises OSError, and what
+    Keras raises of a model that it can't save.
     """
     example = np.array(example)  # may be mapped into memory, which MLflow does not take
     signature = ModelSignature(
@@ -322,21 +336,32 @@ def save_keras_model(
         signature=signature,
         input_example=example,
         pip_requirements=REQUIREMENTS,
-        metadata={"classes": list(classes)},
+        metadata={"classes": list(classes), **(about or {})},
         save_exported_model=False,
     )
 
 
-def fetch_keras_model(uri: str, into: Path | None = None) -> str:
-    """The folder of a logged model, on this machine, looked at before Keras loads it.
+class FetchedModel(NamedTuple):
+    """A logged model on this machine, looked at before Keras loads it.
+
+    custom_objects: the user's own classes that it has, by the names that Keras knows them by.
+    """
+
+    folder: str
+    custom_objects: dict[str, Any]
+
+
+def fetch_keras_model(uri: str, into: Path | None = None) -> FetchedModel:
+    """A logged model with the user's classes, which are imported for it.
 
     into: a folder that takes a copy. Without, it is where MLflow keeps the model if that is on this
     machine, and MLflow adds a file to it.
 
-    Raises ValueError where the model is none of a network of Keras' own layers alone, and
-    BadZipFile where a byte of it is not as it was written: Keras reads a file's parts only as far
-    as it needs them, past their checksums.
+    Raises ValueError where it has anything but layers of Keras' own and classes that the folder's
+    pyproject.toml allows, and BadZipFile where a byte of it is not as it was written: Keras reads
+    a file's parts only as far as it needs them, past their checksums.
     """
+    found: dict[str, Any] = {}
     copy = str(into) if into else None
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=copy))
     flavor = Model.load(str(folder)).flavors.get("keras", {})
@@ -350,24 +375,45 @@ def fetch_keras_model(uri: str, into: Path | None = None) -> str:
             damaged = archive.testzip()
             if damaged is not None:
                 raise zipfile.BadZipFile(f"{file.name} is damaged in {damaged}")
-            _refuse_code(json.loads(archive.read(KERAS_CONFIG)))
-    return str(folder)
+            found |= custom_objects(json.loads(archive.read(KERAS_CONFIG)))
+    return FetchedModel(str(folder), found)
 
 
-def _refuse_code(node: Any) -> None:
-    """Raise ValueError where a model's config names anything but classes of Keras' own."""
+def custom_objects(node: Any) -> dict[str, Any]:
+    """The user's own classes and functions that a model's config names, imported.
+
+    Raises ValueError where it names anything but these, as far as the folder's pyproject.toml
+    allows them, and classes of Keras' own.
+    """
+    found: dict[str, Any] = {}
     if isinstance(node, list):
         for child in node:
-            _refuse_code(child)
+            found |= custom_objects(child)
     if not isinstance(node, dict):
-        return
+        return found
     name, module = node.get("class_name"), node.get("module")
     if name is not None and not (module in KERAS_MODULES and name not in RUNNING_CODE):
         is_value = module is None and name in KERAS_VALUES
         if not is_value:
-            raise ValueError(f"it has a {name} of {module}, which may run code")
+            found |= _custom_object(node)
     for child in node.values():
-        _refuse_code(child)
+        found |= custom_objects(child)
+    return found
+
+
+def _custom_object(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A user's own class or function by the names that Keras knows it by."""
+    name, module = node["class_name"], node.get("module")
+    own = node.get("config") if name == "function" else name
+    package = str(module).partition(".")[0]
+    if package in NEVER_OWN or not isinstance(own, str):
+        raise ValueError(f"it has a {name} of {module}, which may run code")
+    try:
+        resolved = trust.resolve(f"its {own}", f"{module}.{own}")
+    except ConfigError as error:
+        problem = f"it has a {name} of {module}, which may run code"
+        raise ValueError(f"{problem} ({error.args[1]})") from None
+    return {str(known): resolved for known in (own, node.get("registered_name")) if known}
 
 
 def log_saved_model(client: mlflow.MlflowClient, run: Any, folder: Path) -> None:

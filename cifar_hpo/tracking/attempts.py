@@ -54,6 +54,9 @@ PATIENCE_ALONE = 15.0
 PATIENCE_INTERRUPTED = 2.0
 """PATIENCE for an attempt that is interrupted."""
 
+UNSAVED = (NotImplementedError, TypeError, ValueError)
+"""What Keras raises of a model, of a user's own classes, that it can't save."""
+
 log = logging.getLogger(__name__)
 
 MAX_PARAM_LENGTH = 500
@@ -185,14 +188,16 @@ class AttemptRun:
         self._put("metrics", metrics=values, step=epochs, timestamp=milliseconds())
 
     def log_outcome(
-        self, epochs: int, metrics: Mapping[str, float], predictions: Predictions
+        self, epochs: int, metrics: Mapping[str, float], predictions: Predictions | None
     ) -> None:
-        """Final metrics, and how the test images were recognised.
+        """Final metrics, and how the test images were recognised, where they are of classes.
 
         That is the accuracy on each class, the confusion matrix as a table, and what each image was
         taken for. epochs: done in all, the step of the metrics.
         """
         self.log_metrics(epochs, metrics)
+        if predictions is None:
+            return
         self.log_metrics(epochs, class_metrics("test_accuracy", predictions.accuracy_by_class()))
         table = {
             "classes": list(predictions.classes),
@@ -201,11 +206,20 @@ class AttemptRun:
         self._put("text", text=json.dumps(table), name=paths.ARTIFACT_CONFUSION)
         self._log_file("file", paths.ARTIFACT_PREDICTIONS, predictions.save)
 
-    def log_model(self, model: Any, classes: Sequence[str], example: NDArray[np.uint8]) -> None:
-        """A Keras model, with the names of its classes and raw images to try it on."""
+    def log_model(
+        self,
+        model: Any,
+        classes: Sequence[str],
+        example: NDArray[Any],
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A Keras model, with the names of its outputs and raw images to try it on.
+
+        about: what else must be known to ask it, as what JSON can hold.
+        """
 
         def save(folder: Path) -> None:
-            _mlflow.save_keras_model(folder, model, classes, example)
+            _mlflow.save_keras_model(folder, model, classes, example, about)
 
         self._log_file("model", paths.UNDELIVERED_MODEL, save)
 
@@ -324,7 +338,7 @@ class AttemptRun:
         """Log a file or folder that `write` writes; one that can't be written is done without."""
         try:
             write(self._own_folder() / name)
-        except (OSError, RuntimeError) as error:  # the latter is what h5py raises
+        except (OSError, RuntimeError, *UNSAVED) as error:  # the second is what h5py raises
             self._lost.append(f"{name} ({reason(error)})")
             # What there is of it takes the space that is needed now.
             half = self._writer.folder / name

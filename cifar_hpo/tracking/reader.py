@@ -30,16 +30,45 @@ from cifar_hpo.tracking.store import TITLE, connect, open_store, store_errors
 class ImageModel(Protocol):
     """What is asked of a Keras model."""
 
-    def predict(self, x: NDArray[np.uint8], *, verbose: int) -> NDArray[np.float32]:
-        """The probabilities (n, classes) of images (n, height, width, channels)."""
+    def predict(self, x: NDArray[Any], *, verbose: int) -> NDArray[np.float32]:
+        """The outputs (n, classes) for images (n, height, width, channels)."""
 
 
 class LoadedModel(NamedTuple):
-    """A model, what it is called to a user, and the names of its classes."""
+    """A model, what it is called to a user, and the names of its outputs.
+
+    shape: of its images: height, width, channels. pixels: the largest pixel that it takes, of
+    images whose smallest are 0; None for images of a scale of their own. labels: the kind of its
+    labels, `classes` unless they are others.
+    """
 
     title: str
     model: ImageModel
     classes: list[str]
+    shape: tuple[int, int, int]
+    pixels: float | None
+    labels: str
+
+
+MAX_CAUSE = 300
+"""Characters of why a model can't be loaded."""
+
+RAW_PIXELS = 255
+"""The largest pixel of images as they are on disk."""
+
+
+def why_not_loaded(layers: Any) -> str:
+    """Why a model of these layers, its config as Keras saves it, can't be loaded; else empty.
+
+    layers: None of a model that has no config.
+    """
+    if layers is None:
+        return "one of its classes has no get_config that Keras can save"
+    try:
+        _mlflow.custom_objects(layers)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -174,6 +203,14 @@ class RunReader:
                 progress.append((run.info.run_name, values))
         return progress
 
+    def classifies(self, run_id: str) -> bool:
+        """Whether a run's model tells classes apart; True also where the store can't be asked."""
+        try:
+            artifacts = self.client.list_artifacts(run_id)
+        except (mlflow.MlflowException, OSError):
+            return True
+        return not artifacts or any(file.path == paths.ARTIFACT_CONFUSION for file in artifacts)
+
     def confusion(self, run_id: str) -> tuple[NDArray[np.int64], list[str]]:
         """Test images by true (rows) and predicted class, and the names of the classes."""
         table = json.loads(self._download(run_id, paths.ARTIFACT_CONFUSION).read_text())
@@ -195,13 +232,19 @@ class RunReader:
         processor.set_tensorflow_switches()
         try:
             with tempfile.TemporaryDirectory() as copy, processor.quiet_tensorflow():
-                folder = _mlflow.fetch_keras_model(uri, Path(copy))
-                metadata = mlflow.models.get_model_info(folder).metadata
+                fetched = _mlflow.fetch_keras_model(uri, Path(copy))
+                info = mlflow.models.get_model_info(fetched.folder)
+                _, height, width, colours = info.signature.inputs.inputs[0].shape
                 return LoadedModel(
-                    title, mlflow.keras.load_model(folder), list(metadata["classes"])
+                    title,
+                    mlflow.keras.load_model(fetched.folder, custom_objects=fetched.custom_objects),
+                    list(info.metadata["classes"]),
+                    (height, width, colours),
+                    info.metadata.get("pixels", RAW_PIXELS),
+                    info.metadata.get("labels", "classes"),
                 )
         except Exception as error:  # noqa: BLE001  Keras, h5py and zipfile share no base
-            cause = named_line(error, 120)
+            cause = named_line(error, MAX_CAUSE)
             hint = "name another by --run, or train it again"
             raise StudyError(f"{title}: its model can't be loaded ({cause}); {hint}") from None
 

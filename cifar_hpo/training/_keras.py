@@ -12,6 +12,8 @@ import keras
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from cifar_hpo.training.signature import Signature
+
 STOPPING_FIELDS = ("wait", "stopped_epoch", "best", "best_epoch")
 """The fields of EarlyStopping that change from epoch to epoch, beside its best weights."""
 
@@ -30,15 +32,59 @@ def release_global_state() -> None:
     keras.utils.clear_session()
 
 
-def create_variables(model: keras.Model) -> None:
-    """Make the variables of a compiled model's optimizer and metrics, which no graph may make.
+def create_variables(model: keras.Model, signature: Signature) -> None:
+    """Make the variables of a compiled model's optimizers and metrics, which no graph may make.
 
     Keras makes those of the metrics when the first batch is scored.
     """
-    model.optimizer.build(model.trainable_variables)
-    image = tf.zeros((1, *model.input_shape[1:]), tf.uint8)
-    label = tf.zeros((1,), tf.int32)
-    model.test_step((image, label))
+    if has_loss(model):
+        image = tf.zeros((1, *signature.shape), signature.dtype)
+        label = tf.zeros((1, *signature.label_shape), signature.label_dtype)
+        model.test_step((image, label))
+    for optimizer in optimizers(model):
+        optimizer.build(model.trainable_variables)
+
+
+def optimizers(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+    """A compiled model's own optimizer, and those that it has as attributes for a step of its
+    own."""
+    found = [model.optimizer]
+    for value in vars(model).values():
+        is_known = any(value is optimizer for optimizer in found)
+        if isinstance(value, keras.optimizers.Optimizer) and not is_known:
+            found.append(value)
+    return found
+
+
+def has_loss(model: keras.Model) -> bool:
+    """Whether a compiled model can be scored by a loss: its own, or that of a step of its own."""
+    has_own_step = type(model).test_step is not keras.Model.test_step
+    has_own_loss = type(model).compute_loss is not keras.Model.compute_loss
+    return model.loss is not None or has_own_step or has_own_loss
+
+
+def training_variables(model: keras.Model) -> list[Any]:
+    """All that a step of training changes: weights, random states, the optimizers' variables."""
+    variables = list(model.variables)
+    for optimizer in optimizers(model):
+        variables += optimizer.variables
+    return variables
+
+
+ITERATORS_OF_FIT = 2
+"""How often `fit` begins to read a tf.data.Dataset of which it trains one epoch."""
+
+OWN_TRAINING = ("fit", "train_step", "make_train_function", "test_step", "make_test_function")
+"""Methods of a model that are passed by where an epoch is one graph, unless they are Keras' own."""
+
+
+def trains_itself(model: keras.Model) -> bool:
+    """Whether a model has a way of its own to train or to be scored, which `fit` alone follows."""
+    for name in OWN_TRAINING:
+        own = name in vars(model) or getattr(type(model), name) is not getattr(keras.Model, name)
+        if own:
+            return True
+    return False
 
 
 def train_step(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> None:

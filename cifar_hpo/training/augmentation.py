@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-SHIFT = 4
-"""The most pixels by which an image is shifted each way."""
+from cifar_hpo.config.app import SHIFT
 
 CUTOUT = 8
 """Side of the square that is cut out, pixels."""
@@ -19,38 +18,42 @@ DRAWS = 5
 
 
 def augment(images: tf.Tensor, changes: Sequence[str], seed: tf.Tensor) -> tf.Tensor:
-    """Randomly changed uint8 images (n, size, size, colours).
+    """Randomly changed images (n, h, w, colours).
 
     changes: any of flip (left to right, half of the images), shift (up to 4 pixels each way, the
-    edges mirrored) and cutout (a grey 8×8 square; DeVries and Taylor 2017, arXiv 1708.04552).
-    seed: two whole numbers; the same seed changes the images in the same way.
+    edges mirrored, for which images have more than 4 each way) and cutout (a grey 8×8 square;
+    DeVries and Taylor 2017, arXiv 1708.04552). Grey is 128 of uint8, else the mean of these images'
+    pixels. seed: two whole numbers; the same seed changes the images in the same way.
 
     All are one lookup of pixels, grey being one more of them, which costs a third of padding and
     cutting.
     """
     n = tf.shape(images)[0]
-    size, colours = images.shape[1], images.shape[3]
+    height, width, colours = images.shape[1:]
     drawn = tf.random.stateless_uniform((n, DRAWS), seed, 0, 1 << 30, tf.int32)  # (n, 5)
-    rows = tf.range(size)[None]  # (1, size)
-    columns = rows  # (1, size)
+    rows = tf.range(height)[None]  # (1, h)
+    columns = tf.range(width)[None]  # (1, w)
     if "shift" in changes:
-        rows = _shifted(rows, drawn[:, 0, None], size)  # (n, size)
-        columns = _shifted(columns, drawn[:, 1, None], size)  # (n, size)
+        rows = _shifted(rows, drawn[:, 0, None], height)  # (n, h)
+        columns = _shifted(columns, drawn[:, 1, None], width)  # (n, w)
     if "flip" in changes:
         is_flipped = drawn[:, 2, None] % 2 == 0  # (n, 1)
-        columns = tf.where(is_flipped, size - 1 - columns, columns)  # (n, size)
+        columns = tf.where(is_flipped, width - 1 - columns, columns)  # (n, w)
 
-    pixels = tf.reshape(images, (-1, colours))  # (n·size·size, colours)
-    first_rows = tf.range(n)[:, None] * size  # (n, 1), each image's among those of all
-    lookup = (first_rows + rows)[:, :, None] * size + columns[:, None]  # (n, size, size)
+    pixels = tf.reshape(images, (-1, colours))  # (n·h·w, colours)
+    first_rows = tf.range(n)[:, None] * height  # (n, 1), each image's among those of all
+    lookup = (first_rows + rows)[:, :, None] * width + columns[:, None]  # (n, h, w)
     if "cutout" in changes:
-        is_cut_down = _in_square(drawn[:, 3, None], size)  # (n, size)
-        is_cut_across = _in_square(drawn[:, 4, None], size)  # (n, size)
-        is_cut = is_cut_down[:, :, None] & is_cut_across[:, None]  # (n, size, size)
+        is_cut_down = _in_square(drawn[:, 3, None], height)  # (n, h)
+        is_cut_across = _in_square(drawn[:, 4, None], width)  # (n, w)
+        is_cut = is_cut_down[:, :, None] & is_cut_across[:, None]  # (n, h, w)
         lookup = tf.where(is_cut, tf.shape(pixels)[0], lookup)
-        grey = tf.fill((1, colours), tf.cast(GREY, images.dtype))
-        pixels = tf.concat((pixels, grey), axis=0)  # (n·size·size + 1, colours)
-    return tf.gather(pixels, lookup)  # (n, size, size, colours)
+        if images.dtype == tf.uint8:
+            grey = tf.fill((1, colours), tf.cast(GREY, images.dtype))
+        else:
+            grey = tf.reduce_mean(pixels, axis=0, keepdims=True)
+        pixels = tf.concat((pixels, grey), axis=0)  # (n·h·w + 1, colours)
+    return tf.gather(pixels, lookup)  # (n, h, w, colours)
 
 
 def _shifted(positions: tf.Tensor, drawn: tf.Tensor, size: int) -> tf.Tensor:

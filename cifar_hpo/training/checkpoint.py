@@ -58,7 +58,8 @@ class _Saved:
         if self.about.get("training") != training:
             return False
         shapes = [array.shape for array in self.variables]
-        return shapes == [tuple(variable.shape) for variable in _variables(model)]
+        wanted = [tuple(variable.shape) for variable in _keras.training_variables(model)]
+        return shapes == wanted
 
 
 def save(
@@ -71,7 +72,7 @@ def save(
     """
     best = _keras.best_weights(stopping)
     arrays: dict[str, NDArray[Any]] = {}
-    for number, variable in enumerate(_variables(model)):
+    for number, variable in enumerate(_keras.training_variables(model)):
         arrays[VARIABLE.format(number)] = np.asarray(variable)
     for number, weight in enumerate(best):
         arrays[BEST.format(number)] = np.asarray(weight)
@@ -96,7 +97,7 @@ def load(
     it. Returns None where neither can be used; then nothing has changed.
     """
     for file in (path, _before(path)):
-        saved = _read(file, len(_variables(model)))
+        saved = _read(file, len(_keras.training_variables(model)))
         if saved and saved.fits(training, model):
             return _restore(saved, model, stopping)
     return None
@@ -115,7 +116,8 @@ def _read(file: Path, variables: int) -> _Saved | None:
 
 
 def _restore(saved: _Saved, model: keras.Model, stopping: keras.callbacks.EarlyStopping) -> State:
-    for array, variable in zip(saved.variables, _variables(model), strict=True):
+    variables = _keras.training_variables(model)
+    for array, variable in zip(saved.variables, variables, strict=True):
         variable.assign(array)
     about = saved.about
     _keras.restore_stopping(stopping, about["stopping"], saved.best)
@@ -130,8 +132,3 @@ def clear(folder: Path) -> None:
 
 def _before(path: Path) -> Path:
     return path.with_name(CHECKPOINT_BEFORE.format(checkpoint=path.name))
-
-
-def _variables(model: keras.Model) -> list[Any]:
-    """All that a step of training changes: weights, random states, the optimizer's variables."""
-    return [*model.variables, *model.optimizer.variables]

@@ -1,8 +1,9 @@
 """The fast path: a `Network` is a compiled Keras model with an epoch of it as one graph.
 
-A `NetworkCache` keeps networks by their shape for the next trial. A loop inside the graph calls
-Keras' own `train_step` for each batch, so Python is entered once an epoch; losses, metrics and
-optimizers are Keras', or do the same faster. Several replicas train as one model (see `replicas`).
+A loop inside the graph calls Keras' own `train_step` for each batch, so Python is entered once an
+epoch; losses, metrics and optimizers are Keras', or do the same faster. Several replicas train as
+one model (see `replicas`). A model that trains in a way of its own, or on a stream, is left to
+Keras' `fit` (see `fitting`).
 
 What is random in an epoch follows from its number and the state of the dropout layers, so a
 training that goes on from a checkpoint equals one that was never interrupted; and replicas see the
@@ -13,9 +14,7 @@ all of them together.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,111 +23,44 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from cifar_hpo import processor
-from cifar_hpo.config.app import COLOURS, IMAGE_SIZE, Config
-from cifar_hpo.training import _keras, layers, optimizers, replicas
-from cifar_hpo.training.augmentation import augment
+from cifar_hpo.config.app import Config
+from cifar_hpo.training import _keras, fitting, layers, optimizers, replicas
+from cifar_hpo.training.fitting import EVAL_BATCH, batch_of
 from cifar_hpo.training.model import WHITENING_IMAGES, build, whitening_weights, with_flip_tta
 from cifar_hpo.training.replicas import Weights
 from cifar_hpo.training.schedules import SCHEDULES
-
-EVAL_BATCH = 500
-"""Images in a batch where nothing is learned."""
-
-MAX_CACHED = 8
-"""Networks of different shapes that a process keeps.
-
-Each has its graphs and three times its weights in memory.
-"""
-
-# In any number, so that one graph serves all.
-IMAGES = tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, COLOURS), tf.uint8)
-LABELS = tf.TensorSpec((None,), tf.int32)
+from cifar_hpo.training.signature import Signature, scores
 
 # It warns of the graphs of different networks as of one that is traced again and again.
 tf.get_logger().setLevel("ERROR")
 
 
-class NetworkCache:
-    """The networks that were used last, by shape; a further one takes the place of the oldest."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.networks: dict[str, Network] = {}  # the one that was used last is the last
-
-    def get(self, config: Config, classes: int, replica_count: int) -> Network:
-        """The network of this shape, built where there is none; it is as its last use left it."""
-        shape = network_shape(config, classes, replica_count)
-        network = self.networks.pop(shape, None)
-        if network is None:
-            self._make_space()
-            network = Network(config, classes, replica_count)
-        self.networks[shape] = network
-        return network
-
-    def _make_space(self) -> None:
-        while len(self.networks) >= self.capacity:
-            oldest = next(iter(self.networks))
-            del self.networks[oldest]
-
-
-def network_shape(config: Config, classes: int, replica_count: int) -> str:
-    """All that the graphs of a network depend on: not the seed, the epochs or the learning rate."""
-    training = config.training
-    optimizer = asdict(config.optimizer)
-    del optimizer["learning_rate"]
-    parts = [
-        asdict(config.model),
-        config.data.augment,
-        classes,
-        replica_count,
-        optimizer,
-        training.batch_size,
-        training.precision,
-        training.schedule,
-        training.label_smoothing,
-        training.weight_averaging,
-    ]
-    return json.dumps(parts)
-
-
-cache = NetworkCache(MAX_CACHED)
-"""The networks of this process."""
-
-
-def initial_network(
-    config: Config, classes: int, seeds: Sequence[int], images: tf.Tensor | None = None
-) -> Network:
-    """A network as it is before its first step, with a replica for each seed.
-
-    The process has one network of a shape, so the next call for this shape resets the one returned.
-    images: those it will train on, which model.whitening looks at; None leaves whitening as it was
-    drawn.
-    """
-    network = cache.get(config, classes, len(seeds))
-    network.reset(config.optimizer.learning_rate, seeds, images)
-    return network
-
-
-def keras_model(config: Config, classes: int) -> keras.Model:
+def keras_model(config: Config, signature: Signature) -> keras.Model:
     """A fresh compiled model of Keras' own parts, for its `fit` and for whoever loads it.
 
     One with model.mirror is for predictions alone, and one of Muon, which Keras has not for
     convolutions, would go on by SGD.
     """
-    _set_precision(config)
-    model = build(config.model, classes)
+    set_precision(config)
+    model = build(config.model, signature)
     if config.model.mirror:
         model = with_flip_tta(model)
-    model.compile(
-        optimizers.keras_optimizer(config),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        jit_compile=False,
-    )
+    compile_by_keras(model, config, signature)
     return model
 
 
-def _set_precision(config: Config) -> None:
+def compile_by_keras(model: keras.Model, config: Config, signature: Signature) -> None:
+    """Compile a model with Keras' own optimizer, loss and metric of the config and the labels."""
+    kind = signature.kind
+    model.compile(
+        optimizers.keras_optimizer(config),
+        kind.loss,
+        metrics=[kind.keras_metric()],
+        jit_compile=False,
+    )
+
+
+def set_precision(config: Config) -> None:
     """Let Keras build layers of the config's precision; of float32 where bfloat16 can't be had."""
     precision = config.training.precision
     if precision == "mixed_bfloat16" and not processor.can_compute_in_bfloat16():
@@ -139,39 +71,68 @@ def _set_precision(config: Config) -> None:
 class Network:
     """A compiled model of one or several replicas with graphs that train, score and predict.
 
-    model: from images (n, 32, 32, 3) to probabilities (n, classes), or (n, replicas, classes).
+    model: from images (n, h, w, c) to outputs (n, k), or (n, replicas, k); the outputs are
+    probabilities unless labels are numbers. by_fit: whether Keras' `fit` trains it, which it does
+    for one replica alone.
     """
 
-    def __init__(self, config: Config, classes: int, replica_count: int) -> None:
+    def __init__(
+        self, config: Config, signature: Signature, replica_count: int, *, by_fit: bool = False
+    ) -> None:
         _keras.release_global_state()
         self.config = config
-        self.classes = classes
+        self.signature = signature
         self.replica_count = replica_count
+        self.by_fit = by_fit
+        # In any number, so that one graph serves all.
+        self._images = tf.TensorSpec((None, *signature.shape), signature.dtype)
+        self._labels = tf.TensorSpec((None, *signature.label_shape), signature.label_dtype)
         self.model = self._compiled()
         self._fit = self._fit_graph()
         self._score = self._score_graph()
-        self._predict = tf.function(self._probabilities, input_signature=[IMAGES])
+        self._predict = tf.function(self._outputs, input_signature=[self._images])
         self._peak = tf.constant(0.0)
 
-    def _compiled(self) -> keras.Model:
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the model came with a loss of its own, which counts in the place of ours."""
+        return False
+
+    @property
+    def keeps_loss(self) -> bool:
+        """Whether the mean of the loss that Keras keeps is the one that is compared."""
         smoothing = self.config.training.label_smoothing
-        _set_precision(self.config)
-        model = build(self.config.model, self.classes, self.replica_count)
+        return replicas.keras_loss_is_the_loss(self.replica_count, smoothing)
+
+    def _compiled(self) -> keras.Model:
+        set_precision(self.config)
+        model = build(self.config.model, self.signature, self.replica_count)
+        self._compile(model)
+        _keras.create_variables(model, self.signature)
+        return model
+
+    def _compile(self, model: keras.Model) -> None:
+        """With our optimizers, losses and metrics, which do what Keras' do, faster or for each
+        replica."""
+        labels = self.signature.labels
+        if self.by_fit:
+            metrics = replicas.plain_metrics(labels)
+        else:
+            with_loss = not self.keeps_loss
+            metrics = replicas.metrics(labels, self.replica_count, with_loss=with_loss)
         model.compile(
             optimizers.fast_optimizer(self.config),
-            replicas.loss(smoothing),
-            metrics=replicas.metrics(self.replica_count, smoothing),
+            replicas.PerImage(replicas.loss(labels, self.config.training.label_smoothing)),
+            metrics=metrics,
             jit_compile=False,
         )
-        _keras.create_variables(model)
-        return model
 
     def reset(self, learning_rate: float, seeds: Sequence[int], images: tf.Tensor | None) -> None:
         """Put everything where it is before the first step.
 
         Weights and dropout are as each replica's seed draws them, the optimizer is at rest.
         """
-        _set_precision(self.config)
+        set_precision(self.config)
         initial_models = self._initial_models(seeds, images)
         weights = [model.get_weights() for model in initial_models]
         self.model.set_weights(replicas.stack_replicas(weights))
@@ -187,7 +148,7 @@ class Network:
         models = []
         for seed in seeds:
             _keras.seed_next_model(seed)
-            models.append(build(self.config.model, self.classes))
+            models.append(build(self.config.model, self.signature))
         if self.config.model.whitening and images is not None:
             weights = whitening_weights(images[:WHITENING_IMAGES].numpy())
             for model in models:
@@ -207,33 +168,82 @@ class Network:
     def fit(
         self, images: tf.Tensor, labels: tf.Tensor, epoch: int, epochs: int
     ) -> list[dict[str, float]]:
-        """Train on all images once; loss and accuracy of each replica.
+        """Train on all images once; loss and metric of each replica, by their names.
 
-        images: (n, 32, 32, 3), uint8. labels: (n,), whole numbers of any type. epoch: from 0, which
-        decides the order of the images and their augmentation. epochs: of the whole training, for
-        the schedule.
+        images: (n, h, w, c). labels: (n,), whole numbers of any type, or (n, k) where they are no
+        classes. epoch: from 0, which decides the order of the images and their augmentation.
+        epochs: of the whole training, for the schedule.
         """
+        if self.by_fit:
+            training = self.config.training
+            batches = fitting.shuffled_batches(
+                images, labels, epoch, training.batch_size, self.config.data.augment
+            )
+            return self.fit_batches(batches, len(batches), epoch, epochs)
         self.model.reset_metrics()
-        self._fit(
-            images, tf.cast(labels, tf.int32), tf.constant(epoch), tf.constant(epochs), self._peak
-        )
+        labels = tf.cast(labels, self._labels.dtype)
+        self._fit(images, labels, tf.constant(epoch), tf.constant(epochs), self._peak)
         return self._metrics()
 
     def score(self, images: tf.Tensor, labels: tf.Tensor) -> list[dict[str, float]]:
-        """Loss and accuracy of each replica, on images and labels as `fit` takes them."""
+        """Loss and metric of each replica, on images and labels as `fit` takes them."""
+        if self.by_fit:
+            return self.scores(self.predict(images), images, np.asarray(labels))
         self.model.reset_metrics()
-        self._score(images, tf.cast(labels, tf.int32))
+        self._score(images, tf.cast(labels, self._labels.dtype))
         return self._metrics()
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (replicas, n, classes) of images (n, 32, 32, 3)."""
+    def fit_batches(
+        self, batches: tf.data.Dataset, steps: int, epoch: int, epochs: int
+    ) -> list[dict[str, float]]:
+        """Train on batches of images and labels by Keras' `fit`; its metrics, by their names.
+
+        steps: how many batches there are. epoch, epochs: as in `fit`.
+        """
+        assert self.by_fit
+        callbacks = []
+        if self.schedule:
+            peak = float(self._peak)
+            callbacks.append(
+                fitting.ScheduledRate(self.schedule, peak, epoch * steps, epochs * steps)
+            )
+        return [self._named(fitting.fit_epoch(self.model, batches, epoch, callbacks))]
+
+    def score_batches(self, batches: tf.data.Dataset) -> list[dict[str, float]]:
+        """Loss and metric on batches of images and labels."""
+        outputs, labels = fitting.outputs_and_labels(self._predict, batches, self._images.dtype)
+        labels = labels.reshape(-1, *self.signature.label_shape)
+        values = scores(self.signature.labels, outputs, labels)
+        if self.has_own_loss:
+            values |= fitting.evaluate(self.model, batches)
+        return [values]
+
+    def scores(
+        self, outputs: NDArray[np.float32], images: Any, labels: NDArray[Any]
+    ) -> list[dict[str, float]]:
+        """Loss and metric of each replica, of its outputs (replicas, n, k) for these images.
+
+        labels: (n,), or (n, k) where they are no classes.
+        """
+        values = [scores(self.signature.labels, of_replica, labels) for of_replica in outputs]
+        if self.has_own_loss:
+            values[0] |= fitting.evaluate(self.model, fitting.in_batches(images, labels))
+        return values
+
+    def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Outputs (replicas, n, k) for images (n, h, w, c)."""
         parts = []
         for start in range(0, len(images), EVAL_BATCH):
             batch = tf.constant(images[start : start + EVAL_BATCH])
             parts.append(self._predict(batch))
-        probabilities = np.concatenate(parts)  # (n, classes), or (n, replicas, classes)
-        probabilities = probabilities.reshape(len(images), self.replica_count, -1)
-        return np.moveaxis(probabilities, 1, 0)  # (replicas, n, classes)
+        outputs = np.concatenate(parts)  # (n, k), or (n, replicas, k)
+        outputs = outputs.reshape(len(images), self.replica_count, -1)
+        return np.moveaxis(outputs, 1, 0)  # (replicas, n, k)
+
+    @property
+    def schedule(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """The learning rate's share of its peak, by the share of steps done; None for always 1."""
+        return SCHEDULES.get(self.config.training.schedule)
 
     def weights(self) -> list[Weights]:
         """Those of each replica, as Keras' own model has them."""
@@ -252,23 +262,33 @@ class Network:
             last.assign(average)
             average.assign(value)
 
+    def _named(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """What `fit` says of an epoch, with our own loss and metric by their names."""
+        named = dict(logs)
+        if replicas.REPLICA_LOSS in named:
+            named["loss"] = named.pop(replicas.REPLICA_LOSS)
+        if replicas.REPLICA_METRIC in named:
+            named[self.signature.kind.metric] = named.pop(replicas.REPLICA_METRIC)
+        return named
+
     def _metrics(self) -> list[dict[str, float]]:
         results = self.model.get_metrics_result()
-        losses = np.atleast_1d(results.get("replica_loss", results["loss"]))  # (replicas,)
-        accuracies = np.asarray(results["replica_accuracy"])  # (replicas,)
+        losses = np.atleast_1d(results.get(replicas.REPLICA_LOSS, results["loss"]))  # (replicas,)
+        values = np.asarray(results[replicas.REPLICA_METRIC])  # (replicas,)
         metrics = []
-        for loss, accuracy in zip(losses, accuracies, strict=True):
-            metrics.append({"loss": float(loss), "accuracy": float(accuracy)})
+        for loss, value in zip(losses, values, strict=True):
+            metrics.append({"loss": float(loss), self.signature.kind.metric: float(value)})
         return metrics
 
     def _fit_graph(self) -> Callable[..., None]:
         model = self.model
         batch_size = self.config.training.batch_size
         changes = self.config.data.augment
-        schedule = SCHEDULES.get(self.config.training.schedule)
+        schedule = self.schedule
         integer, number = tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.float32)
+        signature = [self._images, self._labels, integer, integer, number]
 
-        @tf.function(input_signature=[IMAGES, LABELS, integer, integer, number])  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
         def fit(
             images: tf.Tensor,
             labels: tf.Tensor,
@@ -281,9 +301,7 @@ class Network:
             order = tf.random.experimental.stateless_shuffle(tf.range(count), (0, epoch))
             for step in tf.range(steps):
                 chosen = order[step * batch_size : (step + 1) * batch_size]
-                batch = tf.gather(images, chosen)
-                if changes:
-                    batch = augment(batch, changes, tf.stack((epoch, step)))
+                batch = batch_of(images, chosen, changes, tf.stack((epoch, step)))
                 if schedule:
                     steps_done = tf.cast(epoch * steps + step, tf.float32)
                     done = steps_done / tf.cast(epochs * steps, tf.float32)
@@ -293,24 +311,22 @@ class Network:
         return fit  # type: ignore[no-any-return]
 
     def _score_graph(self) -> Callable[..., None]:
-        model = self.model
-        smoothing = self.config.training.label_smoothing
-        needs_loss = replicas.keras_loss_is_cross_entropy(self.replica_count, smoothing)
-
-        @tf.function(input_signature=[IMAGES, LABELS])  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=[self._images, self._labels])  # type: ignore[untyped-decorator]
         def score(images: tf.Tensor, labels: tf.Tensor) -> None:
             for start in tf.range(0, tf.shape(images)[0], EVAL_BATCH):
                 batch = images[start : start + EVAL_BATCH]
                 batch_labels = labels[start : start + EVAL_BATCH]
-                probabilities = self._probabilities(batch)
-                _keras.score_step(model, batch, batch_labels, probabilities, needs_loss=needs_loss)
+                self._update_scores(batch, batch_labels, self._outputs(batch))
 
         return score  # type: ignore[no-any-return]
 
-    def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        """(n, classes) or (n, replicas, classes), with model.mirror the mean over both images."""
-        probabilities = self.model(images, training=False)
+    def _update_scores(self, images: tf.Tensor, labels: tf.Tensor, outputs: tf.Tensor) -> None:
+        _keras.score_step(self.model, images, labels, outputs, needs_loss=self.keeps_loss)
+
+    def _outputs(self, images: tf.Tensor) -> tf.Tensor:
+        """(n, k) or (n, replicas, k), with model.mirror the mean over both images."""
+        outputs = self.model(images, training=False)
         if not self.config.model.mirror:
-            return probabilities
+            return outputs
         mirrored = images[:, :, ::-1]
-        return (probabilities + self.model(mirrored, training=False)) / 2
+        return (outputs + self.model(mirrored, training=False)) / 2

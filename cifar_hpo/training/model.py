@@ -1,4 +1,4 @@
-"""A CNN from its config: stages of convolutions, then a dense layer and the classes.
+"""A CNN from its config: stages of convolutions, then a dense layer and the outputs.
 
 `build` makes it, of Keras' own layers or of ours; `with_flip_tta` makes of it a model that averages
 over an image and its mirror image.
@@ -13,14 +13,9 @@ import numpy as np
 from keras import layers as keras_layers
 from numpy.typing import NDArray
 
-from cifar_hpo.config.app import (
-    COLOURS,
-    IMAGE_SIZE,
-    WHITENING_CHANNELS,
-    WHITENING_SIZE,
-    Model,
-)
+from cifar_hpo.config.app import WHITENING_SIZE, Model, Shape, whitening_channels
 from cifar_hpo.training import layers
+from cifar_hpo.training.signature import Signature
 
 NEVER_FALLING = ("relu", "elu", "selu", "leaky_relu", "tanh", "sigmoid")
 """Activations that give no smaller number for a larger one."""
@@ -29,21 +24,22 @@ WHITENING_IMAGES = 1_000
 """Images that whitening is computed from: a million patches for a dozen numbers each."""
 
 
-def build(config: Model, classes: int, replica_count: int = 0) -> keras.Model:
-    """The uncompiled model: uint8 images (n, 32, 32, 3) in, float32 probabilities (n, classes) out.
+def build(config: Model, signature: Signature, replica_count: int = 0) -> keras.Model:
+    """The uncompiled model: raw images (n, h, w, c) in, float32 numbers (n, outputs) out, which are
+    probabilities unless labels are numbers.
 
     replica_count: 0 builds it of Keras' own layers, to be kept and loaded anywhere; otherwise of
-    those in `layers`, which compute the same faster. With more than one the probabilities are
-    (n, replicas, classes). Weights are drawn from Keras' global seed. With batch norm a convolution
+    those in `layers`, which compute the same faster. With more than one the numbers are
+    (n, replicas, outputs). Weights are drawn from Keras' global seed. With batch norm a convolution
     has no bias, which the norm would cancel.
     """
-    parts = _parts(config, replica_count)
-    inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, COLOURS), dtype="uint8", name="image")
-    x = keras_layers.Rescaling(1 / 255)(inputs)
+    parts = _parts(config, signature, replica_count)
+    inputs = keras.Input(signature.shape, dtype=signature.dtype, name="image")
+    x = keras_layers.Rescaling(1 / 255)(inputs) if signature.is_scaled else inputs
     if config.whitening:
         x = parts.whitening()(x)
         x = keras_layers.Activation(config.activation)(x)
-    x = _with_convolutions(x, config, parts)  # (n, h, w, replicas × channels)
+    x = _with_convolutions(x, config, signature.shape, parts)  # (n, h, w, replicas × channels)
     if config.global_pooling == "average":
         x = keras_layers.GlobalAveragePooling2D(keepdims=True)(x)  # (n, 1, 1, …)
     if config.global_pooling == "max":
@@ -55,14 +51,14 @@ def build(config: Model, classes: int, replica_count: int = 0) -> keras.Model:
         x = parts.dense(config.dense_units)(x)
     if config.dropout:
         x = parts.dropout()(x)
-    return keras.Model(inputs, parts.output(classes)(x))
+    return keras.Model(inputs, parts.output()(x))
 
 
-def _with_convolutions(x: Any, config: Model, parts: KerasParts) -> Any:
+def _with_convolutions(x: Any, config: Model, shape: Shape, parts: KerasParts) -> Any:
     """What the trained convolutions make of an image, with their norms, activations and pooling."""
     pools_last = config.pooling == "last" and not parts.pools_before_activation
     first_of_stage = x
-    for number, convolution in enumerate(config.layers()):
+    for number, convolution in enumerate(config.layers(shape)):
         reads_image = number == 0 and not config.whitening
         x = parts.convolution(convolution.filters, reads_image=reads_image)(x)
         if convolution.is_pooled and not pools_last:
@@ -90,42 +86,46 @@ def with_flip_tta(model: keras.Model) -> keras.Model:
     return keras.Model(image, mean)
 
 
-def whitening_weights(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Kernel (2, 2, 3, 24) and bias (24,) that whiten the 2×2 patches of images (n, 32, 32, 3).
+def whitening_weights(images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Kernel (2, 2, c, 8·c) and bias (8·c,) that whiten the 2×2 patches of images (n, h, w, c).
 
     They take a patch to its principal components, each of variance 1 and with either sign, so that
     a ReLU loses nothing (Jordan 2024, arXiv 2404.00498).
     """
-    side = WHITENING_SIZE
-    scaled = images[:WHITENING_IMAGES] / np.float32(255)  # (n, 32, 32, 3)
+    side, colours = WHITENING_SIZE, images.shape[3]
+    scaled = images[:WHITENING_IMAGES]  # (n, h, w, c)
+    if images.dtype == np.uint8:
+        scaled = scaled / np.float32(255)
     patches = np.lib.stride_tricks.sliding_window_view(scaled, (side, side), axis=(1, 2))
-    patches = np.moveaxis(patches, 3, -1)  # (n, 31, 31, rows, columns, colours)
-    patches = patches.reshape(-1, side * side * COLOURS)  # (n·31·31, 12)
-    mean = patches.mean(axis=0)  # (12,)
-    variances, components = np.linalg.eigh(np.cov(patches, rowvar=False))  # (12,), (12, 12)
+    patches = np.moveaxis(patches, 3, -1)  # (n, h-1, w-1, rows, columns, c)
+    patches = patches.reshape(-1, side * side * colours)  # (n·(h-1)·(w-1), 4·c)
+    mean = patches.mean(axis=0)  # (4·c,)
+    variances, components = np.linalg.eigh(np.cov(patches, rowvar=False))  # (4·c,), (4·c, 4·c)
     # What varies least is mostly noise, which is not scaled up to the full.
     spread = np.sqrt(variances + 5e-5 * variances[-1] + 1e-9)
-    half = components / spread  # (12, 12), a column for each component
-    kernel = np.concatenate([half, -half], axis=1)  # (12, 24)
-    bias = -mean @ kernel  # (24,)
-    kernel = kernel.reshape(side, side, COLOURS, WHITENING_CHANNELS)
+    half = components / spread  # (4·c, 4·c), a column for each component
+    kernel = np.concatenate([half, -half], axis=1)  # (4·c, 8·c)
+    bias = -mean @ kernel  # (8·c,)
+    kernel = kernel.reshape(side, side, colours, whitening_channels(colours))
     return kernel.astype(np.float32), bias.astype(np.float32)
 
 
-def _parts(config: Model, replica_count: int) -> KerasParts:
+def _parts(config: Model, signature: Signature, replica_count: int) -> KerasParts:
     """The layers that a model of so many replicas is made of; 0 stands for Keras' own."""
     if replica_count == 0:
-        return KerasParts(config)
+        return KerasParts(config, signature)
     if replica_count == 1:
-        return FastParts(config)
-    return FusedParts(config, replica_count)
+        return FastParts(config, signature)
+    return FusedParts(config, signature, replica_count)
 
 
 class KerasParts:
     """Keras' own layers, in the order that the config says."""
 
-    def __init__(self, config: Model) -> None:
+    def __init__(self, config: Model, signature: Signature) -> None:
         self.config = config
+        self.signature = signature
+        self.whitening_channels = whitening_channels(signature.shape[2])
 
     @property
     def pools_before_activation(self) -> bool:
@@ -133,7 +133,7 @@ class KerasParts:
 
     def whitening(self) -> Any:
         return keras_layers.Conv2D(
-            WHITENING_CHANNELS, WHITENING_SIZE, trainable=False, name="whitening"
+            self.whitening_channels, WHITENING_SIZE, trainable=False, name="whitening"
         )
 
     def convolution(self, filters: int, *, reads_image: bool) -> Any:  # noqa: ARG002  for replicas
@@ -156,8 +156,9 @@ class KerasParts:
     def dense(self, units: int) -> Any:
         return keras_layers.Dense(units, self.config.activation)
 
-    def output(self, classes: int) -> Any:
-        return keras_layers.Dense(classes, activation="softmax", dtype="float32")
+    def output(self) -> Any:
+        activation = self.signature.kind.activation
+        return keras_layers.Dense(self.signature.outputs, activation=activation, dtype="float32")
 
 
 class FastParts(KerasParts):
@@ -193,12 +194,12 @@ class FastParts(KerasParts):
 class FusedParts(FastParts):
     """The same for several replicas, whose channels lie side by side."""
 
-    def __init__(self, config: Model, replica_count: int) -> None:
-        super().__init__(config)
+    def __init__(self, config: Model, signature: Signature, replica_count: int) -> None:
+        super().__init__(config, signature)
         self.replica_count = replica_count
 
     def whitening(self) -> Any:
-        channels = self.replica_count * WHITENING_CHANNELS
+        channels = self.replica_count * self.whitening_channels
         return keras_layers.Conv2D(channels, WHITENING_SIZE, trainable=False, name="whitening")
 
     def convolution(self, filters: int, *, reads_image: bool) -> Any:
@@ -216,5 +217,6 @@ class FusedParts(FastParts):
     def dense(self, units: int) -> Any:
         return layers.Dense(units, self.config.activation)
 
-    def output(self, classes: int) -> Any:
-        return layers.FusedOutput(classes, activation="softmax", dtype="float32")
+    def output(self) -> Any:
+        activation = self.signature.kind.activation
+        return layers.FusedOutput(self.signature.outputs, activation=activation, dtype="float32")

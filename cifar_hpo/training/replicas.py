@@ -11,6 +11,7 @@ config/app.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,35 +20,51 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from cifar_hpo.data.labels import CLASSES, NUMBERS, SEVERAL
+
 Weights = list[NDArray[Any]]
 """Of one replica, in the order in which Keras' own model has them."""
 
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""Of labels (n,) and probabilities (n, classes) or (n, replicas, classes)."""
+"""Of labels (n,), or (n, outputs) where they are no classes, and of outputs (n, outputs) or
+(n, replicas, outputs)."""
 
 
-def loss(smoothing: float) -> LossFunction:
-    """Cross-entropy, summed over replicas: (n,).
+def loss(labels: str, smoothing: float) -> LossFunction:
+    """The loss of labels of a kind, summed over replicas: (n,).
 
-    smoothing: the share of a label that is spread evenly over all classes (Szegedy et al. 2016,
-    arXiv 1512.00567).
+    It is the cross-entropy, or of numbers the mean squared error. smoothing: the share of a label
+    that is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567).
     """
+    of_each = _losses(labels, smoothing)
 
-    def summed(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-        if smoothing:
-            losses = _smoothed_cross_entropies(labels, probabilities, smoothing)
-        else:
-            losses = _cross_entropies(labels, probabilities)
+    def summed(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        losses = of_each(labels, outputs)
         is_fused = losses.shape.rank == 2
         return tf.reduce_sum(losses, axis=1) if is_fused else losses
 
     return summed
 
 
+class PerImage(keras.losses.Loss):  # type: ignore[misc]
+    """The mean over images of a function as `loss` returns it.
+
+    Given as it is to `compile`, Keras would take a single number for each replica, (n, replicas,
+    1), for as many numbers of an image.
+    """
+
+    def __init__(self, function: LossFunction) -> None:
+        super().__init__()
+        self.function = function
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        return self.function(y_true, y_pred)
+
+
 class PerReplica(keras.metrics.Metric):  # type: ignore[misc]
     """The mean of a function over images, for each replica: (replicas,).
 
-    function: of labels and probabilities; (n,) where there is one replica, else (n, replicas).
+    function: of labels and outputs; (n,) where there is one replica, else (n, replicas).
     """
 
     def __init__(self, name: str, function: LossFunction, replica_count: int) -> None:
@@ -73,20 +90,75 @@ class PerReplica(keras.metrics.Metric):  # type: ignore[misc]
         return tf.convert_to_tensor(self.total) / tf.convert_to_tensor(self.count)
 
 
-def metrics(replica_count: int, smoothing: float) -> list[keras.metrics.Metric]:
-    """Accuracy of each replica, and its cross-entropy unless Keras has it as its mean loss.
+REPLICA_LOSS = "replica_loss"
+REPLICA_METRIC = "replica_metric"
 
-    The cross-entropy is without smoothing, so that all configurations are compared by the same.
+
+def metrics(labels: str, replica_count: int, *, with_loss: bool) -> list[keras.metrics.Metric]:
+    """How good each replica is: its accuracy, or of numbers the mean absolute error.
+
+    with_loss: whether the loss of each is kept, too; it is without smoothing and without what a
+    model's layers add to it, so that all configurations are compared by the same.
     """
-    accuracy = PerReplica("replica_accuracy", _is_correct, replica_count)
-    if keras_loss_is_cross_entropy(replica_count, smoothing):
-        return [accuracy]
-    return [PerReplica("replica_loss", _cross_entropies, replica_count), accuracy]
+    metric = PerReplica(REPLICA_METRIC, METRICS[labels], replica_count)
+    if not with_loss:
+        return [metric]
+    return [PerReplica(REPLICA_LOSS, _losses(labels, 0), replica_count), metric]
 
 
-def keras_loss_is_cross_entropy(replica_count: int, smoothing: float) -> bool:
-    """Whether the mean of the loss, which Keras keeps, is the cross-entropy of the one replica."""
+def plain_metrics(labels: str) -> list[keras.metrics.Metric]:
+    """The same of a single replica, with the loss, as Keras' own metrics, which `fit` can show."""
+    mean = keras.metrics.MeanMetricWrapper
+    return [mean(_losses(labels, 0), REPLICA_LOSS), mean(METRICS[labels], REPLICA_METRIC)]
+
+
+def keras_loss_is_the_loss(replica_count: int, smoothing: float) -> bool:
+    """Whether the mean of the loss, which Keras keeps, is that of the one replica as it is compared
+    with others."""
     return replica_count == 1 and not smoothing
+
+
+def _losses(labels: str, smoothing: float) -> LossFunction:
+    """The loss of each image and replica: (n,) or (n, replicas)."""
+    if labels == NUMBERS:
+        return _squared_errors
+    if labels == SEVERAL:
+        return functools.partial(_binary_cross_entropies, smoothing=smoothing)
+    if smoothing:
+        return functools.partial(_smoothed_cross_entropies, smoothing=smoothing)
+    return _cross_entropies
+
+
+def _binary_cross_entropies(
+    labels: tf.Tensor, probabilities: tf.Tensor, smoothing: float
+) -> tf.Tensor:
+    """Mean over the labels of each image: (n,) or (n, replicas)."""
+    labels = _numbers_per_replica(labels, probabilities)
+    return keras.losses.binary_crossentropy(labels, probabilities, label_smoothing=smoothing)
+
+
+def _label_accuracies(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+    """The share of each image's labels that are right: (n,) or (n, replicas)."""
+    is_correct = (_numbers_per_replica(labels, probabilities) > 0.5) == (probabilities > 0.5)
+    return tf.reduce_mean(tf.cast(is_correct, tf.float32), axis=-1)
+
+
+def _squared_errors(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Mean over the numbers of each image: (n,) or (n, replicas)."""
+    return tf.reduce_mean((outputs - _numbers_per_replica(labels, outputs)) ** 2, axis=-1)
+
+
+def _absolute_errors(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Mean over the numbers of each image: (n,) or (n, replicas)."""
+    return tf.reduce_mean(tf.abs(outputs - _numbers_per_replica(labels, outputs)), axis=-1)
+
+
+def _numbers_per_replica(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Labels (n, k) in the shape of the outputs, where they are the same for all replicas."""
+    labels = tf.cast(labels, outputs.dtype)
+    if outputs.shape.rank == 2:
+        return labels
+    return tf.broadcast_to(labels[:, None], tf.shape(outputs))  # (n, replicas, k)
 
 
 def _cross_entropies(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
@@ -116,6 +188,14 @@ def _labels_per_replica(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tenso
     if probabilities.shape.rank == 2:
         return labels
     return tf.broadcast_to(labels[:, None], tf.shape(probabilities)[:-1])  # (n, replicas)
+
+
+METRICS: dict[str, LossFunction] = {
+    CLASSES: _is_correct,
+    SEVERAL: _label_accuracies,
+    NUMBERS: _absolute_errors,
+}
+"""By the kind of labels, what is averaged beside the loss."""
 
 
 def stack_replicas(replicas: Sequence[Weights]) -> Weights:

@@ -14,28 +14,27 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo.config.app import Config, Data, Training
+from cifar_hpo.config.app import Config, Training
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import ConfigError, TrialError, disk_error
 from cifar_hpo.paths import CHECKPOINT
 from cifar_hpo.training import checkpoint
-from cifar_hpo.training.compiled import initial_network, keras_model
+from cifar_hpo.training.inputs import in_form, input_of
+from cifar_hpo.training.networks import initial_network, keras_model
 from cifar_hpo.training.replicas import Weights
+from cifar_hpo.training.signature import Signature
 
 log = logging.getLogger(__name__)
 
 NEVER = 10**9
 """The patience, in epochs, of early stopping that is off."""
-
-Tensors = tuple[tf.Tensor, tf.Tensor]
-"""Images (n, 32, 32, 3) of uint8 and labels (n,) of int32."""
 
 
 class OnEpoch(Protocol):
@@ -46,8 +45,8 @@ class OnEpoch(Protocol):
     ) -> None:
         """Take in an epoch.
 
-        epoch: counted from 0. values: loss, accuracy, val_loss and val_accuracy of each replica
-        that it trained, by its number. restored: whether an earlier attempt trained it.
+        epoch: counted from 0. values: loss, accuracy (of numbers mae), and both as val_… of each
+        replica that it trained, by its number. restored: whether an earlier attempt trained it.
         """
 
 
@@ -55,15 +54,25 @@ class OnEpoch(Protocol):
 class Trained:
     """A trained replica.
 
-    metrics: the last epoch's (with early stopping the best epoch's), test_loss, test_accuracy,
-    parameters, train_seconds, epochs. predicted, confidence: the class of each test image (n,),
-    int64, and its probability (n,), float32.
+    metrics: the last epoch's (with early stopping the best epoch's), test_loss, test_accuracy (of
+    numbers test_mae), parameters, train_seconds, epochs. outputs: for each test image, (n, k).
     """
 
     weights: Weights
     metrics: dict[str, float]
-    predicted: NDArray[np.int64]
-    confidence: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The class of each test image, (n,)."""
+        predicted: NDArray[np.int64] = self.outputs.argmax(axis=1)
+        return predicted
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """Its probability, (n,)."""
+        confidence: NDArray[np.float32] = self.outputs.max(axis=1)
+        return confidence
 
 
 def set_up(config: Training) -> None:
@@ -91,10 +100,16 @@ def set_up(config: Training) -> None:
         raise ConfigError("training.threads", problem) from None
 
 
+def seed_streams(config: Training) -> None:
+    """Let what a user's function of data draws by TensorFlow, such as the order of a stream, follow
+    from the seed; before it is called."""
+    tf.random.set_seed(config.seed)
+
+
 def train(
     config: Config, dataset: Dataset, on_epoch: OnEpoch, folder: Path | None = None
 ) -> list[Trained]:
-    """Train all replicas, as one network where `Config.is_fused`, else one after the other.
+    """Train all replicas, as one network where `is_fused`, else one after the other.
 
     A seed gives the same weights with the same number of threads, bit for bit, on one machine;
     fused with others it gives them but for rounding. folder: where checkpoints lie, from which it
@@ -102,11 +117,16 @@ def train(
     ConfigError when a batch is larger than the training images.
     """
     numbers = list(range(config.training.replicas))
-    groups = [numbers] if config.is_fused else [[number] for number in numbers]
+    groups = [numbers] if is_fused(config, dataset) else [[number] for number in numbers]
     trained = []
     for group in groups:
         trained += _train_group(config, dataset, group, on_epoch, folder)
     return trained
+
+
+def is_fused(config: Config, dataset: Dataset) -> bool:
+    """Whether replicas train as one network; Keras' `fit`, which a stream needs, has one alone."""
+    return config.is_fused and dataset.streams is None
 
 
 def _train_group(
@@ -138,10 +158,11 @@ class _GroupTraining:
     ) -> None:
         self.config = config
         self.dataset = dataset
-        (self.images, self.labels), self.validation = tensors(dataset, config.data, group[0])
-        _validate_batch_size(config.training, len(self.images))
+        self.input = input_of(dataset, config, group[0])
         seeds = [config.training.seed + number for number in group]
-        self.network = initial_network(config, len(dataset.classes), seeds, self.images)
+        self.network = initial_network(
+            config, Signature.of(dataset), seeds, self.input.example, by_fit=self.input.by_fit
+        )
         self.stopping = keras.callbacks.EarlyStopping(
             "val_loss",
             patience=config.training.early_stopping or NEVER,
@@ -173,6 +194,7 @@ class _GroupTraining:
         if state:
             self.epochs = state.epochs
             self.seconds = state.seconds
+            self.input.skip(len(state.epochs))
             model.stop_training = state.stopped
 
     def train_epoch(self) -> list[dict[str, float]]:
@@ -180,9 +202,9 @@ class _GroupTraining:
         started = time.perf_counter()
         epoch = len(self.epochs)
         self.callbacks.on_epoch_begin(epoch)
-        metrics = self.network.fit(self.images, self.labels, epoch, self.config.training.epochs)
+        metrics = self.input.fit(self.network, epoch, self.config.training.epochs)
         self.network.swap_averaged_weights()
-        scores = self.network.score(*self.validation)
+        scores = self.input.score(self.network)
         for replica_metrics, replica_scores in zip(metrics, scores, strict=True):
             for name, value in replica_scores.items():
                 replica_metrics[f"val_{name}"] = value
@@ -215,18 +237,13 @@ class _GroupTraining:
         self.callbacks.on_train_end()  # early stopping puts the best epoch's weights back
 
 
-def _validate_batch_size(config: Training, images: int) -> None:
-    if config.batch_size > images:
-        problem = f"{config.batch_size} is more than the {images} training images"
-        raise ConfigError("training.batch_size", problem)
-
-
 def _refuse_divergence(metrics: Sequence[Mapping[str, float]], *, epoch: int) -> None:
     """Raise TrialError where a loss is not finite. epoch: counted from 1."""
     for replica_metrics in metrics:
-        if not all(map(math.isfinite, replica_metrics.values())):
-            loss, val_loss = replica_metrics["loss"], replica_metrics["val_loss"]
-            raise TrialError(f"diverged: loss {loss}, val_loss {val_loss} in epoch {epoch}")
+        losses = {name: value for name, value in replica_metrics.items() if "loss" in name}
+        if not all(map(math.isfinite, losses.values())):
+            values = ", ".join(f"{name} {value}" for name, value in losses.items())
+            raise TrialError(f"diverged: {values} in epoch {epoch}")
 
 
 def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
@@ -236,7 +253,7 @@ def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
     """
     meaning = asdict(config)
     del meaning["mlflow"]
-    del meaning["data"]["path"]
+    meaning["data"].pop("path", None)
     del meaning["training"]["threads"]
     return json.dumps([meaning, dataset.digest, list(group)], sort_keys=True)
 
@@ -244,61 +261,29 @@ def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
 def _evaluate(training: _GroupTraining) -> list[Trained]:
     """Each replica with its metrics, on the test images too."""
     network = training.network
-    images, labels = training.dataset.test[0], np.asarray(training.dataset.test[1], np.int64)
+    images, labels = training.dataset.test
     sizes = {
         "parameters": float(network.model.count_params() // network.replica_count),
         "train_seconds": training.seconds / network.replica_count,
         "epochs": float(len(training.epochs)),
     }
     trained = []
-    weights, probabilities = network.weights(), network.predict(images)
+    weights, outputs = network.weights(), network.predict(images)
+    test_scores = network.scores(outputs, images, in_form(labels, network.signature))
     for replica in range(network.replica_count):
         history = [epoch[replica] for epoch in training.epochs]
         counted = history[-1]
         if training.config.training.early_stopping:
             counted = min(history, key=lambda metrics: metrics["val_loss"])
-        predicted = probabilities[replica].argmax(axis=1)
-        metrics = {**counted, **_test_scores(probabilities[replica], labels), **sizes}
-        confidence = probabilities[replica].max(axis=1)
-        trained.append(Trained(weights[replica], metrics, predicted, confidence))
+        scored = {f"test_{name}": value for name, value in test_scores[replica].items()}
+        metrics = {**counted, **scored, **sizes}
+        trained.append(Trained(weights[replica], metrics, outputs[replica]))
     return trained
 
 
-def _test_scores(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Cross-entropy and accuracy of probabilities (n, classes) and labels (n,)."""
-    of_label = probabilities[np.arange(len(labels)), labels]  # (n,)
-    is_correct = probabilities.argmax(axis=1) == labels  # (n,)
-    return {
-        "test_loss": float(-np.log(np.clip(of_label, 1e-7, 1)).mean()),
-        "test_accuracy": float(is_correct.mean()),
-    }
-
-
-def to_keras_model(config: Config, classes: int, weights: Weights) -> keras.Model:
+def to_keras_model(config: Config, signature: Signature, weights: Weights) -> keras.Model:
     """A trained replica as a compiled Keras model like any other; its optimizer is at rest."""
-    model = keras_model(config, classes)
+    model = keras_model(config, signature)
     model.optimizer.build(model.trainable_variables)  # as Keras wants it to load the model
     model.set_weights(weights)
     return model
-
-
-_tensor_cache: dict[tuple[Any, ...], tuple[Tensors, Tensors]] = {}
-
-
-def tensors(dataset: Dataset, config: Data, replica: int = 0) -> tuple[Tensors, Tensors]:
-    """Training and validation images and labels in memory, kept from one trial to the next.
-
-    replica: whose split, with data.folds.
-    """
-    fold = replica % config.folds if config.folds else None
-    key = (dataset.digest, config.train_size, config.validation, config.split_seed, fold)
-    if key not in _tensor_cache:
-        _tensor_cache.clear()
-        training, validation = dataset.splits(config, replica)
-        _tensor_cache[key] = (_to_tensors(training), _to_tensors(validation))
-    return _tensor_cache[key]
-
-
-def _to_tensors(split: tuple[NDArray[np.uint8], NDArray[Any]]) -> Tensors:
-    images, labels = split
-    return tf.constant(images), tf.constant(labels.astype(np.int32))

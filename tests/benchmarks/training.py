@@ -60,19 +60,21 @@ class Bench:
 
     def __init__(self, base: Sequence[str]) -> None:
         from cifar_hpo.data.dataset import load_dataset
-        from cifar_hpo.training import trainer
+        from cifar_hpo.training import inputs, trainer
+        from cifar_hpo.training.signature import Signature
 
         self.base = base
         config = composed(*base)
         trainer.set_up(config.training)
         self.dataset = load_dataset(config.data)
-        (images, labels), _ = trainer.tensors(self.dataset, config.data)
+        self.signature = Signature.of(self.dataset)
+        (images, labels), _ = inputs.tensors(self.dataset, config.data)
         self.images, self.labels = images[:IMAGES], labels[:IMAGES]
 
     def fit(self, *overrides: str) -> Step:
-        from cifar_hpo.training import compiled
+        from cifar_hpo.training import networks
 
-        model = compiled.keras_model(composed(*self.base, *overrides), len(self.dataset.classes))
+        model = networks.keras_model(composed(*self.base, *overrides), self.signature)
         x, y = self.images.numpy(), self.labels.numpy()
         return lambda: model.fit(x, y, batch_size=32, verbose=0)
 
@@ -81,10 +83,10 @@ class Bench:
         return lambda: network.fit(self.images, self.labels, 0, 1)
 
     def network(self, *overrides: str, replicas: int = 1) -> Any:
-        from cifar_hpo.training import compiled
+        from cifar_hpo.training import networks
 
         config = composed(*self.base, *overrides)
-        return compiled.initial_network(config, len(self.dataset.classes), list(range(replicas)))
+        return networks.initial_network(config, self.signature, list(range(replicas)))
 
     def seconds_to_first_step(self, *overrides: str) -> float:
         """From the start of a trial; its first step is its only one."""

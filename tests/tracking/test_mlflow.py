@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from mlflow.utils import mlflow_tags
 
+from cifar_hpo import trust
 from cifar_hpo.tracking import SWITCHES, _mlflow
 
 MEND = "mend cifar_hpo/tracking/_mlflow.py"
@@ -249,7 +250,7 @@ def test_a_model_with_a_flipped_byte_is_not_fetched(uri: str, tmp_path: Path) ->
     mlflow.set_tracking_uri(uri)
     file = write_model(tmp_path / "model")
     folder = (tmp_path / "model").as_uri()
-    assert Path(_mlflow.fetch_keras_model(folder), "data", "model.keras").is_file()
+    assert Path(_mlflow.fetch_keras_model(folder).folder, "data", "model.keras").is_file()
     content = bytearray(file.read_bytes())
     content[500] ^= 1
     file.write_bytes(content)
@@ -276,6 +277,44 @@ def test_a_model_that_may_run_code_is_not_fetched(
     write_model(tmp_path / "model", {**within, "config": {"layers": [OUR_OWN, found]}})
     with pytest.raises(ValueError, match=f"{found['class_name']} of {found['module']}"):
         _mlflow.fetch_keras_model((tmp_path / "model").as_uri())
+
+
+OF_A_USER = {"class_name": "Scale", "module": "own_models", "registered_name": "own>Scale"}
+
+
+def test_a_user_s_layer_is_fetched_where_it_is_allowed(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.set_tracking_uri(uri)
+    within = {"class_name": "Functional", "module": "keras.src.models.functional"}
+    write_model(tmp_path / "model", {**within, "config": {"layers": [OUR_OWN, OF_A_USER]}})
+    folder = (tmp_path / "model").as_uri()
+    monkeypatch.setattr(trust, "allowed_prefixes", lambda: ("other",))
+    with pytest.raises(ValueError, match=r"it has a Scale of own_models.*put allow = \["):
+        _mlflow.fetch_keras_model(folder)
+    monkeypatch.setattr(trust, "allowed_prefixes", lambda: ("own_models",))
+    import own_models
+
+    wanted = {"Scale": own_models.Scale, "own>Scale": own_models.Scale}
+    assert _mlflow.fetch_keras_model(folder).custom_objects == wanted
+
+
+def test_allowing_keras_allows_no_model_file_more_of_it(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.set_tracking_uri(uri)
+    monkeypatch.setattr(trust, "allowed_prefixes", lambda: ("keras", "builtins"))
+    for number, found in enumerate(
+        [
+            {"class_name": "Lambda", "module": "keras.layers"},
+            {"class_name": "get_file", "module": "keras.utils"},
+            {"class_name": "function", "module": "builtins", "config": "eval"},
+            {"class_name": "function", "module": "keras.utils", "config": "get_file"},
+        ]
+    ):
+        write_model(tmp_path / str(number), found)
+        with pytest.raises(ValueError, match="which may run code"):
+            _mlflow.fetch_keras_model((tmp_path / str(number)).as_uri())
 
 
 def test_a_model_file_with_a_member_that_climbs_out_is_not_fetched(

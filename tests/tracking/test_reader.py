@@ -11,6 +11,8 @@ import mlflow
 import mlflow.keras
 import numpy as np
 import pytest
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
 
 from cifar_hpo.errors import StudyError
 from cifar_hpo.tracking import _mlflow
@@ -138,6 +140,8 @@ def test_predictions_and_confusion_are_read_as_they_were_logged(uri: str) -> Non
     )
     run_id = logged(uri, lambda run: run.log_outcome(1, {}, predictions))
     reader = RunReader(uri)
+    assert reader.classifies(run_id)
+    assert not reader.classifies(logged(uri, lambda run: run.log_outcome(1, {"val_mae": 1}, None)))
     confusion, classes = reader.confusion(run_id)
     assert confusion.tolist() == [[1, 0], [1, 1]]
     assert classes == ["cat", "dog"]
@@ -175,11 +179,19 @@ def loadable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     class Info:
         metadata = {"classes": ["cat", "dog"]}  # noqa: RUF012
+        signature = ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, 4, 5, 3))]))
 
     uris: list[str] = []
     monkeypatch.setattr(_mlflow, "fetch_keras_model", lambda uri, _: uri)
+
+    def load(uri: str, custom_objects: dict[str, Any]) -> None:
+        assert custom_objects == {}
+        uris.append(uri)
+
+    fetched = _mlflow.FetchedModel
+    monkeypatch.setattr(_mlflow, "fetch_keras_model", lambda uri, _: fetched(uri, {}))
     monkeypatch.setattr(mlflow.models, "get_model_info", lambda _: Info)
-    monkeypatch.setattr(mlflow.keras, "load_model", uris.append)
+    monkeypatch.setattr(mlflow.keras, "load_model", load)
     return uris
 
 
@@ -199,8 +211,10 @@ def champion(uri: str, name: str) -> str:
 def test_the_champion_is_loaded_unless_a_run_is_named(uri: str, loadable: list[str]) -> None:
     run_id = champion(uri, "cifar_hpo-a")
     reader = RunReader(uri)
-    title, _, classes = reader.model(None, None)
-    assert (title, classes) == ("cifar_hpo-a version 1, champion", ["cat", "dog"])
+    loaded = reader.model(None, None)
+    assert loaded.title == "cifar_hpo-a version 1, champion"
+    assert (loaded.classes, loaded.shape) == (["cat", "dog"], (4, 5, 3))
+    assert (loaded.pixels, loaded.labels) == (255, "classes")
     assert reader.model(run_id, None).title == "run x=1"
     assert loadable[0] == "models:/cifar_hpo-a@champion"
     assert loadable[1].startswith("models:/m-")

@@ -11,21 +11,25 @@ import tensorflow as tf
 from support_training import ComposeConfig, all_weights, train_first
 
 from cifar_hpo.data.dataset import load_dataset
-from cifar_hpo.training import compiled, trainer
-from cifar_hpo.training.compiled import NetworkCache, network_shape
+from cifar_hpo.training import inputs, networks, trainer
+from cifar_hpo.training.networks import NetworkCache, network_shape
+from cifar_hpo.training.signature import Signature
+
+TEN = Signature(10)
+"""Of small images of ten classes."""
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_no_decay_is_no_decay(config: ComposeConfig, optimizer: str) -> None:
     checked = config(f"optimizer={optimizer}", "optimizer.weight_decay=0")
-    network = compiled.initial_network(checked, 10, [0])
+    network = networks.initial_network(checked, TEN, [0])
     assert not network.model.optimizer.weight_decay
-    assert not compiled.keras_model(checked, 10).optimizer.weight_decay
+    assert not networks.keras_model(checked, TEN).optimizer.weight_decay
 
 
 def test_muons_own_key_scales_the_steps_of_other_weights(config: ComposeConfig) -> None:
     checked = config("optimizer=muon", "optimizer.others=7")
-    network = compiled.initial_network(checked, 10, [0])
+    network = networks.initial_network(checked, TEN, [0])
     assert network.model.optimizer.other_weights_lr_scale == 7
 
 
@@ -58,8 +62,8 @@ def test_an_epoch_in_one_graph_agrees_with_keras_fit(
         *options,
     )
     (x, y), (x_val, y_val) = load_dataset(checked.data).splits(checked.data)
-    network = compiled.initial_network(checked, 10, [0])
-    model = compiled.keras_model(checked, 10)
+    network = networks.initial_network(checked, TEN, [0])
+    model = networks.keras_model(checked, TEN)
     model.set_weights(network.model.get_weights())
 
     metrics = network.fit(tf.constant(x), tf.constant(y), 0, 1)[0]
@@ -92,8 +96,8 @@ def test_a_mirrored_model_finds_the_same_for_an_image_and_its_mirror_image(
 ) -> None:
     checked = config("model.mirror=true", "model.dropout=0.3", f"training.precision={precision}")
     images = load_dataset(checked.data).test[0][:8]
-    network = compiled.initial_network(checked, 10, [0])
-    model = trainer.to_keras_model(checked, 10, network.weights()[0])
+    network = networks.initial_network(checked, TEN, [0])
+    model = trainer.to_keras_model(checked, TEN, network.weights()[0])
     model.save(tmp_path / "model.keras")
     probabilities = keras.models.load_model(tmp_path / "model.keras")(images)
     assert probabilities.dtype == tf.float32
@@ -106,11 +110,11 @@ def test_a_mirrored_model_finds_the_same_for_an_image_and_its_mirror_image(
 
 def test_a_network_is_used_again_for_its_shape_and_starts_afresh(config: ComposeConfig) -> None:
     first = train_first(config("model.dropout=0.3"))
-    networks = dict(compiled.cache.networks)
+    known = dict(networks.cache.networks)
     different = train_first(
         config("model.dropout=0.3", "optimizer.learning_rate=0.01", "training.seed=3")
     )
-    assert compiled.cache.networks == networks, (
+    assert networks.cache.networks == known, (
         "another seed and another learning rate need no new graph"
     )
     assert not np.allclose(first.weights[0], different.weights[0])
@@ -139,10 +143,12 @@ def test_a_network_is_used_again_for_its_shape_and_starts_afresh(config: Compose
 def test_the_shape_of_a_network_is_what_its_graphs_depend_on(
     config: ComposeConfig, changed: str, is_same: bool
 ) -> None:
-    base = network_shape(config(), 10, 1)
-    assert (network_shape(config(changed), 10, 1) == base) is is_same
-    assert network_shape(config(), 9, 1) != base
-    assert network_shape(config(), 10, 2) != base
+    base = network_shape(config(), TEN, 1)
+    assert (network_shape(config(changed), TEN, 1) == base) is is_same
+    assert network_shape(config(), Signature(9), 1) != base
+    assert network_shape(config(), Signature(10, shape=(28, 28, 1)), 1) != base
+    assert network_shape(config(), TEN, 2) != base
+    assert network_shape(config(), TEN, 1, by_fit=True) != base
 
 
 def test_a_cache_that_is_full_forgets_the_network_that_was_used_longest_ago(
@@ -151,26 +157,26 @@ def test_a_cache_that_is_full_forgets_the_network_that_was_used_longest_ago(
     built = []
 
     class Built:
-        def __init__(self, *arguments: object) -> None:
+        def __init__(self, *arguments: object, by_fit: bool) -> None:
             built.append(self)
 
-    monkeypatch.setattr(compiled, "Network", Built)
+    monkeypatch.setattr(networks, "Network", Built)
     cache = NetworkCache(2)
-    first = cache.get(config("model.filters=2"), 10, 1)
-    second = cache.get(config("model.filters=3"), 10, 1)
-    assert cache.get(config("model.filters=2"), 10, 1) is first
-    cache.get(config("model.filters=4"), 10, 1)
+    first = cache.get(config("model.filters=2"), TEN, 1)
+    second = cache.get(config("model.filters=3"), TEN, 1)
+    assert cache.get(config("model.filters=2"), TEN, 1) is first
+    cache.get(config("model.filters=4"), TEN, 1)
     assert len(cache.networks) == 2
-    assert cache.get(config("model.filters=2"), 10, 1) is first
-    assert cache.get(config("model.filters=3"), 10, 1) is not second
+    assert cache.get(config("model.filters=2"), TEN, 1) is first
+    assert cache.get(config("model.filters=3"), TEN, 1) is not second
     assert len(built) == 4
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
 def test_a_schedule_moves_the_learning_rate(config: ComposeConfig, schedule: str) -> None:
     checked = config(f"training.schedule={schedule}", "optimizer.learning_rate=0.01")
-    network = compiled.initial_network(checked, 10, [0])
-    (images, labels), _ = trainer.tensors(load_dataset(checked.data), checked.data)
+    network = networks.initial_network(checked, TEN, [0])
+    (images, labels), _ = inputs.tensors(load_dataset(checked.data), checked.data)
     rates = []
     for epoch in range(4):
         network.fit(images, labels, epoch, 4)

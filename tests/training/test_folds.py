@@ -8,7 +8,7 @@ import numpy as np
 from support_training import ComposeConfig, all_weights, train, train_again, train_and_die
 
 from cifar_hpo.data.dataset import load_dataset
-from cifar_hpo.training.trainer import tensors
+from cifar_hpo.training.inputs import tensors
 
 FOLDS = ["training.replicas=2", "data.folds=2", "training.epochs=2"]
 

@@ -15,12 +15,15 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from cifar_hpo.training import _keras
+from cifar_hpo.training.signature import Signature
 
 MEND = f"(Keras {keras.__version__}): mend training/_keras.py"
 """The end of every message."""
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), np.uint8)
 LABELS = (np.arange(20) % 2).astype(np.uint8)
+TWO = Signature(2, shape=(4, 4, 3))
+"""Of these."""
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +71,70 @@ def test_layers_draw_their_seeds_from_pythons_random() -> None:
     assert random.random() == random.Random(3).random()
 
 
+def test_fit_begins_to_read_a_stream_so_often_for_an_epoch() -> None:
+    orders = []
+    stream = tf.data.Dataset.range(20).shuffle(20, seed=3)
+    for _ in range(2 * _keras.ITERATORS_OF_FIT + 1):
+        orders.append(list(stream.as_numpy_iterator()))
+
+    model = small_model()
+    seen: list[Any] = []
+
+    class Keep(keras.metrics.Metric):  # type: ignore[misc]
+        def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+            seen.extend(y_true.numpy().ravel().tolist())
+
+        def result(self) -> Any:
+            return 0.0
+
+    def first(_: Any, outputs: Any) -> Any:
+        return outputs[:, 0]
+
+    model.compile("sgd", first, metrics=[Keep()], run_eagerly=True)
+    images = tf.zeros((4, 4, 3), tf.uint8)
+    again = tf.data.Dataset.range(20).shuffle(20, seed=3)
+    batches = again.map(lambda number: (images, number)).batch(5)
+    for epoch in range(3):
+        model.fit(batches, epochs=epoch + 1, initial_epoch=epoch, shuffle=False, verbose=0)
+    for epoch in range(3):
+        order = seen[epoch * 20 : (epoch + 1) * 20]
+        assert order == orders[epoch * _keras.ITERATORS_OF_FIT], (
+            f"fit begins to read a stream another number of times {MEND}'s ITERATORS_OF_FIT"
+        )
+
+
+def test_models_that_train_in_a_way_of_their_own_are_told_apart() -> None:
+    class Own(keras.Model):  # type: ignore[misc]
+        def train_step(self, data: Any) -> Any:
+            return {}
+
+    assert not _keras.trains_itself(small_model()), (
+        f"fit and train_step are no longer Model's own {MEND}'s OWN_TRAINING"
+    )
+    assert _keras.trains_itself(Own())
+
+
+def test_a_model_s_optimizers_are_its_own_and_those_among_its_attributes() -> None:
+    model = small_model("adam")
+    model.another = keras.optimizers.SGD()
+    assert _keras.optimizers(model) == [model.optimizer, model.another], (
+        f"a model no longer has its optimizers as attributes {MEND}'s optimizers"
+    )
+    _keras.create_variables(model, TWO)
+    variables = _keras.training_variables(model)
+    for optimizer in _keras.optimizers(model):
+        for variable in optimizer.variables:
+            assert any(variable is known for known in variables)
+
+
+def test_a_model_that_was_compiled_without_a_loss_has_none() -> None:
+    model = small_model()
+    assert _keras.has_loss(model), f"a compiled model's loss is no longer in loss {MEND}'s has_loss"
+    without = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    without.compile("sgd")
+    assert not _keras.has_loss(without), f"loss is no longer None without one {MEND}'s has_loss"
+
+
 def test_releasing_the_global_state_begins_the_names_of_layers_anew() -> None:
     keras.layers.Dense(1)
     _keras.release_global_state()
@@ -77,7 +144,7 @@ def test_releasing_the_global_state_begins_the_names_of_layers_anew() -> None:
 
 def test_a_step_in_a_graph_makes_no_variables_after_they_were_created() -> None:
     model = small_model("adam")
-    _keras.create_variables(model)
+    _keras.create_variables(model, TWO)
     before = [id(variable) for variable in variables_of(model)]
 
     @tf.function  # type: ignore[untyped-decorator]
@@ -94,7 +161,7 @@ def test_a_step_in_a_graph_makes_no_variables_after_they_were_created() -> None:
 
 def test_a_training_step_updates_weights_dropout_loss_and_metrics() -> None:
     model = small_model()
-    _keras.create_variables(model)
+    _keras.create_variables(model, TWO)
     model.reset_metrics()
     before = model.get_weights()
     state = dropout_of(model).seed_generator.state.numpy()
@@ -173,7 +240,7 @@ def test_sgd_keeps_the_sum_of_a_weights_steps() -> None:
 
 def test_an_optimizer_with_use_ema_keeps_averages_in_the_order_of_the_weights() -> None:
     model = small_model(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.75))
-    _keras.create_variables(model)
+    _keras.create_variables(model, TWO)
     history = []
     for _ in range(2):
         _keras.train_step(model, tf.constant(IMAGES), tf.constant(LABELS))

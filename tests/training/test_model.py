@@ -16,15 +16,17 @@ from hydra import compose, initialize_config_dir
 from cifar_hpo.config.app import ACTIVATIONS, Model, validate_config
 from cifar_hpo.paths import CONF, SWEEPS
 from cifar_hpo.training.model import NEVER_FALLING, build, whitening_weights, with_flip_tta
+from cifar_hpo.training.signature import Signature
 
 
 def model_config(*overrides: str) -> Model:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return validate_config(compose("config", list(overrides))).model
+        built_in: Model = validate_config(compose("config", list(overrides))).model
+    return built_in
 
 
 def model(*overrides: str) -> keras.Model:
-    return build(model_config(*overrides), 10)
+    return build(model_config(*overrides), Signature(10))
 
 
 def parameters(filters: list[int], kernel: int, dense: int = 64) -> int:
@@ -131,13 +133,14 @@ def base_model(sweep: dict[str, Any]) -> str:
 )
 def test_parameters_are_counted_as_the_built_model_has_them(overrides: list[str]) -> None:
     config = model_config("model.kernel_size=3", *overrides)
-    assert config.parameters(7) == build(config, 7).count_params()
-    assert config.parameters(7) == build(config, 7, 1).count_params()
-    assert 3 * config.parameters(7) == build(config, 7, 3).count_params()
+    seven = Signature(7)
+    assert config.parameters(7) == build(config, seven).count_params()
+    assert config.parameters(7) == build(config, seven, 1).count_params()
+    assert 3 * config.parameters(7) == build(config, seven, 3).count_params()
 
 
 def test_several_replicas_are_one_model_with_an_axis_for_them() -> None:
-    built = build(model_config("model.filters=2"), 10, 3)
+    built = build(model_config("model.filters=2"), Signature(10), 3)
     assert built(np.zeros((4, 32, 32, 3), np.uint8)).shape == (4, 3, 10)
 
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from cifar_hpo.data.labels import CLASSES
 from cifar_hpo.training import replicas
 
 LABELS = np.array([0, 1, 2, 1], np.uint8)
@@ -45,7 +46,7 @@ def test_unstack_takes_out_what_stack_replicas_put_in(replica_count: int) -> Non
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_the_loss_of_a_fused_model_is_the_sum_over_replicas(smoothing: float) -> None:
     probabilities = random_probabilities(2)
-    loss = replicas.loss(smoothing)
+    loss = replicas.loss(CLASSES, smoothing)
     labels = tf.constant(LABELS)
     summed = loss(labels, tf.constant(probabilities)).numpy()
     apart = [loss(labels, tf.constant(probabilities[:, replica])).numpy() for replica in range(2)]
@@ -54,18 +55,18 @@ def test_the_loss_of_a_fused_model_is_the_sum_over_replicas(smoothing: float) ->
 
 
 @pytest.mark.parametrize(
-    ("replica_count", "smoothing", "names"),
+    ("replica_count", "with_loss", "names"),
     [
-        (1, 0.0, ["replica_accuracy"]),
-        (1, 0.1, ["replica_loss", "replica_accuracy"]),
-        (2, 0.0, ["replica_loss", "replica_accuracy"]),
+        (1, False, ["replica_metric"]),
+        (1, True, ["replica_loss", "replica_metric"]),
+        (2, True, ["replica_loss", "replica_metric"]),
     ],
 )
 def test_metrics_are_means_over_images_for_each_replica(
-    replica_count: int, smoothing: float, names: list[str]
+    replica_count: int, with_loss: bool, names: list[str]
 ) -> None:
     probabilities = random_probabilities(replica_count)
-    metrics = replicas.metrics(replica_count, smoothing)
+    metrics = replicas.metrics(CLASSES, replica_count, with_loss=with_loss)
     assert [metric.name for metric in metrics] == names
     given = probabilities if replica_count > 1 else probabilities[:, 0]
     for metric in metrics:

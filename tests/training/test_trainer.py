@@ -14,8 +14,10 @@ from support_training import (
 )
 
 from cifar_hpo.data.dataset import load_dataset
+from cifar_hpo.data.labels import CLASSES
 from cifar_hpo.errors import ConfigError, TrialError
-from cifar_hpo.training import compiled, replicas, trainer
+from cifar_hpo.training import networks, replicas, trainer
+from cifar_hpo.training.signature import Signature
 
 ONE_STEP = [
     "training.epochs=1",
@@ -78,7 +80,7 @@ def test_every_optimizer_learns_and_either_precision(
     assert accuracy == pytest.approx(trained.metrics["test_accuracy"])
     assert (trained.confidence >= 0.25).all()
     assert (trained.confidence <= 1).all()
-    model = trainer.to_keras_model(checked, 10, trained.weights)
+    model = trainer.to_keras_model(checked, Signature(10), trained.weights)
     wanted = "sgd" if optimizer == "muon" else optimizer
     assert type(model.optimizer).__name__.lower() == wanted
 
@@ -107,7 +109,7 @@ def test_a_batch_larger_than_the_data_is_refused(config: ComposeConfig) -> None:
 
 
 def test_the_average_of_the_weights_is_what_is_evaluated(config: ComposeConfig) -> None:
-    start = compiled.initial_network(config(*ONE_STEP), 10, [0]).weights()[0]
+    start = networks.initial_network(config(*ONE_STEP), Signature(10), [0]).weights()[0]
     after_one = train_first(config(*ONE_STEP)).weights
     after_two = train_first(config(*ONE_STEP, "training.epochs=2")).weights
     averaged = train_first(
@@ -133,12 +135,12 @@ def test_smoothing_is_for_learning_and_not_for_the_losses_that_are_compared(
     moved_smoothed = train_first(config(*ONE_STEP, "training.label_smoothing=0.3"))
     assert not np.allclose(all_weights(moved), all_weights(moved_smoothed), atol=1e-5)
 
-    model = trainer.to_keras_model(config(*at_rest), 10, plain.weights)
+    model = trainer.to_keras_model(config(*at_rest), Signature(10), plain.weights)
     images, labels = load_dataset(config().data).test
     probabilities = tf.constant(model.predict(images, verbose=0))
     shares = tf.one_hot(labels, 10) * 0.7 + 0.03
     wanted = -tf.reduce_sum(shares * tf.math.log(probabilities), axis=1)
-    losses = replicas.loss(0.3)(tf.constant(labels), probabilities)
+    losses = replicas.loss(CLASSES, 0.3)(tf.constant(labels), probabilities)
     assert losses.numpy() == pytest.approx(wanted.numpy(), rel=1e-4)
 
 
@@ -219,7 +221,7 @@ def test_a_fused_replica_ends_like_the_same_seed_alone(
     fused, _ = train(config(*options, "training.replicas=2", "training.seed=5"))
     for number, replica in enumerate(fused):
         single = train_first(config(*options, f"training.seed={5 + number}"))
-        start = compiled.initial_network(config(*options), 10, [5 + number]).weights()[0]
+        start = networks.initial_network(config(*options), Signature(10), [5 + number]).weights()[0]
         moved = 0.0
         for weight, alone, initial in zip(replica.weights, single.weights, start, strict=True):
             assert weight == pytest.approx(alone, abs=2e-5)
@@ -228,7 +230,7 @@ def test_a_fused_replica_ends_like_the_same_seed_alone(
         assert replica.metrics["val_loss"] == pytest.approx(single.metrics["val_loss"], abs=1e-4)
         assert replica.metrics["parameters"] == single.metrics["parameters"]
 
-        model = trainer.to_keras_model(config(*options), 10, replica.weights)
+        model = trainer.to_keras_model(config(*options), Signature(10), replica.weights)
         assert model.count_params() == replica.metrics["parameters"]
         images, labels = load_dataset(config(*options).data).test
         scores = model.evaluate(images, labels, verbose=0, return_dict=True)
