@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -70,13 +71,28 @@ def per_class(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     return figure
 
 
-def misclassified(images: NDArray[np.uint8], titles: Sequence[str]) -> Figure:
-    """Images (n, 32, 32, 3) under titles that say what they are and were taken for."""
+def _as_picture(image: NDArray[Any]) -> NDArray[Any]:
+    """An image (h, w, c) as (h, w) of any range, or (h, w, 3 or 4) of bytes or floats to 1."""
+    if image.shape[2] not in (3, 4):
+        return image[:, :, 0]
+    if image.dtype == np.uint8:
+        return image
+    low, high = min(float(image.min()), 0.0), max(float(image.max()), 1.0)
+    scaled: NDArray[Any] = (image - low) / (high - low)
+    return scaled
+
+
+def misclassified(images: NDArray[Any], titles: Sequence[str]) -> Figure:
+    """Images (n, h, w, c) under titles that say what they are and were taken for.
+
+    One of other channels than a picture's is shown by its first, and floats that leave 0 to 1 by
+    their own range.
+    """
     rows = -(-len(images) // COLUMNS)
     figure, grid = plt.subplots(rows, COLUMNS, figsize=(9, 1.35 * rows), squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, image, title in zip(grid.flat, images, titles, strict=False):
-        axes.imshow(image, interpolation="nearest")
+        axes.imshow(_as_picture(image), interpolation="nearest", cmap="gray")
         axes.set_title(title, fontsize=7)
     return figure

@@ -30,6 +30,9 @@ class StoredRuns(Protocol):
         """Names of a study's runs that are at work, and their values so far. Raises StudyError
         where the store can't be read."""
 
+    def classifies(self, run_id: str) -> bool:
+        """Whether a run's model tells classes apart; True also where nobody can say."""
+
     def confusion(self, run_id: str) -> tuple[NDArray[Any], Sequence[str]]:
         """Test images by true (rows) and predicted class, (c, c), and the classes' names."""
 

@@ -26,6 +26,9 @@ class FakeRuns:
     def running(self, parent: str, metric: str) -> Sequence[tuple[str, Sequence[float]]]:
         return [("filters=4", [0.1, 0.3]), ("filters=8", [])]
 
+    def classifies(self, run_id: str) -> bool:
+        return True
+
     def confusion(self, run_id: str) -> tuple[NDArray[Any], Sequence[str]]:
         return np.array([[8, 2], [0, 0]]), ["cat", "dog"]
 

@@ -138,6 +138,17 @@ def test_runs_have_curves_and_the_best_model_s_mistakes(tmp_path: Path) -> None:
     assert names(comparison) == ["timeline"]
 
 
+def test_a_model_that_tells_no_classes_apart_confuses_none(tmp_path: Path) -> None:
+    class Numbers(FakeRuns):
+        def classifies(self, run_id: str) -> bool:
+            return False
+
+    comparison = logged(compared(tmp_path, [({"x": 1}, [0.5, 0.6]), ({"x": 2}, [0.4, 0.3])]))
+    drawn = names(comparison, Numbers())
+    assert "learning_curves" in drawn
+    assert "confusion_matrix" not in drawn
+
+
 def test_every_chart_can_be_drawn(tmp_path: Path) -> None:
     outcomes = []
     for place in range(4):
@@ -253,9 +264,16 @@ def test_of_many_classes_the_worst_are_shown() -> None:
     assert axes.get_yticklabels()[0].get_text() == "class 0"
 
 
-def test_misclassified_images_stand_in_rows_of_eight() -> None:
-    figure = image_figures.misclassified(np.zeros((9, 32, 32, 3), np.uint8), ["cat\nis dog"] * 9)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_misclassified_images_of_any_kind_stand_in_rows_of_eight(
+    channels: int, dtype: type
+) -> None:
+    images = np.full((9, 20, 32, channels), 7, dtype)
+    images[:, 0] = 0 if dtype == np.uint8 else -7
+    figure = image_figures.misclassified(images, ["cat\nis dog"] * 9)
     assert len(figure.axes) == 16
+    figure.savefig(io.BytesIO())
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
