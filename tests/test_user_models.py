@@ -1,0 +1,103 @@
+"""Sweeps of a user's own models through the command line: killed and resumed, reported, asked."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import optuna
+import psutil
+import pytest
+from PIL import Image
+from support import clean, run_in, wait_for
+
+from cifar_hpo.paths import CHECKPOINT, CHECKPOINT_BEFORE
+from cifar_hpo.study.ranking import OUTCOME
+
+Folder = Callable[[str], Path]
+
+MODELS = {
+    "resnet": "_target_: my_models.resnet\ndepth: 1\nwidth: 2\n",
+    "own_step": "_target_: my_models.OwnStep\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, migrated: Path) -> Folder:
+    """Makes a folder where a user's models may be called, and stand in a config group."""
+
+    def made(name: str) -> Path:
+        here = tmp_path / name
+        (here / "conf" / "model").mkdir(parents=True)
+        shutil.copy(migrated, here)
+        shutil.copy(Path(__file__).with_name("own_models.py"), here / "my_models.py")
+        (here / "pyproject.toml").write_text('[tool.cifar_hpo]\nallow = ["my_models"]\n')
+        for model, config in MODELS.items():
+            (here / "conf" / "model" / f"{model}.yaml").write_text(config)
+        return here
+
+    return made
+
+
+def sweep(npz: Path, *arguments: str) -> list[str]:
+    data = ["data=npz", f"data.path={npz}", "data.train_size=100", "training.batch_size=50"]
+    options = ["hydra.sweeper.study_name=s", "hydra.launcher.n_workers=1"]
+    return ["-m", "-cd", "conf", *data, *options, *arguments]
+
+
+def outcomes(here: Path) -> list[dict[str, float]]:
+    """The metrics of each trial but for the time that it took."""
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{here}/mlruns/studies.db")
+    metrics = [trial.user_attrs[OUTCOME]["metrics"] for trial in study.trials]
+    return [{**values, "train_seconds": 0.0} for values in metrics]
+
+
+def test_a_killed_sweep_of_a_user_s_model_ends_as_if_it_had_not_been_and_is_asked(
+    folder: Folder, npz: Path
+) -> None:
+    killed, whole = folder("killed"), folder("whole")
+    arguments = sweep(npz, "model=resnet", "model.width=3", "training.epochs=30")
+    command = [sys.executable, "-m", "cifar_hpo", *arguments]
+    trial = killed / "mlruns" / "outputs" / "s" / "0"
+    before = trial / CHECKPOINT_BEFORE.format(checkpoint=CHECKPOINT.format(replica=0))
+    with subprocess.Popen(command, cwd=killed, env=clean(), stderr=subprocess.DEVNULL) as started:
+        wait_for(before.exists, seconds=120)
+        family = [
+            psutil.Process(started.pid),
+            *psutil.Process(started.pid).children(recursive=True),
+        ]
+        for process in family:
+            process.kill()
+    resumed = run_in(killed, *arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert run_in(whole, *arguments).returncode == 0
+    (values,) = outcomes(killed)
+    assert values["epochs"] == 30
+    assert outcomes(whole) == [values], "bit for bit"
+
+    with np.load(npz) as arrays:
+        Image.fromarray(arrays["x_test"][0]).resize((64, 64)).save(killed / "one.png")
+    asked = run_in(killed, "one.png", module="cifar_hpo.predict")
+    assert re.search(r"one\.png(?: +class \d 0\.\d{3}){3}", asked.stdout), asked.stderr
+
+
+def test_a_sweep_over_models_says_what_trains_in_another_way(folder: Folder, npz: Path) -> None:
+    here = folder("models")
+    swept = run_in(here, *sweep(npz, "model=own_step,resnet", "training.epochs=1"))
+    assert swept.returncode == 0, swept.stderr
+    said = "model: my_models.OwnStep trains in a way of its own, so Keras' fit trains it"
+    assert (swept.stdout + swept.stderr).count(said) == 1
+    assert len(outcomes(here)) == 2
+    again = run_in(here, *sweep(npz, "model=own_step,resnet", "training.epochs=1"))
+    assert again.returncode == 0, "it is the same study"
+
+    wrong = run_in(here, *sweep(npz, "+model.dept=2", "model=resnet", "hydra.sweeper.study_name=t"))
+    assert wrong.returncode == 2
+    (line,) = [line for line in wrong.stderr.splitlines() if "error" in line]
+    assert line.startswith("error: model.dept: my_models.resnet has no such argument; it has depth")
+    assert not (here / "mlruns" / "outputs" / "t" / "0").exists(), "no worker was started"
