@@ -20,7 +20,7 @@ from cifar_hpo.config.app import Config
 from cifar_hpo.config.fields import flat
 from cifar_hpo.console import Heartbeat, clock
 from cifar_hpo.data.labels import CLASSES, NUMBERS
-from cifar_hpo.metrics import ReplicaMetrics, direction_of
+from cifar_hpo.metrics import ReplicaMetrics, better, direction_of, is_best, without_best
 from cifar_hpo.trial import Context, Progress
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Attempt:
         self.epochs = checked.training.epochs * (1 if is_fused else self.replicas)
         self.done = 0
         self.restored = 0
+        self.best: dict[int, float] = {}  # so far, of each replica, where it is the study's metric
 
     def begin(self) -> None:
         """Say that training begins, and in which run."""
@@ -87,7 +88,7 @@ class Attempt:
         """Log an epoch of the replicas in `values`, and ask whether to go on. Raises Pruned."""
         self.done += 1
         self.restored += restored
-        metrics = ReplicaMetrics(values)
+        metrics = ReplicaMetrics(self._with_best(values))
         self.run.log_metrics(epoch + 1, metrics.epoch(self.replicas))
         mean = metrics.mean()
         if not restored:
@@ -98,6 +99,20 @@ class Attempt:
             trial.report(Progress(self.done, self.epochs, value, run_id, self.restored))
         if self.epoch_log:
             self.epoch_log.epoch_ended(mean, restored=restored)
+
+    def _with_best(
+        self, values: Mapping[int, Mapping[str, float]]
+    ) -> Mapping[int, Mapping[str, float]]:
+        """The same, with the best so far where the study's metric is the best over the epochs."""
+        name = without_best(self.metric)
+        if not is_best(self.metric) or any(name not in metrics for metrics in values.values()):
+            return values
+        extended = {}
+        for replica, metrics in values.items():
+            before = self.best.get(replica, metrics[name])
+            self.best[replica] = better(name, before, metrics[name])
+            extended[replica] = {**metrics, self.metric: self.best[replica]}
+        return extended
 
     def finish(self, trained: Sequence[Trained]) -> dict[str, float]:
         """Log what came of it, with the best replica's predictions and model; returns metrics."""

@@ -2,7 +2,8 @@
 
 In flat form, which is how they are stored and logged, `val_accuracy` is the mean over replicas,
 `val_accuracy_std` its sample standard deviation, and `replica_0/val_accuracy` one replica's own.
-With a single replica there is the plain name alone.
+With a single replica there is the plain name alone. `val_accuracy_best` is the best over the
+epochs, of each replica by itself, before any mean.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from statistics import fmean, stdev
 
 SPREAD = "_std"
+BEST = "_best"
+VALIDATION = "val_"
+"""Begins the names of metrics on the validation images."""
+
 OF_A_REPLICA = re.compile(r"replica_(\d+)/(.+)")
 
 NOT_IN_A_NAME = re.compile(r"[^\w. -]")
@@ -126,6 +132,36 @@ def is_spread(name: str) -> bool:
 def without_spread(name: str) -> str:
     """The metric of which this name is the spread; the name itself where it is none."""
     return name.removesuffix(SPREAD)
+
+
+def best_name(name: str) -> str:
+    """The name under which a metric's best value over the epochs is stored."""
+    return name + BEST
+
+
+def is_best(name: str) -> bool:
+    """Whether this is the name of a best value over epochs."""
+    return name.endswith(BEST)
+
+
+def without_best(name: str) -> str:
+    """The metric of which this name is the best value; the name itself where it is none."""
+    return name.removesuffix(BEST)
+
+
+def better(name: str, first: float, second: float) -> float:
+    """The better of two values of a metric."""
+    return max(first, second) if direction_of(name) == "maximize" else min(first, second)
+
+
+def best_over_epochs(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The best value of each validation metric, under its own name; history: one or more epochs."""
+    best = {}
+    for name in history[0]:
+        if name.startswith(VALIDATION):
+            values = [metrics[name] for metrics in history]
+            best[best_name(name)] = reduce(partial(better, name), values)
+    return best
 
 
 def values_by_replica(flat: Mapping[str, float], name: str) -> dict[int, float]:

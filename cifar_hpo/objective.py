@@ -26,7 +26,7 @@ from cifar_hpo.config.app import Config
 from cifar_hpo.errors import ConfigError, TrialError, UserError, exit_with
 from cifar_hpo.examination import Examination, set_up_training
 from cifar_hpo.left_results import LeftResults
-from cifar_hpo.metrics import is_spread
+from cifar_hpo.metrics import is_spread, without_best
 from cifar_hpo.trial import FINISHED, Context, Pruned, TrialResult
 from cifar_hpo.trust import Call
 
@@ -61,16 +61,29 @@ class Objective:
         "val_loss",
         "accuracy",
         "loss",
+        "val_accuracy_best",
+        "val_loss_best",
         "test_accuracy",
         "test_loss",
         "val_mae",
+        "val_mae_best",
         "mae",
         "test_mae",
         "parameters",
         "train_seconds",
         "epochs",
     )
-    epoch_metrics = ("val_accuracy", "val_loss", "accuracy", "loss", "val_mae", "mae")
+    epoch_metrics = (
+        "val_accuracy",
+        "val_loss",
+        "accuracy",
+        "loss",
+        "val_mae",
+        "mae",
+        "val_accuracy_best",
+        "val_loss_best",
+        "val_mae_best",
+    )
     whole_keys = app.whole_number_keys()
     logs_itself = True
     imports = (
@@ -211,7 +224,7 @@ class Objective:
             return "a spread needs training.replicas=2 or more"
         if "accuracy" in metric and self._predicts_numbers(checked):
             return "its labels are numbers; take val_loss"
-        if metric.endswith("mae") and self._is_known_without_numbers(checked):
+        if without_best(metric).endswith("mae") and self._is_known_without_numbers(checked):
             return "its labels are no numbers; take val_accuracy"
         return ""
 

@@ -18,6 +18,7 @@ from cifar_hpo.attempt import Attempt, EpochLog, attempt_record, model_about
 from cifar_hpo.config.app import SYNTHETIC_NOTICE, validate_config
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.data.labels import CLASSES, NUMBERS, SEVERAL
+from cifar_hpo.metrics import without_best
 from cifar_hpo.tracking.attempts import AttemptRun
 from cifar_hpo.trial import Context, Progress
 
@@ -120,11 +121,11 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
     return progress
 
 
-def attempt(tmp_path: Path, *overrides: str) -> tuple[Any, FakeRun]:
+def attempt(tmp_path: Path, *overrides: str, metric: str = "val_loss") -> tuple[Any, FakeRun]:
     run = FakeRun()
     dataset = small_dataset(tmp_path)
     config = validate_config(composed("training.epochs=2", *overrides))
-    return Attempt(config, dataset, cast(AttemptRun, run), "val_loss", None), run
+    return Attempt(config, dataset, cast(AttemptRun, run), metric, None), run
 
 
 def test_an_attempt_logs_and_reports_each_epoch(tmp_path: Path, reported: list[Progress]) -> None:
@@ -156,6 +157,37 @@ def test_of_replicas_that_train_one_after_the_other_the_first_is_judged(
     opened.on_epoch(0, {1: {"val_loss": 3.0}}, restored=False)
     assert run.logged == [(1, {"replica_0/val_loss": 1.0}), (1, {"replica_1/val_loss": 3.0})]
     assert reported == [Progress(1, 4, 1.0, "abc"), Progress(2, 4, None, "abc")]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best"),
+    [
+        ("val_loss_best", [2.0, 1.0, 3.0], [2.0, 1.0, 1.0]),
+        ("val_accuracy_best", [0.2, 0.1, 0.3], [0.2, 0.2, 0.3]),
+    ],
+)
+def test_a_study_by_the_best_over_epochs_sees_the_best_so_far_also_of_restored_ones(
+    tmp_path: Path,
+    reported: list[Progress],
+    metric: str,
+    values: list[float],
+    best: list[float],
+) -> None:
+    opened, run = attempt(tmp_path, "training.epochs=3", metric=metric)
+    for epoch, value in enumerate(values):
+        opened.on_epoch(epoch, {0: {without_best(metric): value}}, restored=epoch == 0)
+    assert [logged[metric] for _, logged in run.logged] == best
+    assert [progress.value for progress in reported] == best[1:]
+
+
+def test_the_best_so_far_of_replicas_is_the_mean_of_each_one_s(
+    tmp_path: Path, reported: list[Progress]
+) -> None:
+    opened, run = attempt(tmp_path, "training.replicas=2", metric="val_loss_best")
+    opened.on_epoch(0, {0: {"val_loss": 1.0}, 1: {"val_loss": 6.0}}, restored=False)
+    opened.on_epoch(1, {0: {"val_loss": 5.0}, 1: {"val_loss": 3.0}}, restored=False)
+    assert [progress.value for progress in reported] == [3.5, 2.0]
+    assert run.logged[1][1]["replica_0/val_loss_best"] == 1.0
 
 
 def test_a_single_run_prints_each_epoch_and_the_time_left(

@@ -9,12 +9,17 @@ from mlflow import MlflowClient
 
 from cifar_hpo.metrics import (
     ReplicaMetrics,
+    best_name,
+    best_over_epochs,
     class_metrics,
     direction_of,
+    is_best,
+    is_spread,
     replica_name,
     spread_name,
     stored_names,
     values_by_replica,
+    without_best,
     without_spread,
 )
 
@@ -26,6 +31,45 @@ def test_the_stored_names_are_a_format() -> None:
     assert replica_name(3, "val_accuracy") == "replica_3/val_accuracy"
     assert spread_name("val_accuracy") == "val_accuracy_std"
     assert without_spread("val_accuracy_std") == without_spread("val_accuracy") == "val_accuracy"
+
+
+def test_a_best_value_has_a_name_of_its_own_and_a_spread_like_any_other() -> None:
+    assert best_name("val_accuracy") == "val_accuracy_best"
+    assert without_best("val_accuracy_best") == without_best("val_accuracy") == "val_accuracy"
+    assert is_best("val_loss_best")
+    assert not is_spread("val_loss_best")
+    spread = spread_name(best_name("val_accuracy"))
+    assert is_spread(spread)
+    assert not is_best(spread)
+    assert without_spread(spread) == "val_accuracy_best"
+
+
+def test_the_best_of_all_epochs_is_each_validation_metric_s_own() -> None:
+    history = [
+        {"loss": 3.0, "val_loss": 2.0, "val_accuracy": 0.3, "val_mae": 5.0},
+        {"loss": 2.0, "val_loss": 1.0, "val_accuracy": 0.5, "val_mae": 4.0},
+        {"loss": 1.0, "val_loss": 1.5, "val_accuracy": 0.6, "val_mae": 4.5},
+    ]
+    assert best_over_epochs(history) == {
+        "val_loss_best": 1.0,
+        "val_accuracy_best": 0.6,
+        "val_mae_best": 4.0,
+    }
+    assert best_over_epochs(history[:1])["val_loss_best"] == 2.0
+
+
+def test_the_best_of_replicas_is_the_mean_of_each_one_s_best() -> None:
+    """Not the best of their mean, which has other epochs."""
+    histories = [[{"val_loss": 1.0}, {"val_loss": 5.0}], [{"val_loss": 6.0}, {"val_loss": 3.0}]]
+    summary = ReplicaMetrics.from_list([best_over_epochs(history) for history in histories])
+    assert summary.summary() == pytest.approx(
+        {
+            "val_loss_best": 2.0,
+            "val_loss_best_std": 2.0**0.5,
+            "replica_0/val_loss_best": 1.0,
+            "replica_1/val_loss_best": 3.0,
+        }
+    )
 
 
 def test_a_summary_of_one_replica_has_the_plain_names_alone() -> None:
@@ -84,6 +128,9 @@ def test_what_a_summary_stores_is_found_again() -> None:
         ("loss", "minimize"),
         ("val_loss_std", "minimize"),
         ("val_accuracy_std", "minimize"),
+        ("val_accuracy_best", "maximize"),
+        ("val_loss_best", "minimize"),
+        ("val_accuracy_best_std", "minimize"),
         ("parameters", "minimize"),
         ("train_seconds", "minimize"),
     ],

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cifar_hpo.config.app import Config, Training
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import ConfigError, TrialError, disk_error
+from cifar_hpo.metrics import best_over_epochs
 from cifar_hpo.paths import CHECKPOINT
 from cifar_hpo.training import checkpoint
 from cifar_hpo.training.inputs import in_form, input_of
@@ -54,8 +55,9 @@ class OnEpoch(Protocol):
 class Trained:
     """A trained replica.
 
-    metrics: the last epoch's (with early stopping the best epoch's), test_loss, test_accuracy (of
-    numbers test_mae), parameters, train_seconds, epochs. outputs: for each test image, (n, k).
+    metrics: the last epoch's (with early stopping the best epoch's), the best over the epochs of
+    each validation metric, test_loss, test_accuracy (of numbers test_mae), parameters,
+    train_seconds, epochs. outputs: for each test image, (n, k).
     """
 
     weights: Weights
@@ -276,7 +278,7 @@ def _evaluate(training: _GroupTraining) -> list[Trained]:
         if training.config.training.early_stopping:
             counted = min(history, key=lambda metrics: metrics["val_loss"])
         scored = {f"test_{name}": value for name, value in test_scores[replica].items()}
-        metrics = {**counted, **scored, **sizes}
+        metrics = {**counted, **best_over_epochs(history), **scored, **sizes}
         trained.append(Trained(weights[replica], metrics, outputs[replica]))
     return trained
 

@@ -103,6 +103,29 @@ def test_early_stopping_keeps_the_best_epoch(config: ComposeConfig) -> None:
     assert trained.metrics["val_loss"] == min(metrics[0]["val_loss"] for metrics in epochs)
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_best_over_the_epochs_is_reported_beside_the_last(
+    config: ComposeConfig, replicas: int
+) -> None:
+    trained, epochs = train(
+        config(
+            "training.epochs=12",
+            "optimizer=sgd",
+            "optimizer.learning_rate=0.1",
+            f"training.replicas={replicas}",
+        )
+    )
+    differs = False
+    for number, replica in enumerate(trained):
+        losses = [metrics[number]["val_loss"] for metrics in epochs]
+        accuracies = [metrics[number]["val_accuracy"] for metrics in epochs]
+        assert replica.metrics["val_loss_best"] == min(losses)
+        assert replica.metrics["val_accuracy_best"] == max(accuracies)
+        assert replica.metrics["val_accuracy"] == accuracies[-1]
+        differs |= replica.metrics["val_loss_best"] < replica.metrics["val_loss"]
+    assert differs, "a step so long is not always forward"
+
+
 def test_a_batch_larger_than_the_data_is_refused(config: ComposeConfig) -> None:
     with pytest.raises(ConfigError, match=r"training\.batch_size: 600 is more than the 540"):
         train(config("training.batch_size=600"))
