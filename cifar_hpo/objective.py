@@ -55,6 +55,7 @@ class Objective:
         "data.split_seed": None,
         "data.folds": None,
         "data.name": None,
+        "training.early_stopping_metric": "val_loss",
     }
     metrics = (
         "val_accuracy",

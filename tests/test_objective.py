@@ -19,6 +19,8 @@ from cifar_hpo.errors import ConfigError, TrialError
 from cifar_hpo.objective import Objective, checkpoints_cleared
 from cifar_hpo.paths import CHECKPOINT
 from cifar_hpo.processor import fused_below
+from cifar_hpo.study.space import Space
+from cifar_hpo.sweep.identity import unvaried_config
 from cifar_hpo.task import as_task
 from cifar_hpo.tracking.reader import RunReader
 from cifar_hpo.trial import Pruned
@@ -210,6 +212,24 @@ def test_the_objective_has_every_hook_of_a_task() -> None:
     assert task.metrics == Objective.metrics
     assert task.imports == Objective.imports
     assert task.defaults_before == Objective.defaults_before
+
+
+def test_a_study_of_before_has_the_meaning_that_it_had() -> None:
+    config = composed("+training.more=1")
+    before = unvaried_config(config, Space({}), Objective.defaults_before)["training"]
+    assert before.keys() == {
+        "epochs",
+        "batch_size",
+        "precision",
+        "replicas",
+        "seed",
+        "schedule",
+        "label_smoothing",
+        "weight_averaging",
+        "early_stopping",
+        "threads",
+        "more",
+    }
 
 
 @pytest.fixture

@@ -346,7 +346,12 @@ class Training:
         below=1,
     )
     early_stopping: int | None = key(
-        "epochs without a better val_loss before a trial stops; null never", low=1
+        "epochs without a better training.early_stopping_metric before a trial stops; null never",
+        low=1,
+    )
+    early_stopping_metric: str = key(
+        "which epoch's weights early stopping keeps: those of the best",
+        choices=("val_loss", "val_accuracy", "val_mae"),
     )
     threads: int | None = key(
         "threads of a single run; null takes the launcher's share, else all cores", low=1
@@ -604,6 +609,11 @@ def validate_for_data(config: Config, shape: Shape, *, has_numbers: bool) -> Non
     if has_numbers and config.training.label_smoothing:
         problem = "these labels are numbers, which nothing can be taken off; set it to 0"
         raise ConfigError("training.label_smoothing", problem)
+    metric = config.training.early_stopping_metric
+    known = ("val_loss", "val_mae") if has_numbers else ("val_loss", "val_accuracy")
+    if config.training.early_stopping and metric not in known:
+        problem = f"there is no {metric} with these labels; there is {', '.join(known)}"
+        raise ConfigError("training.early_stopping_metric", problem)
 
 
 def validate_for_streams(config: Config) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from cifar_hpo.config.app import Config, Training
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import ConfigError, TrialError, disk_error
-from cifar_hpo.metrics import best_over_epochs
+from cifar_hpo.metrics import VALIDATION, best_over_epochs, direction_of
 from cifar_hpo.paths import CHECKPOINT
 from cifar_hpo.training import checkpoint
 from cifar_hpo.training.inputs import in_form, input_of
@@ -165,9 +165,11 @@ class _GroupTraining:
         self.network = initial_network(
             config, Signature.of(dataset), seeds, self.input.example, by_fit=self.input.by_fit
         )
+        metric = config.training.early_stopping_metric
         self.stopping = keras.callbacks.EarlyStopping(
-            "val_loss",
+            metric,
             patience=config.training.early_stopping or NEVER,
+            mode="max" if direction_of(metric) == "maximize" else "min",
             restore_best_weights=True,
         )
         self.callbacks = keras.callbacks.CallbackList(
@@ -210,6 +212,7 @@ class _GroupTraining:
         for replica_metrics, replica_scores in zip(metrics, scores, strict=True):
             for name, value in replica_scores.items():
                 replica_metrics[f"val_{name}"] = value
+        _require_stopping_metric(self.config.training, metrics[0])
         self.callbacks.on_epoch_end(epoch, metrics[0])
         self.network.swap_averaged_weights()
         self.epochs.append(metrics)
@@ -233,10 +236,29 @@ class _GroupTraining:
                 log.warning("no checkpoint could be written: %s", disk_error(error) or error)
             self.is_loss_said = True
 
+    def counted_epoch(self, history: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Of a replica's epochs the last one, with early stopping the first of the best, whose
+        weights it keeps."""
+        training = self.config.training
+        if not training.early_stopping:
+            return history[-1]
+        metric = training.early_stopping_metric
+        best = max if direction_of(metric) == "maximize" else min
+        return best(history, key=lambda metrics: metrics[metric])
+
     def end(self) -> None:
         """Leave the network with the weights that count: averaged, and the best epoch's."""
         self.network.swap_averaged_weights()
         self.callbacks.on_train_end()  # early stopping puts the best epoch's weights back
+
+
+def _require_stopping_metric(config: Training, metrics: Mapping[str, float]) -> None:
+    """Raise ConfigError where epochs have no such metric, of which Keras would only warn."""
+    metric = config.early_stopping_metric
+    if config.early_stopping and metric not in metrics:
+        known = ", ".join(name for name in metrics if name.startswith(VALIDATION))
+        problem = f"there is no {metric} with these labels; there is {known}"
+        raise ConfigError("training.early_stopping_metric", problem)
 
 
 def _refuse_divergence(metrics: Sequence[Mapping[str, float]], *, epoch: int) -> None:
@@ -274,9 +296,7 @@ def _evaluate(training: _GroupTraining) -> list[Trained]:
     test_scores = network.scores(outputs, images, in_form(labels, network.signature))
     for replica in range(network.replica_count):
         history = [epoch[replica] for epoch in training.epochs]
-        counted = history[-1]
-        if training.config.training.early_stopping:
-            counted = min(history, key=lambda metrics: metrics["val_loss"])
+        counted = training.counted_epoch(history)
         scored = {f"test_{name}": value for name, value in test_scores[replica].items()}
         metrics = {**counted, **best_over_epochs(history), **scored, **sizes}
         trained.append(Trained(weights[replica], metrics, outputs[replica]))

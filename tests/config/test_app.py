@@ -145,6 +145,7 @@ def test_multiplications_are_those_of_each_pixel_and_kernel(
         (["model.batch_norm=1"], "model.batch_norm: 1 is neither true nor false"),
         (["model.depth=7"], "model: layer 6 has no pixels left"),
         (["model.depth=2", "model.padding=valid", "model.kernel_size=20"], "model: layer 2 has no"),
+        (["training.early_stopping_metric=loss"], "'loss' is none of val_loss, val_accuracy, val_"),
         (["model.residual=true"], "model.residual: with one convolution of each width"),
         (
             [
@@ -215,6 +216,24 @@ def test_replicas_that_are_not_fused_have_a_reason(overrides: list[str], reason:
     checked = config.validate_config(compose("config", ["training.replicas=2", *overrides]))
     assert checked.is_fused is not bool(reason)
     assert checked.reason_not_fused.endswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("metric", "has_numbers", "known"),
+    [("val_mae", False, "val_loss, val_accuracy"), ("val_accuracy", True, "val_loss, val_mae")],
+)
+def test_early_stopping_by_a_metric_that_these_labels_do_not_have_is_refused(
+    metric: str, has_numbers: bool, known: str
+) -> None:
+    overrides = [f"training.early_stopping_metric={metric}", "training.early_stopping=2"]
+    checked = config.validate_config(compose("config", overrides))
+    config.validate_for_data(checked, (32, 32, 3), has_numbers=not has_numbers)
+    with pytest.raises(ConfigError) as refused:
+        config.validate_for_data(checked, (32, 32, 3), has_numbers=has_numbers)
+    problem = f"there is no {metric} with these labels; there is {known}"
+    assert str(refused.value) == f"training.early_stopping_metric: {problem}"
+    never = config.validate_config(compose("config", overrides[:1]))
+    config.validate_for_data(never, (32, 32, 3), has_numbers=has_numbers)
 
 
 @pytest.mark.parametrize(

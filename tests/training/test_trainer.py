@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -101,6 +103,41 @@ def test_early_stopping_keeps_the_best_epoch(config: ComposeConfig) -> None:
     )
     assert len(epochs) < 30
     assert trained.metrics["val_loss"] == min(metrics[0]["val_loss"] for metrics in epochs)
+
+
+@pytest.mark.parametrize(("metric", "best"), [("val_loss", min), ("val_accuracy", max)])
+def test_early_stopping_keeps_the_best_epoch_by_the_metric_that_is_asked_for(
+    config: ComposeConfig, metric: str, best: Callable[..., float]
+) -> None:
+    checked = config(
+        "training.early_stopping=2",
+        f"training.early_stopping_metric={metric}",
+        "training.epochs=30",
+        "optimizer=sgd",
+        "optimizer.learning_rate=0.1",
+    )
+    (trained,), epochs = train(checked)
+    values = [metrics[0][metric] for metrics in epochs]
+    assert len(epochs) < 30
+    assert trained.metrics[metric] == best(values) == trained.metrics[f"{metric}_best"]
+    kept = epochs[values.index(best(values))][0]
+    assert {name: trained.metrics[name] for name in kept} == kept, "all metrics are of one epoch"
+    dataset = load_dataset(checked.data)
+    images, labels = dataset.splits(checked.data)[1]
+    model = trainer.to_keras_model(checked, Signature.of(dataset), trained.weights)
+    scores = model.evaluate(images, labels, verbose=0, return_dict=True)
+    assert scores["accuracy"] == pytest.approx(kept["val_accuracy"])
+
+
+def test_early_stopping_by_a_metric_that_there_is_not_is_refused(config: ComposeConfig) -> None:
+    options = ["training.early_stopping=2", "training.early_stopping_metric=val_mae"]
+    with pytest.raises(ConfigError) as raised:
+        train(config(*options))
+    assert str(raised.value) == (
+        "training.early_stopping_metric: there is no val_mae with these labels; there is "
+        "val_loss, val_accuracy"
+    )
+    train(config("training.early_stopping_metric=val_mae"))  # nothing stops by it
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
