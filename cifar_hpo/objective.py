@@ -56,6 +56,7 @@ class Objective:
         "data.folds": None,
         "data.name": None,
         "training.early_stopping_metric": "val_loss",
+        "training.callbacks": [],
     }
     metrics = (
         "val_accuracy",
@@ -99,6 +100,7 @@ class Objective:
         self._prepared: dict[str, str] = {}
         self._streamed: set[str] = set()  # data, of those prepared, that come as streams
         self._examination = Examination()
+        self._made: set[str] = set()  # callbacks that could be made
 
     def validate(self, config: DictConfig) -> Config:
         """The typed form of a composed config; imports nothing heavy.
@@ -111,10 +113,11 @@ class Objective:
         """Decode the images once, and hold batch, splits and model against them.
 
         Returns the dataset's name and digest. Raises DataError where the images can't be had,
-        ConfigError where they are too few, or a model is none for them.
+        ConfigError where they are too few, or a model or callback is none for them.
         """
         identity = self._prepare_data(checked)
         self._check_model(checked)
+        self._try_callbacks(checked)
         return identity
 
     def _prepare_data(self, checked: Config) -> str:
@@ -124,6 +127,16 @@ class Objective:
         if key not in self._prepared:
             self._prepared[key] = self._prepare(checked)
         return self._prepared[key]
+
+    def _try_callbacks(self, checked: Config) -> None:
+        """Make the user's callbacks, once for all cells, to see that they can be made."""
+        key = repr((checked.training.callbacks, checked.training.schedule))
+        if not checked.training.callbacks or key in self._made:
+            return
+        with processor.quiet_tensorflow():
+            from cifar_hpo.training.callbacks import make_callbacks
+        make_callbacks(checked.training)
+        self._made.add(key)
 
     def _prepare(self, checked: Config) -> str:
         from cifar_hpo.data.dataset import load_dataset

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -327,7 +327,7 @@ class Training:
     precision: str = key("of the arithmetic", choices=("float32", "mixed_bfloat16"))
     replicas: int = key(
         "seeds to train: seed, seed + 1, …, as one network where layers are narrow, without "
-        "muon and early stopping; the value is their mean",
+        "muon, early stopping and callbacks; the value is their mean",
         low=1,
         high=64,
     )
@@ -352,6 +352,10 @@ class Training:
     early_stopping_metric: str = key(
         "which epoch's weights early stopping keeps: those of the best",
         choices=("val_loss", "val_accuracy", "val_mae"),
+    )
+    callbacks: list[Any] = key(
+        "Keras callbacks of yours, called around epochs and never at batches; conf/README.md shows "
+        "how one is given"
     )
     threads: int | None = key(
         "threads of a single run; null takes the launcher's share, else all cores", low=1
@@ -405,8 +409,9 @@ class Config:
         """Why replicas train one after the other; empty where they can be one network."""
         if isinstance(self.model, Call):
             return "a model of your own"  # whose layers may do anything with one another's channels
-        if self.training.early_stopping:
-            return "training.early_stopping"  # a replica ends at its own epoch
+        for name in ("early_stopping", "callbacks"):
+            if getattr(self.training, name):
+                return f"training.{name}"  # a replica ends at its own epoch
         if self.data.folds:
             return "data.folds"  # a replica has images of its own
         if isinstance(self.optimizer, Muon):
@@ -449,6 +454,7 @@ def validate_config(config: DictConfig) -> Config:
     _validate_folds(typed)
     _validate_data(typed.data)
     _validate_tags(typed.mlflow)
+    typed.training.callbacks = _parsed_callbacks(typed.training.callbacks)
     return typed
 
 
@@ -579,6 +585,17 @@ def _validate_section(path: str, section: Any, given: Any) -> None:
         # OmegaConf takes any number for a truth value.
         if isinstance(value, bool) and not isinstance(given[name], bool):
             raise ConfigError(f"{path}.{name}", f"{given[name]!r} is neither true nor false")
+
+
+def _parsed_callbacks(callbacks: Sequence[Any]) -> list[Call]:
+    """Each as a call; that its target may be called was seen before."""
+    calls = []
+    for place, node in enumerate(callbacks):
+        if not isinstance(node, dict) or not isinstance(node.get(TARGET), str):
+            problem = f"{node!r} is no callback; write {{{TARGET}: my_callbacks.Plot}}"
+            raise ConfigError(f"training.callbacks[{place}]", problem)
+        calls.append(Call.parse(node))
+    return calls
 
 
 def validate_sizes(model: Model, shape: Shape) -> None:

@@ -144,6 +144,12 @@ def random_state(dropout: keras.layers.Dropout) -> Any:
     return dropout.seed_generator.state
 
 
+def saves_by_epoch(callback: keras.callbacks.Callback) -> bool:
+    """Whether this is a ModelCheckpoint whose hook for batches does nothing."""
+    is_checkpoint = isinstance(callback, keras.callbacks.ModelCheckpoint)
+    return is_checkpoint and callback.save_freq == "epoch"
+
+
 def stopping_state(stopping: keras.callbacks.EarlyStopping) -> dict[str, Any]:
     """Where early stopping stands, without its best weights; None for what has no value yet."""
     state = {}

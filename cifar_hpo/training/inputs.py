@@ -59,7 +59,8 @@ def input_of(dataset: Dataset, config: Config, replica: int) -> ArrayInput | Str
 class ArrayInput:
     """Images in memory, for training and validation.
 
-    example: images that whitening is computed from. by_fit: whether Keras' `fit` must train.
+    example: images that whitening is computed from. steps: of an epoch. by_fit: whether Keras'
+    `fit` must train.
     """
 
     by_fit = False
@@ -68,6 +69,7 @@ class ArrayInput:
         self.training, self.validation = tensors(dataset, config.data, replica)
         self.example = self.training[0]
         _validate_batch_size(config.training, len(self.example))
+        self.steps = -(-len(self.example) // config.training.batch_size)
 
     def fit(self, network: Network, epoch: int, epochs: int) -> list[dict[str, float]]:
         return network.fit(*self.training, epoch, epochs)

@@ -52,6 +52,12 @@ class NetworkCache:
         self.networks[shape] = network
         return network
 
+    def forget(self, network: Network) -> None:
+        """Give it to nobody else."""
+        self.networks = {
+            shape: kept for shape, kept in self.networks.items() if kept is not network
+        }
+
     def _make_space(self) -> None:
         while len(self.networks) >= self.capacity:
             oldest = next(iter(self.networks))
@@ -104,6 +110,12 @@ def initial_network(
     network = networks.get(config, signature, len(seeds), by_fit=by_fit)
     network.reset(config.optimizer.learning_rate, seeds, images)
     return network
+
+
+def forget(network: Network) -> None:
+    """Let no later trial have this network, which something else may have changed."""
+    cache.forget(network)
+    called_cache.forget(network)
 
 
 def keras_model(config: Config, signature: Signature) -> keras.Model:

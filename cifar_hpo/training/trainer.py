@@ -27,8 +27,9 @@ from cifar_hpo.errors import ConfigError, TrialError, disk_error
 from cifar_hpo.metrics import VALIDATION, best_over_epochs, direction_of
 from cifar_hpo.paths import CHECKPOINT
 from cifar_hpo.training import checkpoint
+from cifar_hpo.training.callbacks import Callbacks, make_callbacks
 from cifar_hpo.training.inputs import in_form, input_of
-from cifar_hpo.training.networks import initial_network, keras_model
+from cifar_hpo.training.networks import forget, initial_network, keras_model
 from cifar_hpo.training.replicas import Weights
 from cifar_hpo.training.signature import Signature
 
@@ -165,6 +166,8 @@ class _GroupTraining:
         self.network = initial_network(
             config, Signature.of(dataset), seeds, self.input.example, by_fit=self.input.by_fit
         )
+        if config.training.callbacks:
+            forget(self.network)  # they may change what no reset puts back
         metric = config.training.early_stopping_metric
         self.stopping = keras.callbacks.EarlyStopping(
             metric,
@@ -172,25 +175,33 @@ class _GroupTraining:
             mode="max" if direction_of(metric) == "maximize" else "min",
             restore_best_weights=True,
         )
-        self.callbacks = keras.callbacks.CallbackList(
-            [self.stopping] if config.training.early_stopping else [], model=self.network.model
+        self.callbacks = Callbacks(
+            self.network.model,
+            config.training,
+            self.stopping if config.training.early_stopping else None,
+            make_callbacks(config.training),
+            steps=self.input.steps,
         )
         self.identity = _identity(config, dataset, group)
         self.checkpoint = folder and folder / CHECKPOINT.format(replica=group[0])
         self.epochs: list[list[dict[str, float]]] = []
         self.seconds = 0.0
+        self.is_stopped = False  # by a callback, after the last epoch
+        self.last_scores: dict[str, float] = {}  # of what callbacks made of the weights at the end
         self.is_loss_said = False  # of a checkpoint
 
     @property
     def has_ended(self) -> bool:
-        """Whether all epochs are trained, or early stopping has ended them."""
-        is_complete = len(self.epochs) >= self.config.training.epochs
-        return is_complete or self.network.model.stop_training
+        """Whether all epochs are trained, or early stopping or another callback has ended them."""
+        return len(self.epochs) >= self.config.training.epochs or self.is_stopped
 
     def restore(self) -> None:
-        """Begin, or go on from the checkpoint where there is one."""
-        self.callbacks.on_train_begin()
+        """Begin, or go on from the checkpoint where there is one.
+
+        As with Keras' own, the user's callbacks begin anew.
+        """
         self.network.model.stop_training = False
+        self.callbacks.train_begins()
         if self.checkpoint is None:
             return
         model = self.network.model
@@ -199,25 +210,34 @@ class _GroupTraining:
             self.epochs = state.epochs
             self.seconds = state.seconds
             self.input.skip(len(state.epochs))
-            model.stop_training = state.stopped
+            self.is_stopped = state.stopped
 
     def train_epoch(self) -> list[dict[str, float]]:
         """Train an epoch and score it on the validation images; its metrics for each replica."""
         started = time.perf_counter()
         epoch = len(self.epochs)
-        self.callbacks.on_epoch_begin(epoch)
+        self.callbacks.epoch_begins(epoch)
         metrics = self.input.fit(self.network, epoch, self.config.training.epochs)
         self.network.swap_averaged_weights()
-        scores = self.input.score(self.network)
+        self.callbacks.test_begins()
+        scores = self._scores()
+        self.callbacks.test_ends(scores[0])
         for replica_metrics, replica_scores in zip(metrics, scores, strict=True):
-            for name, value in replica_scores.items():
-                replica_metrics[f"val_{name}"] = value
+            replica_metrics.update(replica_scores)
         _require_stopping_metric(self.config.training, metrics[0])
-        self.callbacks.on_epoch_end(epoch, metrics[0])
+        self.callbacks.epoch_ends(epoch, metrics[0])
+        self.is_stopped = self.network.model.stop_training
         self.network.swap_averaged_weights()
         self.epochs.append(metrics)
         self.seconds += time.perf_counter() - started
         return metrics
+
+    def _scores(self) -> list[dict[str, float]]:
+        """Each replica's metrics on the validation images."""
+        scores = []
+        for replica_scores in self.input.score(self.network):
+            scores.append({VALIDATION + name: value for name, value in replica_scores.items()})
+        return scores
 
     def save(self) -> None:
         """Leave a checkpoint, where there is a folder for it.
@@ -227,8 +247,7 @@ class _GroupTraining:
         if self.checkpoint is None:
             return
         model = self.network.model
-        stopped = model.stop_training
-        state = checkpoint.State(self.identity, self.epochs, self.seconds, stopped)
+        state = checkpoint.State(self.identity, self.epochs, self.seconds, self.is_stopped)
         try:
             checkpoint.save(self.checkpoint, state, model, self.stopping)
         except OSError as error:
@@ -238,18 +257,20 @@ class _GroupTraining:
 
     def counted_epoch(self, history: Sequence[dict[str, float]]) -> dict[str, float]:
         """Of a replica's epochs the last one, with early stopping the first of the best, whose
-        weights it keeps."""
+        weights it keeps; with the scores of the weights that callbacks left."""
         training = self.config.training
         if not training.early_stopping:
-            return history[-1]
+            return history[-1] | self.last_scores
         metric = training.early_stopping_metric
         best = max if direction_of(metric) == "maximize" else min
-        return best(history, key=lambda metrics: metrics[metric])
+        return best(history, key=lambda metrics: metrics[metric]) | self.last_scores
 
     def end(self) -> None:
         """Leave the network with the weights that count: averaged, and the best epoch's."""
         self.network.swap_averaged_weights()
-        self.callbacks.on_train_end()  # early stopping puts the best epoch's weights back
+        self.callbacks.train_ends()  # early stopping puts the best epoch's weights back
+        if self.callbacks.users:  # who may have put other weights there
+            (self.last_scores,) = self._scores()
 
 
 def _require_stopping_metric(config: Training, metrics: Mapping[str, float]) -> None:

@@ -13,10 +13,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
+from cifar_hpo import trust
 from cifar_hpo.config import app as config
 from cifar_hpo.config import sweep as options
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.paths import CONF, SWEEPS
+from cifar_hpo.trust import Call
 
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
@@ -145,6 +147,14 @@ def test_multiplications_are_those_of_each_pixel_and_kernel(
         (["model.batch_norm=1"], "model.batch_norm: 1 is neither true nor false"),
         (["model.depth=7"], "model: layer 6 has no pixels left"),
         (["model.depth=2", "model.padding=valid", "model.kernel_size=20"], "model: layer 2 has no"),
+        (["training.callbacks=[3]"], "training.callbacks[0]: 3 is no callback; write {_target_: "),
+        (["training.callbacks=[{every: 2}]"], "training.callbacks[0]: {'every': 2} is no callback"),
+        (["training.callbacks=plot"], "training.callbacks: "),
+        (["training.callbacks=null"], "training.callbacks: "),
+        (
+            ["training.callbacks=[{_target_: os.system, command: ls}]"],
+            "training.callbacks[0]._target_: refused: a config does not call 'os.system'",
+        ),
         (["training.early_stopping_metric=loss"], "'loss' is none of val_loss, val_accuracy, val_"),
         (["model.residual=true"], "model.residual: with one convolution of each width"),
         (
@@ -208,11 +218,15 @@ def test_a_section_that_is_null_is_refused() -> None:
     [
         ([], ""),
         (["training.early_stopping=2"], "training.early_stopping"),
+        (["training.callbacks=[{_target_: keras.callbacks.History}]"], "training.callbacks"),
         (["optimizer=muon"], "optimizer=muon"),
         (["model.filters=16"], "neurons or more in the first layer"),
     ],
 )
-def test_replicas_that_are_not_fused_have_a_reason(overrides: list[str], reason: str) -> None:
+def test_replicas_that_are_not_fused_have_a_reason(
+    overrides: list[str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "allowed_prefixes", lambda: ("keras.callbacks",))
     checked = config.validate_config(compose("config", ["training.replicas=2", *overrides]))
     assert checked.is_fused is not bool(reason)
     assert checked.reason_not_fused.endswith(reason)
@@ -234,6 +248,19 @@ def test_early_stopping_by_a_metric_that_these_labels_do_not_have_is_refused(
     assert str(refused.value) == f"training.early_stopping_metric: {problem}"
     never = config.validate_config(compose("config", overrides[:1]))
     config.validate_for_data(never, (32, 32, 3), has_numbers=has_numbers)
+
+
+def test_callbacks_are_calls_whose_interpolations_are_resolved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trust, "allowed_prefixes", lambda: ("keras.callbacks",))
+    logger = "{_target_: keras.callbacks.CSVLogger, filename: 'of_${training.seed}.csv'}"
+    composed = compose("config", [f"training.callbacks=[{logger}]", "training.seed=7"])
+    for _ in "ab":  # the second time from what is known
+        checked = config.validate_config(composed)
+        (call,) = checked.training.callbacks
+        assert call == Call("keras.callbacks.CSVLogger", {"filename": "of_7.csv"})
+        checked.training.callbacks.clear()
 
 
 @pytest.mark.parametrize(
