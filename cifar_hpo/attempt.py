@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_hpo import trial
+from cifar_hpo import paths, trial
 from cifar_hpo.config import app
 from cifar_hpo.config.app import Config
 from cifar_hpo.config.fields import flat
@@ -26,6 +26,7 @@ from cifar_hpo.trial import Context, Progress
 if TYPE_CHECKING:
     from cifar_hpo.data.dataset import Dataset
     from cifar_hpo.tracking.attempts import AttemptRecord, AttemptRun
+    from cifar_hpo.tracking.tensorboard import EventLog
     from cifar_hpo.training.trainer import Trained
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Attempt:
         self.epochs = checked.training.epochs * (1 if is_fused else self.replicas)
         self.done = 0
         self.restored = 0
+        self.events = _event_log(checked, run)
         self.best: dict[int, float] = {}  # so far, of each replica, where it is the study's metric
 
     def begin(self) -> None:
@@ -89,7 +91,10 @@ class Attempt:
         self.done += 1
         self.restored += restored
         metrics = ReplicaMetrics(self._with_best(values))
-        self.run.log_metrics(epoch + 1, metrics.epoch(self.replicas))
+        logged = metrics.epoch(self.replicas)
+        self.run.log_metrics(epoch + 1, logged)
+        if self.events:
+            self.events.log(epoch + 1, logged)
         mean = metrics.mean()
         if not restored:
             # Where replicas train one after the other the first one is judged, at the epochs where
@@ -124,6 +129,8 @@ class Attempt:
         best = best_first[-1 if direction_of(metric) == "maximize" else 0]
         epochs = max(int(replica.metrics["epochs"]) for replica in trained)
         self._log_outcome(epochs, metrics, best)
+        if self.events:
+            self.events.log_outcome(epochs, metrics)
         return metrics
 
     def _log_outcome(self, epochs: int, metrics: Mapping[str, float], best: Trained) -> None:
@@ -157,6 +164,23 @@ def model_about(dataset: Dataset) -> dict[str, Any]:
         scales = [top for top in (UNIT_PIXELS, RAW_PIXELS) if images.max() <= top]
         about["pixels"] = scales[0] if scales and images.min() >= 0 else None
     return about
+
+
+def _event_log(checked: Config, run: AttemptRun) -> EventLog | None:
+    """TensorBoard's, where it is asked for: with what varies, outside a study what was given."""
+    if not checked.training.tensorboard:
+        return None
+    from cifar_hpo.tracking.tensorboard import EventLog
+
+    record = run.record
+    varied = record.context.varied
+    tried: dict[str, object] = {}
+    for override in record.overrides:
+        key, _, text = override.partition("=")
+        if not varied or key in varied:
+            key = key.lstrip("+")
+            tried[key] = record.params.get(key, text)  # a group has no value of its own
+    return EventLog(run.trial_folder / paths.TENSORBOARD, tried)
 
 
 def attempt_record(

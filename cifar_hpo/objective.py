@@ -88,6 +88,7 @@ class Objective:
     )
     whole_keys = app.whole_number_keys()
     logs_itself = True
+    unmeant_keys = ("training.tensorboard",)
     imports = (
         "cifar_hpo.training.trainer",
         "cifar_hpo.tracking.attempts",

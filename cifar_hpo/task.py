@@ -21,7 +21,8 @@ class Task(Protocol):
     nobody can say. whole_keys: those that take whole numbers alone, of which an interval has no
     others. defaults_before: keys that studies of earlier versions do not have, and what
     those did, so that they go on under this one. logs_itself: whether it logs each trial to MLflow;
-    what does not is logged for it.
+    what does not is logged for it. unmeant_keys: those that say how trials are logged, so that a
+    study may go on with another value.
     """
 
     imports: Sequence[str]
@@ -30,6 +31,7 @@ class Task(Protocol):
     whole_keys: Sequence[str]
     defaults_before: Mapping[str, Any]
     logs_itself: bool
+    unmeant_keys: Sequence[str]
 
     def __call__(self, config: DictConfig) -> Any:
         """Run one trial, as Hydra does; returns its value, its metrics or a `TrialResult`."""
@@ -79,6 +81,7 @@ class _Function:
     whole_keys: Sequence[str] = ()
     defaults_before: Mapping[str, Any] = {}
     logs_itself: bool = False
+    unmeant_keys: Sequence[str] = ()
 
     def __init__(self, function: Callable[[DictConfig], Any]) -> None:
         self.function = function
@@ -121,6 +124,7 @@ HOOKS = (
     "whole_keys",
     "defaults_before",
     "logs_itself",
+    "unmeant_keys",
     "validate",
     "prepare",
     "warnings",

@@ -107,7 +107,9 @@ class FakeRun:
 
     run_id = "abc"
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, described: Any) -> None:
+        self.trial_folder = folder
+        self.record = described
         self.logged: list[tuple[int, dict[str, float]]] = []
 
     def log_metrics(self, epochs: int, metrics: Mapping[str, float]) -> None:
@@ -122,10 +124,10 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
 
 
 def attempt(tmp_path: Path, *overrides: str, metric: str = "val_loss") -> tuple[Any, FakeRun]:
-    run = FakeRun()
     dataset = small_dataset(tmp_path)
-    config = validate_config(composed("training.epochs=2", *overrides))
-    return Attempt(config, dataset, cast(AttemptRun, run), metric, None), run
+    written = composed("training.epochs=2", *overrides)
+    run = FakeRun(tmp_path, record(written, dataset, *overrides))
+    return Attempt(validate_config(written), dataset, cast(AttemptRun, run), metric, None), run
 
 
 def test_an_attempt_logs_and_reports_each_epoch(tmp_path: Path, reported: list[Progress]) -> None:
@@ -188,6 +190,26 @@ def test_the_best_so_far_of_replicas_is_the_mean_of_each_one_s(
     opened.on_epoch(1, {0: {"val_loss": 5.0}, 1: {"val_loss": 3.0}}, restored=False)
     assert [progress.value for progress in reported] == [3.5, 2.0]
     assert run.logged[1][1]["replica_0/val_loss_best"] == 1.0
+
+
+def test_tensorboard_gets_what_mlflow_gets_and_what_was_given(
+    tmp_path: Path, reported: list[Progress]
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    overrides = ["training.tensorboard=true", "optimizer=muon", "training.replicas=2"]
+    opened, run = attempt(tmp_path, *overrides)
+    for replica in (0, 1):
+        opened.on_epoch(0, {replica: {"val_loss": 1.0 + replica}}, restored=replica == 0)
+    accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator.Reload()
+    shown = [(point.step, point.value) for point in accumulator.Scalars("replica_1/val_loss")]
+    assert shown == [(1, 2.0)]
+    assert accumulator.Tags()["scalars"] == [name for _, logged in run.logged for name in logged]
+    (tried,) = accumulator.PluginTagToContent("hparams").values()
+    for given in ("training.tensorboard", "optimizer", "muon", "training.replicas"):
+        assert given.encode() in tried
 
 
 def test_a_single_run_prints_each_epoch_and_the_time_left(

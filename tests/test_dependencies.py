@@ -33,6 +33,16 @@ def declared_distributions() -> set[str]:
     return {normal(re.split(r"[<>=!~\[; ]", wanted)[0]) for wanted in project["dependencies"]}
 
 
+def extras() -> set[str]:
+    """The names of what the extras for users bring, without versions."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names: set[str] = set()
+    for extra, dependencies in project["optional-dependencies"].items():
+        if extra != "test":
+            names.update(normal(re.split(r"[<>=!~\[; ]", wanted)[0]) for wanted in dependencies)
+    return names
+
+
 def normal(name: str) -> str:
     """A distribution's name as package indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -40,7 +50,7 @@ def normal(name: str) -> str:
 
 def test_every_library_that_is_imported_is_declared() -> None:
     distributions = packages_distributions()
-    declared = declared_distributions()
+    declared = declared_distributions() | extras()
     undeclared = []
     for library in sorted(imported_libraries()):
         offered_by = {normal(name) for name in distributions.get(library, [library])}

@@ -77,6 +77,7 @@ FOREIGN = {
     "keras": ("training",),
     "tensorflow": ("training", "predict", "export"),
     "mlflow": ("tracking",),
+    "tensorboard": ("tracking",),
     "multiprocessing": ("workers",),
     "hydra": (
         "__main__",

@@ -215,8 +215,12 @@ def test_the_objective_has_every_hook_of_a_task() -> None:
 
 
 def test_a_study_of_before_has_the_meaning_that_it_had() -> None:
-    config = composed("+training.more=1")
-    before = unvaried_config(config, Space({}), Objective.defaults_before)["training"]
+    before = unvaried_config(
+        composed("+training.more=1", "training.tensorboard=true"),
+        Space({}),
+        Objective.defaults_before,
+        Objective.unmeant_keys,
+    )["training"]
     assert before.keys() == {
         "epochs",
         "batch_size",

@@ -24,6 +24,7 @@ def test_a_plain_function_runs_and_its_hooks_do_nothing() -> None:
     assert task.default_metric(CONFIG) == "val_accuracy"
     for nothing in (task.imports, task.metrics, task.defaults_before, task.warnings(CONFIG)):
         assert len(nothing) == 0
+    assert len(task.unmeant_keys) == 0
 
 
 def test_the_hooks_that_a_function_has_are_used() -> None:

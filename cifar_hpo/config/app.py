@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -357,6 +358,7 @@ class Training:
         "Keras callbacks of yours, called around epochs and never at batches; conf/README.md shows "
         "how one is given"
     )
+    tensorboard: bool = key("leave scalars for TensorBoard in the trial's folder")
     threads: int | None = key(
         "threads of a single run; null takes the launcher's share, else all cores", low=1
     )
@@ -454,6 +456,7 @@ def validate_config(config: DictConfig) -> Config:
     _validate_folds(typed)
     _validate_data(typed.data)
     _validate_tags(typed.mlflow)
+    _validate_tensorboard(typed.training)
     typed.training.callbacks = _parsed_callbacks(typed.training.callbacks)
     return typed
 
@@ -585,6 +588,12 @@ def _validate_section(path: str, section: Any, given: Any) -> None:
         # OmegaConf takes any number for a truth value.
         if isinstance(value, bool) and not isinstance(given[name], bool):
             raise ConfigError(f"{path}.{name}", f"{given[name]!r} is neither true nor false")
+
+
+def _validate_tensorboard(training: Training) -> None:
+    if training.tensorboard and not importlib.util.find_spec("tensorboard"):
+        problem = "needs tensorboard, which is not installed; pip install 'cifar_hpo[tensorboard]'"
+        raise ConfigError("training.tensorboard", problem)
 
 
 def _parsed_callbacks(callbacks: Sequence[Any]) -> list[Call]:

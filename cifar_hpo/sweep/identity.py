@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -38,25 +38,27 @@ def meaning_of(
     *,
     shared: DictConfig | None = None,
     by_choice: ConfigsByChoice | None = None,
+    unmeant_keys: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a study means, but for its data, as what JSON can hold.
 
     config: of one of its cells. defaults_before: keys that studies of earlier versions do not have,
     and what those did; where a config does the same, it is the same study. shared: the config with
     nothing chosen that varies, which counts where a choice sets keys beyond its group's section.
-    by_choice: the same with each choice of a group.
+    by_choice: the same with each choice of a group. unmeant_keys: of the config, those that say
+    nothing of what is asked.
     """
     choices = {}
     if shared is not None:
-        unvaried = flat(unvaried_config(shared, space, defaults_before))
+        unvaried = flat(unvaried_config(shared, space, defaults_before, unmeant_keys))
         for group, configs in (by_choice or {}).items():
-            changes = _changes_by_choice(configs, unvaried, space, defaults_before)
+            changes = _changes_by_choice(configs, unvaried, space, defaults_before, unmeant_keys)
             if any(changes.values()):
                 choices[group] = changes
         if choices or space.listed:
             config = shared
     meaning: dict[str, Any] = {
-        "config": unvaried_config(config, space, defaults_before),
+        "config": unvaried_config(config, space, defaults_before, unmeant_keys),
         "keys": sorted(space.free_keys),
     }
     if choices:
@@ -94,14 +96,18 @@ def _name(space: Space, meaning: Mapping[str, Any], dimensions: Mapping[str, str
 
 
 def unvaried_config(
-    config: DictConfig, space: Space, defaults_before: Mapping[str, Any]
+    config: DictConfig,
+    space: Space,
+    defaults_before: Mapping[str, Any],
+    unmeant_keys: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The config without what varies and without where things are stored, as nested dicts."""
     container = OmegaConf.to_container(config, resolve=False)
     assert isinstance(container, dict)
     for name in NOT_MEANT:
         container.pop(name, None)
-    left_out = space.free_keys  # what a listed cell leaves open has the config's own value
+    # What a listed cell leaves open has the config's own value.
+    left_out = [*space.free_keys, *unmeant_keys]
     for key, before in defaults_before.items():
         if OmegaConf.select(config, key) == before:
             left_out.append(key)
@@ -115,6 +121,7 @@ def _changes_by_choice(
     before: Mapping[str, Any],
     space: Space,
     defaults_before: Mapping[str, Any],
+    unmeant_keys: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """What each choice of a group sets beyond the group's own section.
 
@@ -122,7 +129,8 @@ def _changes_by_choice(
     """
     changes = {}
     for choice, config in configs.items():
-        changes[choice] = _changes(before, flat(unvaried_config(config, space, defaults_before)))
+        unvaried = unvaried_config(config, space, defaults_before, unmeant_keys)
+        changes[choice] = _changes(before, flat(unvaried))
     return changes
 
 

@@ -294,12 +294,12 @@ def _refuse_divergence(metrics: Sequence[Mapping[str, float]], *, epoch: int) ->
 def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
     """All that decides how a training goes.
 
-    Threads, which decide its rounding alone, may change on the way.
+    Threads, which decide its rounding alone, may change on the way, and who is told of it.
     """
     meaning = asdict(config)
     del meaning["mlflow"]
     meaning["data"].pop("path", None)
-    del meaning["training"]["threads"]
+    del meaning["training"]["threads"], meaning["training"]["tensorboard"]
     return json.dumps([meaning, dataset.digest, list(group)], sort_keys=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,22 @@ def test_callbacks_are_calls_whose_interpolations_are_resolved(
         (call,) = checked.training.callbacks
         assert call == Call("keras.callbacks.CSVLogger", {"filename": "of_7.csv"})
         checked.training.callbacks.clear()
+
+
+def test_tensorboard_that_is_not_there_is_told_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboard" else found(name)
+    )
+    config.validate_config(compose("config"))
+    with pytest.raises(ConfigError) as refused:
+        config.validate_config(compose("config", ["training.tensorboard=true"]))
+    assert str(refused.value) == (
+        "training.tensorboard: needs tensorboard, which is not installed; pip install "
+        "'cifar_hpo[tensorboard]'"
+    )
 
 
 @pytest.mark.parametrize(

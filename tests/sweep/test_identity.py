@@ -57,6 +57,11 @@ def test_a_key_that_came_later_is_left_out_where_it_does_what_was_done_before() 
     assert model["mirror"] is False
 
 
+def test_a_key_that_says_how_trials_are_logged_is_no_part_of_the_meaning() -> None:
+    meaning = meaning_of(CONFIG, space(), OPTIONS, {}, ["model.mirror", "not.there"])
+    assert meaning["config"]["model"] == {"depth": "${training.epochs}"}
+
+
 def test_a_grid_may_gain_cells_and_another_space_may_not_change() -> None:
     assert "space" not in meaning_of(CONFIG, space(), OPTIONS, {})
     sampled = {**OPTIONS, "sampler": {"name": "tpe"}}
