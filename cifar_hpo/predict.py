@@ -139,6 +139,7 @@ def _table(columns: Sequence[str], title: str) -> Table:
         header_style="bold",
         title=f"by {title}",
         title_justify="left",
+        min_width=len(f"by {title}"),  # else it is folded above narrow columns
     )
 
 

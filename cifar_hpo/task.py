@@ -111,7 +111,7 @@ class _Function:
         return ""
 
     def default_metric(self, checked: Any) -> str:  # noqa: ARG002
-        return "val_accuracy"
+        return "value"
 
     def run(self, config: DictConfig, checked: Any) -> Any:  # noqa: ARG002
         return self.function(config)

@@ -23,6 +23,7 @@ from cifar_hpo.errors import TrialError, UserError
 from cifar_hpo.export import FORMATS, CheckImages, export_model, noise
 from cifar_hpo.tracking.reader import LoadedModel
 from cifar_hpo.training.compiled import keras_model
+from cifar_hpo.training.signature import Signature
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), np.uint8)
 CLASSES = [f"class {number}" for number in range(10)]
@@ -31,13 +32,13 @@ CLASSES = [f"class {number}" for number in range(10)]
 def built(*overrides: str) -> keras.Model:
     """A model as its run keeps it, not trained."""
     small = ["model.filters=4", "model.kernel_size=3", "model.dense_units=16"]
-    return keras_model(validate_config(composed(*small, *overrides)), 10)
+    return keras_model(validate_config(composed(*small, *overrides)), Signature(10))
 
 
 def exported(
     model: keras.Model, name: str, output: Path, images: np.ndarray = IMAGES
 ) -> export.Exported:
-    loaded = LoadedModel("a model", model, CLASSES)
+    loaded = LoadedModel("a model", model, CLASSES, (32, 32, 3), 255, "classes")
     check = CheckImages(images, "100 images")
     return export_model(loaded, name, output, check, title="trial 3 of study s")
 

@@ -21,7 +21,7 @@ def test_a_plain_function_runs_and_its_hooks_do_nothing() -> None:
     assert task.prepare(CONFIG) == ""
     assert task.cost(CONFIG) is None
     assert task.measure(CONFIG) == {}
-    assert task.default_metric(CONFIG) == "val_accuracy"
+    assert task.default_metric(CONFIG) == "value"
     for nothing in (task.imports, task.metrics, task.defaults_before, task.warnings(CONFIG)):
         assert len(nothing) == 0
     assert len(task.unmeant_keys) == 0

@@ -160,7 +160,6 @@ def _time(comparison: Comparison) -> list[Chart]:
 def _best_model(comparison: Comparison, runs: StoredRuns | None) -> list[Chart]:
     """What the best model makes of the test images, where each is of a class."""
     run_id = comparison.finished[0].trial.run_id
-    if runs is None or not run_id or not comparison.meaning.get("data"):
     has_images = comparison.meaning.get("data")
     if runs is None or not run_id or not has_images or not runs.classifies(run_id):
         return []

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from optuna.storages import BaseStorage
 
 from cifar_hpo.analysis.claims import Claim, claim
-from cifar_hpo.analysis.comparison import SEED, Comparison, Configuration, compare_study
+from cifar_hpo.analysis.comparison import SEEDS, Comparison, Configuration, compare_study
 from cifar_hpo.config.fields import flat
 from cifar_hpo.errors import StudyError
 from cifar_hpo.metrics import values_by_replica
@@ -198,7 +198,7 @@ def _values_in_study(champion: Champion, storage: BaseStorage) -> Mapping[int, f
 
 def _values_of_run(champion: Champion) -> dict[int, float]:
     """The champion's values by seed as its run has them."""
-    seed = champion.params.get(SEED, "0")
+    seed = next((champion.params[key] for key in SEEDS if key in champion.params), "0")
     first = int(seed) if seed.isdecimal() else 0
     by_replica = values_by_replica(champion.metrics, champion.metric)
     if by_replica:

@@ -134,8 +134,6 @@ class Plan:
                 by_choice=composer.compose_choices(),
                 unmeant_keys=task.unmeant_keys,
             ),
-            base=composer.compose(0, cells[0]),
-            meaning=meaning_of(first, space, options, task.defaults_before, task.unmeant_keys),
             checked=checked,
             constraints=[Constraint.parse(text) for text in options["constraints"]],
             code=code_of(sweeper.task_function, first),

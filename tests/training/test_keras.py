@@ -312,3 +312,11 @@ def test_early_stopping_that_has_not_begun_has_a_state() -> None:
     assert set(_keras.stopping_state(stopping)) == set(_keras.STOPPING_FIELDS)
     _keras.restore_stopping(stopping, {"wait": 0}, [])
     assert _keras.best_weights(stopping) == []
+
+
+def test_a_checkpoint_says_whether_it_saves_by_epoch() -> None:
+    message = f"ModelCheckpoint no longer says when it saves {MEND}"
+    assert _keras.saves_by_epoch(keras.callbacks.ModelCheckpoint("a.keras")), message
+    by_batches = keras.callbacks.ModelCheckpoint("a.keras", save_freq=5)
+    assert not _keras.saves_by_epoch(by_batches), message
+    assert not _keras.saves_by_epoch(keras.callbacks.CSVLogger("a.csv"))
