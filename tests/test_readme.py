@@ -39,8 +39,8 @@ WITH_COMMANDS = (
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-TEMPLATE = re.compile(r"\$|\b(?:NAME|STUDY|IMAGE)\b")
-"""A shell variable, or a word that stands for a name."""
+TEMPLATE = re.compile(r"\$|\b(?:NAME|STUDY|IMAGE)\b| -cd ")
+"""A shell variable, a word that stands for a name, or a folder of the user's configs."""
 
 MACHINE = re.compile(r"(?<![\w.~*>])/(?:home|root|tmp|Users|usr|opt|work|mnt)/")
 """A path that exists on somebody's machine only."""
