@@ -38,7 +38,7 @@ from cifar_hpo import database
 from cifar_hpo.errors import StudyError
 from cifar_hpo.paths import STUDIES_DB
 from cifar_hpo.study import _optuna, storage
-from cifar_hpo.study.space import identity
+from cifar_hpo.study.space import identities, identity
 from cifar_hpo.study.study import Study
 from cifar_hpo.trial import FAILED, FINISHED, PRUNED, Progress, TrialResult, TrialSpec
 
@@ -104,7 +104,8 @@ class StudyMachine(RuleBasedStateMachine):
     outcomes: by configuration, of those that were counted. doubtful: what may have become of those
     at whose end the process died or the store was away. running: what this process runs, by
     number. lost: specs of processes that died. retried: the failed ones that this process is to
-    try again; None where it is not asked to. epochs: reported of each trial.
+    try again; None where it is not asked to. interrupted: failed ones whose next try had begun, or
+    may have, when a process died; any later one goes on with it. epochs: reported of each trial.
     """
 
     def __init__(self) -> None:
@@ -125,6 +126,7 @@ class StudyMachine(RuleBasedStateMachine):
         self.running: dict[int, TrialSpec] = {}
         self.lost: list[TrialSpec] = []
         self.retried: set[str] | None = None
+        self.interrupted: set[str] = set()
         self.epochs: dict[int, int] = {}
 
     @initialize(
@@ -202,6 +204,7 @@ class StudyMachine(RuleBasedStateMachine):
         if when == "signal":
             self._guarded(self._interrupt)
         elif when == "asks":
+            self.interrupted |= self.retried or set()
             self._killed_while(self._ask, statement)
         elif when == "tells" and self.running:
             spec = min(self.running.values(), key=lambda spec: spec.number)
@@ -324,6 +327,8 @@ class StudyMachine(RuleBasedStateMachine):
         assert configuration not in running, "it is tried twice at once"
         if self.retried is not None and configuration in self.retried:
             self.retried.remove(configuration)
+        elif configuration in self.interrupted:
+            self.interrupted.remove(configuration)
         elif self.outcomes.get(configuration, (FAILED, None))[0] != FAILED or (
             self.retried is None and configuration in self.outcomes
         ):
@@ -396,6 +401,8 @@ class StudyMachine(RuleBasedStateMachine):
             connection.engine.dispose()
         self.study = None
         self.specs = iter(())
+        running = identities(spec.params for spec in self.running.values())
+        self.interrupted |= running & self.outcomes.keys()
         self.lost += self.running.values()
         self.running.clear()
 
