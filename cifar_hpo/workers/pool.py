@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
@@ -65,17 +67,20 @@ class Pool:
         self.threads: int = self.options.get("threads_per_worker") or even_share
         self.packed_task = pack_task(launcher)
         self.workers: list[Worker] = []
+        self.temporary = ""  # the folder of the workers' temporary files
 
     def __enter__(self) -> Self:
         """Start to import what the task says that its trials need."""
         imports = as_task(self.launcher.task_function).imports
         with env_override(thread_environment(self.threads)):
             forking.start_server(imports)
+        self.temporary = tempfile.mkdtemp(prefix=paths.TEMPORARY)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
         forking.kill_server()
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
     def close(self) -> None:
         """End every worker, whatever it is doing."""
@@ -119,7 +124,7 @@ class Pool:
         folder = Path(self.launcher.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         log_file = folder / paths.WORKER_LOG.format(slot=slot)
-        return WorkerSettings(slot, self.threads, log_file, self.packed_task)
+        return WorkerSettings(slot, self.threads, log_file, self.temporary, self.packed_task)
 
     def _retire(self, worker: Worker) -> None:
         worker.kill()

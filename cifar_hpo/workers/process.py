@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import ChainMap
@@ -54,13 +55,15 @@ MAX_LAST_LINE = 200
 class WorkerSettings:
     """What a worker is started with.
 
-    threads: cores that it may use. log: the file that takes what it prints. packed_task: the task
-    function with Hydra's own state, pickled.
+    threads: cores that it may use. log: the file that takes what it prints. temporary: the folder
+    of its temporary files, which the parent removes: a worker that is killed leaves some, and
+    TensorFlow does in any. packed_task: the task function with Hydra's own state, pickled.
     """
 
     slot: int
     threads: int
     log: Path
+    temporary: str
     packed_task: bytes
 
 
@@ -79,6 +82,7 @@ class Worker:
         context = forking.fork_server()
         self.pipe, workers_end = context.Pipe()
         environment = os.environ | thread_environment(settings.threads)
+        environment["TMPDIR"] = settings.temporary
         self.process = context.Process(
             target=serve,
             args=(workers_end, str(settings.log), environment, settings.packed_task),
@@ -226,6 +230,7 @@ def serve(pipe: Connection, log: str, environment: Mapping[str, str], packed_tas
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # what TMPDIR says from now on
     _redirect_output(log)
     set_up_output()
     setup_globals()

@@ -66,6 +66,19 @@ def test_a_long_folder_of_temporary_files_with_blanks_and_few_open_files(tmp_pat
     check(folder, planned=2, returncode=0)
 
 
+def test_what_trials_leave_among_temporary_files_is_removed(tmp_path: Path) -> None:
+    folder, temporary = tmp_path / "sweep", tmp_path / "temporary"
+    folder.mkdir()
+    temporary.mkdir()
+    command = command_of(folder)
+    leave = "import tempfile; tempfile.mkstemp(); tempfile.mkdtemp(); return"
+    (folder / "app.py").write_text(APP.replace("return", leave))
+    environment = clean() | {"TMPDIR": str(temporary)}
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    check(folder, planned=2, returncode=0)
+    assert list(temporary.iterdir()) == []
+
+
 SHARED_MEMORY = Path("/dev/shm")
 """A file system of its own on Linux."""
 
