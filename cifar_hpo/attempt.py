@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_hpo import paths, trial
 from cifar_hpo.config import app
-from cifar_hpo.config.app import Config
+from cifar_hpo.config.app import RAW_PIXELS, Config
 from cifar_hpo.config.fields import flat
 from cifar_hpo.console import Heartbeat, clock
 from cifar_hpo.data.labels import CLASSES, NUMBERS
@@ -38,8 +38,7 @@ LOOKED_AT = 1_000
 """Images that tell the scale of a dataset's pixels."""
 
 UNIT_PIXELS = 1
-RAW_PIXELS = 255
-"""The largest pixels of images whose scale is known."""
+"""The largest pixel of images that were scaled; of others it is RAW_PIXELS."""
 
 
 def selected_by(labels: str) -> str:

@@ -155,7 +155,7 @@ def export_run_model(
 
     with runs_read(tracking_uri) as runs:
         loaded = runs.model(run_id, None)
-        check = _check_images(runs, run_id, loaded.model)
+        check = _check_images(runs, run_id, loaded)
     return export_model(loaded, name, output, check, title=title)
 
 
@@ -201,7 +201,7 @@ def export_model(
     return Exported(title, path, check.title, difference, is_float32)
 
 
-def _check_images(runs: RunReader, run_id: str, model: Any) -> CheckImages:
+def _check_images(runs: RunReader, run_id: str, loaded: LoadedModel) -> CheckImages:
     """Test images of the model's dataset where it was decoded in this folder, else noise."""
     import numpy as np
 
@@ -212,24 +212,18 @@ def _check_images(runs: RunReader, run_id: str, model: Any) -> CheckImages:
     if dataset is not None:
         images = np.array(dataset.test[0][:MAX_CHECKED])  # no longer mapped from the file
         return CheckImages(images, f"{len(images)} test images of {dataset.name}")
-    return CheckImages(noise(model), f"{MAX_CHECKED} images of noise (its dataset is not here)")
+    drawn = noise((MAX_CHECKED, *loaded.shape), loaded.dtype)
+    return CheckImages(drawn, f"{MAX_CHECKED} images of noise (its dataset is not here)")
 
 
-def noise(model: Any) -> NDArray[Any]:
-    """What a model takes, drawn from a seed; whole numbers up to 255, others from 0 to 1.
-
-    Raises UserError for a model that takes several things.
-    """
+def noise(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Images drawn from a seed; whole numbers up to 255, others from 0 to 1."""
     import numpy as np
 
-    if len(model.inputs) != 1:
-        raise UserError(f"a model of {len(model.inputs)} inputs can't be checked, nor exported")
-    (taken,) = model.inputs
-    shape = (MAX_CHECKED, *taken.shape[1:])
     rng = np.random.default_rng(0)
-    if taken.dtype.startswith(("int", "uint")):
-        return rng.integers(0, 256, shape).astype(taken.dtype)
-    return rng.random(shape).astype(taken.dtype)
+    if dtype.startswith(("int", "uint")):
+        return rng.integers(0, 256, shape).astype(dtype)
+    return rng.random(shape).astype(dtype)
 
 
 def _computes_in_bfloat16(layer: Any) -> bool:

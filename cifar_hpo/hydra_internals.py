@@ -9,7 +9,7 @@ import contextlib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo.errors import UserError, one_line
+from cifar_hpo.paths import short_path
 from cifar_hpo.trust import PRIVATE_FOLDER
 
 HAS_WHITELIST = "execution_whitelist" in inspect.signature(hydra.main).parameters
@@ -84,6 +85,11 @@ def parsed_value(override: Override) -> Any:
     """What Hydra's parser made of an override's text; its own `value()` forgets quotes."""
     return override._value  # noqa: SLF001
 
+
+COMMAND_LINE = "command-line"
+"""What Hydra calls where a folder of configs is from that -cd names."""
+
+SEARCH_PATH = "hydra.searchpath="
 
 LOG_OF_JOB = "${hydra.job.name}.log"
 OUTPUT_FOLDER = "${hydra.runtime.output_dir}/"
@@ -331,3 +337,27 @@ def ends_program() -> bool:
     while frame is not None and frame.f_code is not run_and_report.__code__:
         frame = frame.f_back
     return frame is not None
+
+
+def search_arguments(hydra: Mapping[str, Any]) -> list[str]:
+    """What of a command line says where configs are searched: `-cd` and `hydra.searchpath`.
+
+    hydra: Hydra's own part of a composed config.
+    """
+    arguments = []
+    for source in hydra["runtime"]["config_sources"]:
+        if source["provider"] == COMMAND_LINE:
+            arguments += ["-cd", str(short_path(Path(source["path"])))]
+    for override in hydra_overrides(hydra):
+        if override.lstrip("+").startswith(SEARCH_PATH):
+            arguments.append(override)
+    return arguments
+
+
+def hydra_overrides(hydra: Mapping[str, Any]) -> list[str]:
+    """A command line's overrides of Hydra's own keys as they were typed: what they interpolate may
+    not be known yet."""
+    overrides: Any = hydra["overrides"]["hydra"]
+    if OmegaConf.is_config(overrides):
+        overrides = OmegaConf.to_container(overrides, resolve=False)
+    return [str(override) for override in overrides or []]

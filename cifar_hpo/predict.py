@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_hpo import processor
+from cifar_hpo.config.app import RAW_PIXELS
 from cifar_hpo.console import set_up_output, terminal
 from cifar_hpo.data.image_files import open_rgb
 from cifar_hpo.data.labels import NUMBERS
@@ -26,9 +27,6 @@ from cifar_hpo.paths import MLFLOW_DB
 
 if TYPE_CHECKING:
     from cifar_hpo.tracking.reader import LoadedModel
-
-RAW_PIXELS = 255
-"""The largest pixel of a picture."""
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's, by the channels that a model takes."""

@@ -22,6 +22,7 @@ from cifar_hpo.config.fields import as_list
 from cifar_hpo.console import set_up_output, terminal
 from cifar_hpo.errors import StudyError, TrialError, UserError, exit_with
 from cifar_hpo.export import FORMATS, export_run_model
+from cifar_hpo.hydra_internals import search_arguments
 from cifar_hpo.paths import (
     EXPORTS,
     HYDRA_CONFIG,
@@ -290,17 +291,18 @@ class ComposedTrial:
     """What Hydra made of a trial's command line.
 
     overrides: as on the command line. config: composed. config_name: of the primary config.
-    choices: of each config group.
+    choices: of each config group. search: the arguments that name folders with configs.
     """
 
     overrides: Sequence[str]
     config: Mapping[str, Any]
     config_name: str
     choices: Mapping[str, str]
+    search: Sequence[str] = ()
 
     def to_command(self) -> str:
         """The command that runs the trial again."""
-        arguments = list(self.overrides)
+        arguments = [*self.search, *self.overrides]
         if self.config_name != DEFAULT_CONFIG:
             arguments = ["-cn", self.config_name, "hydra.mode=RUN", *arguments]
         return f"python -m cifar_hpo {shlex.join(arguments)}"
@@ -347,6 +349,7 @@ def _from_folder(folder: Path) -> ComposedTrial:
         config=_read_yaml(folder / HYDRA_CONFIG),
         config_name=settings["job"]["config_name"],
         choices=settings["runtime"]["choices"],
+        search=search_arguments(settings),
     )
 
 

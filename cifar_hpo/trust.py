@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import re
 import sys
 import types
@@ -28,6 +29,9 @@ ENTRY_POINTS = "cifar_hpo.allow"
 TARGET = "_target_"
 
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+OF_INSTANTIATE = re.compile(r"_[a-z]+_")
+"""Keys that say how Hydra's `instantiate` calls a target."""
+
 SPECIAL_NAME = re.compile(r"(^|\.)__")
 """What leads from a function to everything else, such as `__globals__`."""
 
@@ -44,7 +48,14 @@ class Call:
 
     @classmethod
     def parse(cls, node: Mapping[str, Any]) -> Call:
-        """From `{_target_: …, argument: …}` with its interpolations resolved."""
+        """From `{_target_: …, argument: …}` with its interpolations resolved.
+
+        Raises ConfigError for what else Hydra knows beside a target, such as `_partial_`.
+        """
+        for name in node:
+            if name != TARGET and OF_INSTANTIATE.fullmatch(str(name)):
+                problem = f"{name} is not taken; give arguments by their names"
+                raise ConfigError(str(node[TARGET]), problem)
         arguments = {str(name): _parsed(value) for name, value in node.items() if name != TARGET}
         return cls(node[TARGET], arguments)
 
@@ -193,7 +204,11 @@ def _imported(path: str, target: str, module: str) -> types.ModuleType:
 
 
 def _definition(found: Any) -> str:
-    """The dotted name by which a function or class was defined; empty for anything else."""
+    """The dotted name by which a function or class was defined; empty for anything else.
+
+    Of one with decorators, such as functools.cache, that of the innermost.
+    """
+    found = inspect.unwrap(found)
     is_code = isinstance(found, type | types.FunctionType | types.MethodType)
     if not is_code and not isinstance(found, types.BuiltinFunctionType):
         return ""

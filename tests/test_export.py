@@ -130,7 +130,7 @@ def test_a_model_of_other_images_and_another_output_is_exported(
     dtype: str, form: str, tmp_path: Path
 ) -> None:
     model = other_model(dtype)
-    drawn = noise(model)
+    drawn = noise((100, 20, 12, 1), dtype)
     assert drawn.shape == (100, 20, 12, 1)
     assert drawn.dtype == dtype
     assert exported(model, form, tmp_path, drawn).difference < 1e-4
@@ -153,7 +153,7 @@ def test_a_file_that_predicts_otherwise_is_not_kept(
         changed = export.Format("saved_model", "", (), has_bfloat16=True, predict=predict)
         monkeypatch.setitem(export.FORMATS, "tf_saved_model", changed)
         with pytest.raises(TrialError) as raised:
-            exported(model, "tf_saved_model", tmp_path / "out", noise(model))
+            exported(model, "tf_saved_model", tmp_path / "out", noise((100, 20, 12, 1), "uint8"))
         assert re.fullmatch(
             r"trial 3 of study s as tf_saved_model: on 100 images its predictions differ from "
             r"Keras' own by (0\.01|nan), which is more than rounding; nothing was written",
@@ -182,7 +182,7 @@ def test_an_earlier_export_is_replaced_and_a_folder_of_something_else_is_not(
     tmp_path: Path,
 ) -> None:
     model = other_model("uint8")
-    images = noise(model)
+    images = noise((100, 20, 12, 1), "uint8")
     made = exported(built(), "tf_saved_model", tmp_path)
     assert exported(model, "tf_saved_model", tmp_path, images).path == made.path
     assert tf.saved_model.load(str(made.path)).serve(images).shape == (100, 1)

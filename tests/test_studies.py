@@ -40,7 +40,8 @@ def keep_settings(folder: Path, number: int, study: str | None) -> None:
     (folder / HYDRA_FOLDER).mkdir(parents=True)
     job = f"  job:\n    id: '{number}'\n    num: {number}\n    config_name: config\n"
     sweeper = f"  sweeper:\n    study_name: {study or 'null'}\n"
-    choices = "  runtime:\n    choices:\n      model: base\n"
+    choices = "  runtime:\n    choices:\n      model: base\n    config_sources: []\n"
+    choices += "  overrides:\n    hydra: []\n"
     settings = folder / HYDRA_FOLDER / HYDRA_SETTINGS
     settings.write_text(f"hydra:\n{sweeper}{job}{choices}", encoding="utf-8")
 
@@ -171,6 +172,8 @@ def test_a_command_quotes_what_a_shell_would_take_apart_and_names_the_config() -
     assert plain.to_command() == "python -m cifar_hpo 'data.augment=[flip,shift]' a=1"
     named = ComposedTrial(["a=1"], {}, "depth", {})
     assert named.to_command() == "python -m cifar_hpo -cn depth hydra.mode=RUN a=1"
+    own = ComposedTrial(["model=resnet"], {}, "config", {}, ["-cd", "conf"])
+    assert own.to_command() == "python -m cifar_hpo -cd conf model=resnet"
 
 
 def test_the_folder_of_a_trial_is_found_whatever_its_name(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cifar_hpo.trust import Call
 MODELS = """
 import os
 from collections import OrderedDict
-from functools import partial
+from functools import cache, partial
 from os import system as build_quickly
 from their_models import resnet as theirs
 
@@ -37,6 +37,11 @@ def block(width):
 def fails():
     raise RuntimeError("no luck")
 
+@cache
+def kept():
+    return "kept"
+
+variable = cache(os.getenv)
 half = partial(block, 1)
 table = {}
 """
@@ -105,6 +110,18 @@ def test_the_refusal_has_the_line_that_would_allow_it() -> None:
         trust.resolve("model", "our_models.theirs")
     line = 'put allow = ["their_models"] into [tool.cifar_hpo] of ./pyproject.toml'
     assert line in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["_partial_", "_args_", "_convert_", "_recursive_"])
+def test_hydra_s_other_words_are_no_arguments(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^our_models\.Net: {key} is not taken"):
+        Call.parse({"_target_": "our_models.Net", key: True})
+
+
+def test_what_a_decorator_wraps_is_looked_at() -> None:
+    assert trust.call("data", Call("our_models.kept")) == "kept"
+    with pytest.raises(ConfigError, match=r"is os\.getenv|is posix|is os\."):
+        trust.resolve("data", "our_models.variable")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +200,11 @@ def test_an_installed_package_may_allow_its_own(
         {"training": {"callbacks": [{"_target_": "our_models.Net"}]}},
         {"training.callbacks": "[{_target_: our_models.Net, depth: 3}]"},
         {"model._target_": "our_models.Net,our_models.block"},
+        {"model._target_": "choice(our_models.Net, our_models.block)"},
+        {"hydra": {"sweeper": {"params": {"model._target_": "our_models.Net,our_models.block"}}}},
+        {"hydra": {"sweeper": {"params": {"model": {"_target_": "our_models.Net"}}}}},
+        {"hydra": {"sweeper": {"cells": [{"model._target_": "our_models.Net"}]}}},
+        {"hydra": {"sweeper": {"enqueue": [{"model": {"_target_": "our_models.Net"}}]}}},
         {"hydra": {"callbacks": {"mine": {"_target_": "our_models.Net"}}}},
     ],
 )
@@ -198,6 +220,10 @@ def test_a_config_may_name_what_is_allowed(config: dict[str, object]) -> None:
         {"training.callbacks": "[{_target_: our_models.Net}, {_target_ = (os.system)}]"},
         {"training.callbacks": "[{_target_: our_models.build_quickly}]"},
         {"model._target_": "our_models.Net,os.system"},
+        {"model._target_": "choice(our_models.Net, os.system)"},
+        {"hydra": {"sweeper": {"params": {"model._target_": "our_models.Net,os.system"}}}},
+        {"hydra": {"sweeper": {"cells": [{"model._target_": "our_models.build_quickly"}]}}},
+        {"hydra": {"sweeper": {"sampler": {"_target_": "our_models.Net"}}}},
         {"model": {"x_target_": "our_models.Net"}},
         {"hydra": {"callbacks": {"mine": {"_target_": "our_models.build_quickly"}}}},
         {"hydra": {"launcher": {"_target_": "our_models.Net"}}},

@@ -79,6 +79,8 @@ def test_a_killed_sweep_of_a_user_s_model_ends_as_if_it_had_not_been_and_is_aske
     (values,) = outcomes(killed)
     assert values["epochs"] == 30
     assert outcomes(whole) == [values], "bit for bit"
+    best = run_in(whole, "best", "s", module="cifar_hpo.studies")
+    assert best.stdout.startswith("python -m cifar_hpo -cd conf data=npz "), best.stderr
 
     with np.load(npz) as arrays:
         Image.fromarray(arrays["x_test"][0]).resize((64, 64)).save(killed / "one.png")

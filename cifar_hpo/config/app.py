@@ -29,6 +29,8 @@ IMAGE_SIZE = 32
 COLOURS = 3
 CIFAR10_SHAPE = (IMAGE_SIZE, IMAGE_SIZE, COLOURS)
 """Of its images, and of the synthetic ones: height, width, and numbers of each pixel."""
+RAW_PIXELS = 255
+"""The largest pixel of images as they are on disk."""
 CIFAR10_SOURCES = ("auto", "cifar10", "synthetic")
 """The choices of data.source whose images have this shape, whatever else is given."""
 SYNTHETIC_NOTICE = (

@@ -33,6 +33,10 @@ ENVIRONMENT = ("hydra.job.env_set", "hydra.job.env_copy")
 NAMES = ("hydra.output_subdir", "hydra.job.name")
 """Become names of a folder and of a file in the output folder."""
 CALLBACKS = "hydra.callbacks."
+SPACE = ("hydra.sweeper.params.", "hydra.sweeper.cells[", "hydra.sweeper.enqueue[")
+"""Below these stand keys of the app, which become overrides."""
+CHOICES = re.compile(r"\s*(?:choice|shuffle|sort)\((.*)\)\s*")
+"""Hydra's words for several values."""
 
 TARGET_IN_TEXT = re.compile(TARGET + r"['\"]?\s*[:=]\s*['\"]?([\w.]+)")
 
@@ -112,12 +116,15 @@ def _refuse_call(path: str, key: str, value: Any) -> None:
     is not allowed."""
     if key == TARGET and value is None:
         return  # it stands in a schema, and nobody has given it
-    if key == TARGET and path.startswith("hydra.") and not path.startswith(CALLBACKS):
+    is_app_s = not path.startswith("hydra.") or path.startswith((CALLBACKS, *SPACE))
+    if key == TARGET and not is_app_s:
         if value not in registered_targets():
             problem = f"refused: no installed package has registered {value!r} with Hydra"
             raise ConfigError(path, problem)
     elif key == TARGET:
-        _refuse_targets(path, str(value).split(","))
+        text = str(value)
+        choices = CHOICES.fullmatch(text)
+        _refuse_targets(path, (choices[1] if choices else text).split(","))
     elif TARGET in key:
         raise ConfigError(path, "refused: a config does not call functions")
     elif isinstance(value, str) and TARGET in value:

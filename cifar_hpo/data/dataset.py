@@ -198,11 +198,6 @@ def _form_of(folder: Path) -> Form:
     return Form(dataset.shape, dataset.dtype.name, dataset.labels, dataset.outputs, count)
 
 
-def class_count(data: Data) -> int:
-    """How many classes the dataset has; its images are not opened, and its folder is read once."""
-    return dataset_form(data).outputs
-
-
 def find_decoded(digest: str) -> Dataset | None:
     """The dataset of this digest, if it was decoded in this folder before and is whole."""
     for about in DECODED_IMAGES.glob(f"*/{DATASET_ABOUT}"):

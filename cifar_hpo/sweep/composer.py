@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo.config.fields import without_hydra
 from cifar_hpo.errors import UserError
+from cifar_hpo.hydra_internals import hydra_overrides
 from cifar_hpo.study.space import Choices, Space, Value, identity
 from cifar_hpo.workers.jobs import HydraLauncher, compose
 
@@ -46,7 +47,7 @@ class KnownGroups:
     def __init__(self, launcher: HydraLauncher) -> None:
         self._loader = launcher.hydra_context.config_loader
         self._config_name = launcher.config.hydra.job.config_name
-        self._overrides = list(launcher.config.hydra.overrides.hydra)
+        self._overrides = hydra_overrides(launcher.config.hydra)
 
     def get_group_options(
         self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG

@@ -22,7 +22,7 @@ from cifar_hpo import paths
 from cifar_hpo.config.fields import as_list
 from cifar_hpo.console import Heartbeat
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.hydra_internals import job_config, single_run_arguments
+from cifar_hpo.hydra_internals import job_config, search_arguments, single_run_arguments
 from cifar_hpo.metrics import metric_name, param_name
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.space import Space, Value, identity
@@ -45,16 +45,11 @@ log = logging.getLogger(__name__)
 MAX_CELLS_CHECKED = 2000
 """Cells of a grid that are composed and checked beforehand; the rest are checked as they come."""
 
-
 SHOWN_METRICS = ("test_accuracy", "parameters", "train_seconds")
 """Those beside the study's that MLflow's list of runs shows, of a task that has them."""
 
 OF_MOMENT = re.compile(r"\$\{\s*now\s*:")
 """An interpolation that is another at each moment."""
-COMMAND_LINE = "command-line"
-"""What Hydra calls where a folder of configs is from that -cd names."""
-
-SEARCH_PATH = "hydra.searchpath="
 
 
 class HydraSweeper(Protocol):
@@ -271,13 +266,7 @@ class Plan:
         hydra = self.base.hydra
         name = hydra.job.config_name
         arguments = [] if name == "config" else ["-cn", name, "hydra.mode=RUN"]
-        for source in hydra.runtime.config_sources:
-            if source.provider == COMMAND_LINE:
-                arguments += ["-cd", str(paths.short_path(Path(source.path)))]
-        for override in hydra.overrides.hydra:
-            if override.lstrip("+").startswith(SEARCH_PATH):
-                arguments.append(override)
-        return arguments
+        return [*arguments, *search_arguments(hydra)]
 
     def best(self, ranking: Sequence[FinishedTrial]) -> dict[str, Any] | None:
         """The best configuration of a ranking, with what trains it again."""

@@ -19,6 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from cifar_hpo import paths, processor
+from cifar_hpo.config.app import RAW_PIXELS
 from cifar_hpo.errors import StudyError, named_line, one_line
 from cifar_hpo.metrics import replica_name, stored_names
 from cifar_hpo.redaction import redacted
@@ -39,7 +40,7 @@ class LoadedModel(NamedTuple):
 
     shape: of its images: height, width, channels. pixels: the largest pixel that it takes, of
     images whose smallest are 0; None for images of a scale of their own. labels: the kind of its
-    labels, `classes` unless they are others.
+    labels, `classes` unless they are others. dtype: of its images.
     """
 
     title: str
@@ -48,13 +49,11 @@ class LoadedModel(NamedTuple):
     shape: tuple[int, int, int]
     pixels: float | None
     labels: str
+    dtype: str = "uint8"
 
 
 MAX_CAUSE = 300
 """Characters of why a model can't be loaded."""
-
-RAW_PIXELS = 255
-"""The largest pixel of images as they are on disk."""
 
 
 def why_not_loaded(layers: Any) -> str:
@@ -234,7 +233,8 @@ class RunReader:
             with tempfile.TemporaryDirectory() as copy, processor.quiet_tensorflow():
                 fetched = _mlflow.fetch_keras_model(uri, Path(copy))
                 info = mlflow.models.get_model_info(fetched.folder)
-                _, height, width, colours = info.signature.inputs.inputs[0].shape
+                (images,) = info.signature.inputs.inputs
+                _, height, width, colours = images.shape
                 return LoadedModel(
                     title,
                     mlflow.keras.load_model(fetched.folder, custom_objects=fetched.custom_objects),
@@ -242,6 +242,7 @@ class RunReader:
                     (height, width, colours),
                     info.metadata.get("pixels", RAW_PIXELS),
                     info.metadata.get("labels", "classes"),
+                    np.dtype(images.type).name,
                 )
         except Exception as error:  # noqa: BLE001  Keras, h5py and zipfile share no base
             cause = named_line(error, MAX_CAUSE)

@@ -21,7 +21,7 @@ from cifar_hpo.data.labels import CLASSES, NUMBERS, SEVERAL
 class Signature(NamedTuple):
     """Images of a shape (h, w, c) and a dtype in, so many numbers for each image out.
 
-    labels: their kind, one of those in data/dataset.py.
+    labels: their kind, one of those in data/labels.py.
     """
 
     outputs: int
