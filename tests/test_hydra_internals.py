@@ -170,7 +170,7 @@ def test_what_an_app_allows_holds_in_its_workers_and_needs_not_name_our_plugins(
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    assert "trial 0: +target=my_code.seven: val_accuracy 7.0000" in ended.stdout
-    assert "trial 1: +target=collections.Counter: val_accuracy 0.0000" in ended.stdout, MEND
+    assert "trial 0: +target=my_code.seven: value 7.0000" in ended.stdout
+    assert "trial 1: +target=collections.Counter: value 0.0000" in ended.stdout, MEND
     for log in my_code.rglob("worker_*.log"):
         assert "Warning" not in log.read_text(), "what a worker's Hydra warns of"
