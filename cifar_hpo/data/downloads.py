@@ -81,8 +81,8 @@ class RemoteFile:
     def _fetch(self, draft: Path) -> None:
         from rich.progress import wrap_file
 
-        # The addresses are those of this package.
-        with urllib.request.urlopen(self.url, timeout=CONNECT_TIMEOUT) as response:  # noqa: S310
+        opened = urllib.request.urlopen(self.url, timeout=CONNECT_TIMEOUT)  # noqa: S310  of this file
+        with opened as response:
             size = int(response.headers["Content-Length"])
             with (
                 draft.open("wb") as file,
