@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -339,25 +338,7 @@ def save_keras_model(
         pip_requirements=REQUIREMENTS,
         metadata={"classes": list(classes), **(about or {})},
         save_exported_model=False,
-        code_paths=_own_code(model),
     )
-
-
-def _own_code(model: Any) -> list[str] | None:
-    """The files and packages of the current folder with the user's classes of a model, which
-    MLflow's server needs to load it; None where there are none."""
-    try:
-        own = custom_objects(json.loads(model.to_json()))
-    except Exception:  # noqa: BLE001  a model that says nothing of itself can be served by nobody
-        return None
-    here = Path.cwd()
-    paths: set[str] = set()
-    for found in own.values():
-        top = sys.modules[found.__module__.partition(".")[0]]
-        file = Path(getattr(top, "__file__", None) or "")
-        if file.is_relative_to(here):
-            paths.add(str(file.parent if file.name == "__init__.py" else file))
-    return sorted(paths) or None
 
 
 class FetchedModel(NamedTuple):
