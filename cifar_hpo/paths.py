@@ -123,15 +123,26 @@ def storage_url(given: str | None) -> str:
 
 
 def tracking_uri(given: str | None) -> str:
-    """MLflow's store: the one given, else MLFLOW_TRACKING_URI, else mlflow.db here."""
-    here = f"{SQLITE}{MLFLOW_DB.absolute()}"
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or here
+    """MLflow's store: the one given, else MLFLOW_TRACKING_URI, else mlflow.db here.
+
+    The same from any folder: a trial may run in its own.
+    """
+    here = f"{SQLITE}{MLFLOW_DB}"
+    return absolute_url(given or os.environ.get("MLFLOW_TRACKING_URI") or here)
 
 
 def sqlite_file(url: str) -> Path | None:
     """The file of an SQLite URL; None for any other."""
     file = SQLITE_URL.match(url)
     return Path(file[1]) if file and file[1] != ":memory:" else None
+
+
+def absolute_url(url: str) -> str:
+    """The URL with the whole path of an SQLite file; any other as it is."""
+    file = SQLITE_URL.match(url)
+    if file is None or file[1].startswith((":memory:", "file:")):
+        return url
+    return f"{url[: file.start(1)]}{Path(file[1]).absolute()}{url[file.end(1) :]}"
 
 
 def short_path(path: Path) -> Path:

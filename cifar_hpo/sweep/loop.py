@@ -27,7 +27,7 @@ from cifar_hpo.errors import (
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.interruption import Interruption
 from cifar_hpo.left_results import Left, LeftResults
-from cifar_hpo.paths import TRACEBACK, short_path
+from cifar_hpo.paths import TRACEBACK, absolute_url, short_path, storage_url
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.study import Study
@@ -336,7 +336,7 @@ class Sweep:
             varied=tuple(spec.params),
             attempt=spec.attempt,
             pruner=options["pruner"] if is_pruned else None,
-            storage=(options["storage"] or "") if is_pruned else "",
+            storage=absolute_url(storage_url(options["storage"])) if is_pruned else "",
         )
 
     def _close(self, status: str) -> None:

@@ -186,7 +186,8 @@ def print_summary(
         console.print(SYNTHETIC_NOTICE, style="bold red", **PLAIN)
     if tracker.run_id:
         uri = redacted(tracker.uri)
-        store = uri.removeprefix(paths.SQLITE)
+        file = paths.sqlite_file(uri)
+        store = paths.short_path(file) if file else uri
         console.print(f"runs:   experiment {tracker.experiment_name} in {store}", **PLAIN)
         console.print(f"browse: {_browse_command(uri)}", **PLAIN)
     if plan.options["storage"] != paths.IN_MEMORY:
@@ -220,7 +221,7 @@ def _browse_command(uri: str) -> str:
     if uri.startswith(("http://", "https://")):
         return uri
     file = paths.sqlite_file(uri)
-    if file and file.name == paths.MLFLOW_DB.name:
+    if file and paths.short_path(file) == paths.MLFLOW_DB:
         return "mlflow ui"
     return f"mlflow ui --backend-store-uri {uri}"
 

@@ -236,13 +236,23 @@ def test_what_the_user_can_mend_is_one_line_in_other_apps_too(
 
 
 @pytest.mark.usefixtures("store")
-def test_under_another_launcher_trials_are_tracked_and_pruned_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more", [(), ("hydra.job.chdir=true", "+mlflow.tracking_uri=sqlite:///mlflow.db")]
+)
+def test_under_another_launcher_trials_are_tracked_and_pruned_too(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """In whichever folder they run, with the study's own databases."""
     write_app(tmp_path)
     options = ("hydra.sweeper.track=true", "hydra.sweeper.metric=loss", "hydra.sweep.dir=out")
     pruner = ("hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=1")
-    shown = run_app(tmp_path, *PLUGINS, *options, *pruner, "+rate=0.5,0.1")
+    shown = run_app(tmp_path, *PLUGINS, *options, *pruner, *more, "+rate=0.5,0.1")
     assert shown.returncode == 0, shown.stderr
     assert "PRUNED after epoch 1 of 4 by median" in shown.stdout
+    assert "runs:   experiment s in mlflow.db\nbrowse: mlflow ui\n" in shown.stdout
+    databases = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.db")}
+    assert databases == {"mlflow.db", "mlruns/studies.db"}
+    assert (tmp_path / "out/0/seen.txt").exists() == ("hydra.job.chdir=true" in more)
     finished, pruned = sorted(runs(tmp_path, "trial"), key=lambda run: run.data.tags["trial"])
     assert {finished.info.status, pruned.info.status} == {"FINISHED"}
     assert "pruned" in pruned.data.tags

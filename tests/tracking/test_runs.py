@@ -29,7 +29,7 @@ def test_the_store_is_the_one_given_else_of_the_environment_else_here(
 ) -> None:
     assert connect(None) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    assert connect(None) == "sqlite:///other.db"
+    assert connect(None) == f"sqlite:///{tmp_path}/other.db", "from any folder"
     assert connect(uri) == uri
 
 
