@@ -148,8 +148,13 @@ class WrappedTask:
         self.function = function
         self.task = as_task(function)
         for name in HOOKS:
-            if name != "run":
+            if name not in ("run", "imports"):
                 setattr(self, name, getattr(self.task, name))
+
+    @property
+    def imports(self) -> Sequence[str]:
+        """The function's as they are now: one that is wrapped may come to need more."""
+        return as_task(self.function).imports
 
     def __call__(self, config: DictConfig) -> Any:
         return self.around(config, lambda: self.function(config))

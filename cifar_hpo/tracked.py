@@ -6,7 +6,7 @@ This package's own objective logs more of a trial, and does so itself. Heavy imp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,11 @@ class Tracked(WrappedTask):
         """Log from now on, unless the task logs itself."""
         if not self.task.logs_itself:
             self.is_on = True
-            self.imports = (*self.task.imports, *IMPORTS)
+
+    @property
+    def imports(self) -> Sequence[str]:
+        own = super().imports
+        return (*own, *IMPORTS) if self.is_on else own
 
     def around(self, config: DictConfig, run: Callable[[], Any]) -> Any:
         context = Context.from_environment()

@@ -8,6 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_hpo.objective import objective
 from cifar_hpo.task import HOOKS, Task, as_task
+from cifar_hpo.tracked import IMPORTS, Tracked
+from cifar_hpo.workers.leaving import LeavingResult
 
 CONFIG = OmegaConf.create({"x": 1})
 assert isinstance(CONFIG, DictConfig)
@@ -45,3 +47,18 @@ def test_ours_has_every_hook() -> None:
     task: Task = as_task(objective)
     for hook in HOOKS:
         assert getattr(task, hook) == getattr(objective, hook), hook
+
+
+def test_what_a_wrapped_function_comes_to_import_is_known_to_who_starts_workers() -> None:
+    """A sweep knows that it is tracked after its launcher was given the task function."""
+
+    def function(config: DictConfig) -> int:
+        return int(config.x)
+
+    hooks: Any = function
+    hooks.imports = ["json"]
+    tracked = Tracked(function)
+    leaving = LeavingResult(tracked)
+    assert list(as_task(leaving).imports) == ["json"]
+    tracked.turn_on()
+    assert list(as_task(leaving).imports) == ["json", *IMPORTS]
