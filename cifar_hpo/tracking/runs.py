@@ -20,7 +20,7 @@ from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.delivery import NO_ANSWER, Delivery, Undelivered, reason
 from cifar_hpo.tracking.ownership import OWNER, end_dead_runs, owner
-from cifar_hpo.tracking.source import source_tags, uncommitted_diff
+from cifar_hpo.tracking.source import is_dirty, source_tags, uncommitted_diff
 from cifar_hpo.tracking.store import connect, experiment
 from cifar_hpo.tracking.writer import (
     NOT_YET,
@@ -165,7 +165,7 @@ class StudyRun:
         tags, diff = source_tags(folder), uncommitted_diff(folder)
         commit = tags.get(_mlflow.GIT_COMMIT)
         if commit:
-            tags[_mlflow.GIT_DIRTY] = str(bool(diff)).lower()
+            tags[_mlflow.GIT_DIRTY] = str(is_dirty(folder)).lower()
         self._tag({key: value for key, value in tags.items() if key not in self.users_tags})
         if commit and diff:
             self.client.log_text(self.run_id, diff, paths.ARTIFACT_DIFF.format(commit=commit))

@@ -31,6 +31,15 @@ QUIETLY = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
 DIFF = ("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv")
 """A diff for which git runs no program that the repository names."""
 
+STATUS = ("status", "--porcelain", "-z", "--untracked-files=normal", "--", ":/")
+UNTRACKED = "?? "
+GENERATED = (str(paths.GENERATED), f"{paths.MLFLOW_DB}*", "multirun", "outputs")
+"""What sweeps and Hydra leave in the folder, and is not looked at."""
+BYTECODE = ":(top,exclude)*__pycache__/*"
+
+MAX_UNTRACKED = 1_000
+"""Names of untracked files and folders that are listed."""
+
 
 def source_tags(folder: Path) -> dict[str, str]:
     """The user, the program and, as far as git knows, commit, branch and remote of a folder.
@@ -55,17 +64,43 @@ def source_tags(folder: Path) -> dict[str, str]:
     return tags
 
 
+def is_dirty(folder: Path) -> bool:
+    """Whether a folder's repository has changes or files, other than what is generated, that are
+    not in its last commit; False where there is none."""
+    return bool(_status(folder))
+
+
 def uncommitted_diff(folder: Path) -> str:
     """How a folder's repository differs from its last commit, without passwords and up to MAX_DIFF.
 
-    Empty where it does not, or there is no repository or commit. Of binary files it has the names.
+    Empty where it does not, or there is no repository. Of binary files it has the names, and at its
+    end those of untracked files and folders.
     """
     diff = _git(folder, *DIFF, limit=MAX_DIFF + 1)
     text = diff.decode(errors="replace")
     if len(diff) > MAX_DIFF:
         whole_lines = text.rpartition("\n")[0]
         text = f"{whole_lines}\n… and more: cut at {MAX_DIFF:,} bytes\n"
-    return redacted(text)
+    return redacted(text + _untracked(folder))
+
+
+def _untracked(folder: Path) -> str:
+    """A line for each untracked file or folder."""
+    names = []
+    for entry in _status(folder):
+        if entry.startswith(UNTRACKED):
+            names.append(entry.removeprefix(UNTRACKED))
+    lines = [f"untracked: {name}\n" for name in names[:MAX_UNTRACKED]]
+    if len(names) > MAX_UNTRACKED:
+        lines.append(f"untracked: … and {len(names) - MAX_UNTRACKED:,} more\n")
+    return "".join(lines)
+
+
+def _status(folder: Path) -> list[str]:
+    """What is not committed: of each file two letters, a blank and its name in the repository."""
+    generated = [f":(exclude){name}" for name in GENERATED]
+    answer = _git(folder, *STATUS, *generated, BYTECODE, limit=MAX_DIFF)
+    return answer.decode(errors="replace").split("\0")[:-1]  # each ends with it
 
 
 def _line(folder: Path, *arguments: str) -> str:

@@ -77,13 +77,20 @@ def test_a_study_s_run_has_what_is_not_committed(uri: str, tmp_path: Path) -> No
     for command in (["init", "-q"], ["add", "code.py"], [*AUTHOR, "commit", "-q", "-m", "first"]):
         (tmp_path / "code.py").write_text("size = 1\n")
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    (tmp_path / "code.py").write_text("size = 2\n")
+    study = StudyRun(uri, "e", "s", folder=tmp_path)
+    assert study.wait()
+    assert fetch(study.run_id).data.tags[_mlflow.GIT_DIRTY] == "false", "with a store beside it"
+    (tmp_path / "new.py").touch()
     study = StudyRun(uri, "e", "s", folder=tmp_path)
     assert study.wait()
     tags = fetch(study.run_id).data.tags
     assert tags[_mlflow.GIT_DIRTY] == "true"
-    commit = tags[_mlflow.GIT_COMMIT]
-    assert "+size = 2" in text(study.run_id, f"source/{commit}.diff")
+    diff = f"source/{tags[_mlflow.GIT_COMMIT]}.diff"
+    assert text(study.run_id, diff) == "untracked: new.py\n"
+    (tmp_path / "code.py").write_text("size = 2\n")
+    study = StudyRun(uri, "e", "s", folder=tmp_path)
+    assert study.wait()
+    assert "+size = 2" in text(study.run_id, diff)
 
 
 def test_the_best_value_is_a_chart_over_finished_trials(uri: str) -> None:

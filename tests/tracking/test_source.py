@@ -11,7 +11,7 @@ import pytest
 
 from cifar_hpo.paths import PACKAGE
 from cifar_hpo.tracking import _mlflow
-from cifar_hpo.tracking.source import MAX_DIFF, source_tags, uncommitted_diff
+from cifar_hpo.tracking.source import MAX_DIFF, is_dirty, source_tags, uncommitted_diff
 
 SECRET = "only-for-me-123"
 
@@ -66,6 +66,35 @@ def test_what_is_staged_or_gone_is_part_of_it(repository: Path, name: str) -> No
         assert "-size = 1" in uncommitted_diff(repository)
 
 
+def test_files_that_git_does_not_know_make_it_dirty_and_are_listed_by_name(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", SECRET)
+    for generated in ("mlruns/a/b", "mlflow.db", "multirun/x/y", "outputs/z", "__pycache__/m.pyc"):
+        (repository / generated).parent.mkdir(parents=True, exist_ok=True)
+        (repository / generated).touch()
+    assert not is_dirty(repository)
+    assert uncommitted_diff(repository) == ""
+    (repository / "a ü.py").write_text("not shown\n")
+    (repository / f"{SECRET}.txt").touch()
+    (repository / "new").mkdir()
+    (repository / "new" / "b.py").touch()
+    assert is_dirty(repository)
+    (repository / "model.py").write_text("size = 2\n")
+    diff = uncommitted_diff(repository)
+    assert diff.endswith("+size = 2\nuntracked: a ü.py\nuntracked: new/\nuntracked: ***.txt\n")
+    (repository / ".gitignore").write_text("*\n")
+    git(repository, "checkout", "-q", "model.py")
+    assert not is_dirty(repository)
+
+
+def test_a_change_makes_it_dirty(repository: Path) -> None:
+    (repository / "model.py").write_text("size = 2\n")
+    inner = repository / "inner"
+    inner.mkdir()
+    assert is_dirty(inner)
+
+
 def test_a_detached_head_is_a_commit_without_a_branch(repository: Path) -> None:
     git(repository, "checkout", "-q", "--detach")
     tags = source_tags(repository)
@@ -99,6 +128,7 @@ def test_without_a_repository_a_commit_or_git_there_is_less_to_show(
     assert _mlflow.GIT_COMMIT not in source_tags(tmp_path)
     assert uncommitted_diff(tmp_path) == ""
     assert uncommitted_diff(tmp_path / "gone") == ""
+    assert not is_dirty(tmp_path)
 
 
 def test_git_runs_no_program_that_a_repository_names(repository: Path) -> None:
