@@ -180,7 +180,7 @@ class Sweeper:
     )
     direction: Any | None = key(
         "of the metric, or a list for several; null is each metric's own where the task knows it, "
-        "else minimize for a loss or an error, and maximize",
+        "else minimize for a loss or an error (mae, mse and rmse are some), and maximize",
         default=None,
         choices=("maximize", "minimize"),
         listed=True,

@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import logging
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 MAX_NAME_LENGTH = 100
 VALUE = "value"
 """What a number is called that a task returns."""
+
+ERRORS = ("mae", "mse", "rmse")
+"""Mean errors by their short names, words of a metric's name."""
 
 LIMITS = ("n_trials", "timeout", "target", "patience")
 """Options of which a sweep without an end of its own needs one."""
@@ -269,12 +273,18 @@ def _settled_direction(options: Options, task: Task) -> str | list[str]:
     metric = options["metric"]
     directions = []
     for name in as_list(metric):
-        is_loss = any(word in name.lower() for word in ("loss", "error"))
         if task.metrics:
             directions.append(direction_of(name))
         else:
-            directions.append("minimize" if is_loss else "maximize")
+            directions.append("minimize" if _is_loss(name) else "maximize")
     return directions if isinstance(metric, list) else directions[0]
+
+
+def _is_loss(name: str) -> bool:
+    """Whether less of a metric that the task does not know is better, by its name."""
+    lower = name.lower()
+    words = re.split(r"[\W_]+", lower)
+    return "loss" in lower or "error" in lower or any(word in ERRORS for word in words)
 
 
 def _validate_directions(options: Options) -> None:

@@ -139,6 +139,24 @@ def test_of_a_metric_that_nobody_knows_more_is_better_but_of_losses_and_errors()
 
 
 @pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("mae", "minimize"),
+        ("val_mae", "minimize"),
+        ("rmse_test", "minimize"),
+        ("test/MSE", "minimize"),
+        ("val.rmse", "minimize"),
+        ("maestro", "maximize"),
+        ("parmse", "maximize"),
+    ],
+)
+def test_mean_errors_are_known_by_their_short_names_as_whole_words(
+    metric: str, direction: str
+) -> None:
+    assert settle(metric=metric)["direction"] == direction
+
+
+@pytest.mark.parametrize(
     ("known", "direction", "metric"),
     [
         ((), None, "value"),
