@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import functools
 import importlib.util
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_hpo import paths, processor
 from cifar_hpo.config.fields import check_values, key, meant, without_hydra
 from cifar_hpo.config.secrets import refuse_secrets_and_calls
+from cifar_hpo.config.tags import validate_tags
 from cifar_hpo.errors import ConfigError, one_line
 from cifar_hpo.trust import TARGET, Call
 
@@ -41,22 +41,6 @@ ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sig
 WHITENING_SIZE = 2
 """Side of the whitening layer's kernel, pixels; it has no padding."""
 AUGMENTATIONS = ("flip", "shift", "cutout")
-TAG_NAME = re.compile(r"[\w .:/-]+", re.ASCII)
-MAX_TAG_NAME, MAX_TAG_LENGTH = 250, 5_000
-"""Characters that MLflow's stores take; a note shares its tag with the ranking."""
-OUR_TAGS = (
-    "attempt",
-    "data",
-    "kind",
-    "mlflow.note.content",
-    "mlflow.parentRunId",
-    "mlflow.runName",
-    "overrides",
-    "pruned",
-    "study",
-    "synthetic",
-    "trial",
-)
 SHIFT = 4
 """The most pixels by which an augmented image is shifted each way."""
 CALLABLE = ("model",)
@@ -457,7 +441,7 @@ def validate_config(config: DictConfig) -> Config:
         _validate_residual(typed.model)
     _validate_folds(typed)
     _validate_data(typed.data)
-    _validate_tags(typed.mlflow)
+    validate_tags(typed.mlflow.tags, typed.mlflow.note)
     _validate_tensorboard(typed.training)
     typed.training.callbacks = _parsed_callbacks(typed.training.callbacks)
     return typed
@@ -694,19 +678,3 @@ def _validate_folds(config: Config) -> None:
         wanted = f"set training.replicas={config.data.folds}, or data.split_seed for another split"
         problem = "replica r is validated on fold r, so that one replica would see the first alone"
         raise ConfigError("data.folds", f"{problem}; {wanted}")
-
-
-def _validate_tags(mlflow: Mlflow) -> None:
-    """Tags that MLflow takes, and no others than a user's."""
-    for name, value in (mlflow.tags or {}).items():
-        path = f"mlflow.tags.{name}"
-        if not TAG_NAME.fullmatch(name) or len(name) > MAX_TAG_NAME:
-            problem = f"no tag: up to {MAX_TAG_NAME} letters, digits, blanks and _ - . : / are"
-            raise ConfigError(path, problem)
-        if name in OUR_TAGS or name.startswith("cifar_hpo."):
-            raise ConfigError(path, "a tag that sweeps use; give it another name")
-        if not isinstance(value, str | int | float) or len(str(value)) > MAX_TAG_LENGTH:
-            problem = f"{str(value)[:40]!r} is no text of up to {MAX_TAG_LENGTH:,} characters"
-            raise ConfigError(path, problem)
-    if mlflow.note and len(mlflow.note) > MAX_TAG_LENGTH:
-        raise ConfigError("mlflow.note", f"longer than {MAX_TAG_LENGTH:,} characters")

@@ -17,11 +17,13 @@ from typing import Any, Protocol
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo import paths
 from cifar_hpo.config.fields import as_list
+from cifar_hpo.config.tags import validate_tags
 from cifar_hpo.console import Heartbeat
-from cifar_hpo.errors import ConfigError
+from cifar_hpo.errors import ConfigError, one_line
 from cifar_hpo.hydra_internals import job_config, search_arguments, single_run_arguments
 from cifar_hpo.metrics import metric_name, param_name
 from cifar_hpo.study.ranking import FinishedTrial
@@ -114,7 +116,7 @@ class Plan:
             options = settle_metrics({**options, "metric": metric}, task)
         first = composer.compose_task(checked_cells[0])
         base = composer.compose(0, checked_cells[0])
-        return cls(
+        plan = cls(
             space=space,
             options=options,
             composer=composer,
@@ -134,6 +136,9 @@ class Plan:
             code=code_of(sweeper.task_function, first),
             is_tracked=_is_tracked(options["track"], task, base),
         )
+        if plan.is_tracked:
+            plan.mlflow_options()
+        return plan
 
     def prepared(self) -> Plan:
         """With the data at hand, which is part of the meaning; warns of what the task warns of.
@@ -184,11 +189,18 @@ class Plan:
 
     def mlflow_options(self) -> dict[str, Any]:
         """The store, the experiment, tags and note that the app's config names; None for each that
-        it does not, as in an app that has something else under the name mlflow."""
+        it does not, as in an app that has something else under the name mlflow.
+
+        Raises ConfigError for what MLflow would not take.
+        """
         part = self.base.get("mlflow")
         options: dict[str, Any] = {}
         for name in ("tracking_uri", "experiment", "tags", "note"):
-            options[name] = part.get(name) if isinstance(part, DictConfig) else None
+            options[name] = _resolved(part, name) if isinstance(part, DictConfig) else None
+        validate_tags(options["tags"], options["note"])
+        uri = options["tracking_uri"]
+        if uri is not None and not isinstance(uri, str):
+            raise ConfigError("mlflow.tracking_uri", f"{str(uri)[:40]!r} is no URI of a store")
         return options
 
     def ui_metrics(self, metrics: Sequence[str]) -> list[str]:
@@ -304,6 +316,19 @@ class Plan:
             OmegaConf.update(config, key, value)
             config.hydra.overrides.hydra.append(f"{key}={quoted}")
         self.composer.forget()
+
+
+def _resolved(part: DictConfig, name: str) -> Any:
+    """The plain value of a key, None where it has none. Raises ConfigError for an interpolation
+    that can't be resolved."""
+    try:
+        value = part.get(name)
+        if OmegaConf.is_config(value):
+            return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        problem = one_line(error).split(" full_key:")[0]
+        raise ConfigError(error.full_key or name, problem) from None
+    return value
 
 
 def _is_tracked(track: bool | None, task: Task, base: DictConfig) -> bool:

@@ -153,7 +153,7 @@ class StudyRun:
 
     def _describe(self, note: str | None) -> str:
         """Give the run the user's tags and note; returns the note, or an earlier command's."""
-        described = {key: redacted(str(value)) for key, value in self.users_tags.items()}
+        described = {str(key): redacted(str(value)) for key, value in self.users_tags.items()}
         if note:
             described |= {USERS_NOTE: redacted(note), _mlflow.NOTE: redacted(note)}
         if described:

@@ -181,6 +181,7 @@ def test_the_first_wrong_value_is_refused_with_its_path(overrides: list[str], me
     ("tags", "message"),
     [
         ("{study: mine}", "mlflow.tags.study: a tag that sweeps use"),
+        ("{cpu: slow}", "mlflow.tags.cpu: a tag that sweeps use"),
         ("{cifar_hpo.x: 1}", "mlflow.tags.cifar_hpo.x: a tag that sweeps use"),
         ("{a@b: 1}", "mlflow.tags.a@b: no tag"),
         ("{a: [1]}", "mlflow.tags.a: '[1]' is no text"),

@@ -222,6 +222,26 @@ train()
             ("hydra.sweeper.sampler._target_=optuna.samplers.TPESampler", "+rate=0.1"),
             "error: hydra.sweeper.sampler._target_: there is no such option; choose one by",
         ),
+        (
+            TRAINING,
+            ("+mlflow.tags={study: mine}", "+rate=0.1"),
+            "error: mlflow.tags.study: a tag that sweeps use; give it another name",
+        ),
+        (
+            TRAINING,
+            ("+mlflow.tags=[vision]", "hydra.sweeper.track=true", "+rate=0.1"),
+            "error: mlflow.tags: ['vision'] is no mapping; write {team: vision}",
+        ),
+        (
+            TRAINING,
+            ("+mlflow.note={a: 1}", "+rate=0.1"),
+            "error: mlflow.note: {'a': 1} is no text",
+        ),
+        (
+            TRAINING,
+            ("+mlflow.tags.team=${oc.env:NOBODY_SET_IT}", "+rate=0.1"),
+            "error: mlflow.tags.team: KeyError raised while resolving interpolation: ",
+        ),
         (UNGUARDED, ("+x=1",), "error: train.py, line 8: train() runs whenever the file is impor"),
     ],
 )
