@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_hpo import reporting, trial
 from cifar_hpo.left_results import LeftResults
 from cifar_hpo.metrics import metric_name, param_name
+from cifar_hpo.redaction import redacted
 from cifar_hpo.task import WrappedTask
 from cifar_hpo.trial import Context, Progress, TrialResult
 
@@ -100,10 +101,12 @@ class _Log:
 def _record(
     config: DictConfig, context: Context, number: int, overrides: tuple[str, ...]
 ) -> AttemptRecord:
-    """What MLflow shows of an attempt; params are the overrides, as they were written."""
+    """What MLflow shows of an attempt, without passwords; params are the overrides, as they were
+    written."""
     from cifar_hpo.tracking.attempts import AttemptRecord
 
     params = {}
+    overrides = tuple(redacted(override) for override in overrides)
     for override in overrides:
         key, _, value = override.partition("=")
         params[param_name(key)] = value
@@ -112,7 +115,7 @@ def _record(
         experiment_name="",
         overrides=overrides,
         params=params,
-        config_yaml=OmegaConf.to_yaml(config),
+        config_yaml=redacted(OmegaConf.to_yaml(config)),
         context=context,
         number=number,
     )

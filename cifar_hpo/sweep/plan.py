@@ -26,6 +26,7 @@ from cifar_hpo.console import Heartbeat
 from cifar_hpo.errors import ConfigError, one_line
 from cifar_hpo.hydra_internals import job_config, search_arguments, single_run_arguments
 from cifar_hpo.metrics import metric_name, param_name
+from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.sweep.code import Code, code_of
@@ -269,9 +270,10 @@ class Plan:
         return f"python {name}"
 
     def rerun_arguments(self, params: Mapping[str, Value]) -> list[str]:
-        """The arguments that run one configuration alone."""
+        """The arguments that run one configuration alone, without passwords: they are shown."""
         chosen = self._config_arguments() if self.task.logs_itself else single_run_arguments()
-        return [*chosen, *self.space.overrides(params)]
+        arguments = [*chosen, *self.space.overrides(params)]
+        return [redacted(argument) for argument in arguments]
 
     def _config_arguments(self) -> list[str]:
         """Those that name the config of this package's own app, and where it is found."""

@@ -393,7 +393,7 @@ def _tags(record: AttemptRecord) -> dict[str, str]:
     if dataset is not None and dataset.fallback:
         tags["synthetic"] = "true"
     if record.note:
-        tags[_mlflow.NOTE] = record.note
+        tags[_mlflow.NOTE] = redacted(record.note)
     return tags
 
 

@@ -86,6 +86,9 @@ if epoch == 4:
 """
 
 
+SOURCE = "http://me:SECRET@host/images"
+
+
 @pytest.fixture(scope="module")
 def folder(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("app")
@@ -98,7 +101,7 @@ def swept(folder: Path) -> subprocess.CompletedProcess[str]:
     """A tracked app of which one trial raises."""
     write_app(folder, OWN_RUNS)
     options = ("hydra.sweeper.track=true", "hydra.sweeper.metric=loss", "hydra.sweep.dir=out")
-    return run_app(folder, *WORKERS, *options, "+rate=0.1,0.2,0.3")
+    return run_app(folder, *WORKERS, *options, f"+from={SOURCE}", "+rate=0.1,0.2,0.3")
 
 
 def test_a_trial_that_raises_is_told_on_one_line_with_the_place_of_its_traceback(
@@ -112,7 +115,8 @@ def test_a_trial_that_raises_is_told_on_one_line_with_the_place_of_its_traceback
     assert 'raise OSError("no luck with' in written, "the line of the program's file"
     assert "SECRET" not in written
     assert "leaving.py" not in written
-    assert "again:  python train.py +rate=0.2\n" in swept.stdout
+    again = "again:  python train.py '+from=http://me:***@host/images' +rate=0.2\n"
+    assert again in swept.stdout
 
 
 def test_each_attempt_has_a_run_with_overrides_curves_and_a_true_status(
@@ -123,7 +127,7 @@ def test_each_attempt_has_a_run_with_overrides_curves_and_a_true_status(
     assert {run.info.status for number, run in trials.items() if number != "2"} == {"FINISHED"}
     assert trials["2"].info.status == "FAILED"
     assert {run.data.tags["mlflow.parentRunId"] for run in trials.values()} == {study.info.run_id}
-    assert trials["0"].data.params == {"rate": "0.1"}
+    assert trials["0"].data.params == {"rate": "0.1", "from": "http://me:***@host/images"}
     assert trials["0"].info.run_name == "rate=0.1"
     assert trials["0"].data.metrics == pytest.approx(
         {"loss": 0.9**4, "half": 0.9**4 / 2, "epochs": 4}
@@ -133,6 +137,12 @@ def test_each_attempt_has_a_run_with_overrides_curves_and_a_true_status(
     assert [point.step for point in curve][:4] == [1, 2, 3, 4]
     files = {file.path for file in client.list_artifacts(trials["2"].info.run_id)}
     assert files == {"config.yaml", "overrides.json", "traceback.txt"}
+    for name in files:
+        logged = mlflow.artifacts.load_text(f"runs:/{trials['2'].info.run_id}/{name}")
+        assert "SECRET" not in logged
+        assert "me:***@host" in logged
+    best = mlflow.artifacts.load_text(f"runs:/{study.info.run_id}/best.json")
+    assert "me:***@host" in best
 
 
 def test_what_the_app_logs_by_itself_lies_below_its_attempt_with_a_true_status(

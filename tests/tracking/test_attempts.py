@@ -75,6 +75,13 @@ def test_a_group_s_choice_is_a_param_and_the_user_s_tags_are_the_run_s(uri: str)
     assert (logged.data.tags["team"], logged.data.tags["study"]) == ("vision", "s")
 
 
+def test_a_note_shows_no_password(uri: str) -> None:
+    with attempt_run(record(uri, note="from postgresql://me:SECRET@host/runs")) as run:
+        pass
+    note = fetch(run.run_id).data.tags[_mlflow.NOTE]
+    assert note == "from postgresql://me:***@host/runs"
+
+
 def test_a_run_outside_a_study_is_its_own(uri: str) -> None:
     with attempt_run(record(uri)) as run:
         pass
