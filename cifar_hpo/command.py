@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -10,9 +11,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cifar_hpo.errors import StudyError, UserError
+from cifar_hpo.paths import OUTPUTS, SWEEP_CONFIG
 
 if TYPE_CHECKING:
     from cifar_hpo.api import LoadedStudy  # loads Optuna
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 STUDY_LINE = re.compile(r"study ([A-Za-z0-9_][\w.@-]*): (?:\d+|any number of) trials", re.ASCII)
 """What a sweep prints first."""
 
-STORAGE = "hydra.sweeper.storage="
+STORAGE = "hydra.sweeper.storage"
+SWEEP_FOLDER = "hydra.sweep.dir"
 
 ERROR = "error: "
 MENDABLE = 2
@@ -33,7 +37,9 @@ class CompletedSweep:
 
     returncode: 0 where all trials finished, 1 where some did not, 130 where another process
     interrupted it, below 0 for a signal that killed it. study_name: None for a single run. storage:
-    where the study is, as the command named it.
+    where the study is, as the command or its config file names it; None for mlruns/studies.db. The
+    config file is known by what the sweep left of it in its folder, which must be the usual one or
+    stand among the arguments.
     """
 
     arguments: Sequence[str]
@@ -84,11 +90,48 @@ def run(arguments: Sequence[str]) -> CompletedSweep:
                 process.terminate()
     if process.returncode == MENDABLE and problem:
         raise UserError(problem)
-    storage = None
-    for argument in arguments:
-        if argument.startswith(STORAGE):
-            storage = argument.removeprefix(STORAGE)
+    storage = _storage(arguments, study_name) if study_name else None
     return CompletedSweep(arguments, process.returncode, study_name, storage)
+
+
+def _storage(arguments: Sequence[str], study_name: str) -> str | None:
+    """Where the study is: as an argument says, else the config that its sweep has left."""
+    from omegaconf import OmegaConf
+
+    given = _values(arguments)
+    named = OmegaConf.create({"hydra": {"sweeper": {"study_name": study_name}}})
+    for key, value in given.items():
+        OmegaConf.update(named, key, value)
+    if STORAGE in given:
+        return _text(named, STORAGE)
+    config = Path(_text(named, SWEEP_FOLDER) or OUTPUTS / study_name, SWEEP_CONFIG)
+    return _text(OmegaConf.load(config), STORAGE) if config.is_file() else None
+
+
+def _values(arguments: Sequence[str]) -> dict[str, Any]:
+    """What the command line sets, by its keys, as Hydra understands it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    values = {}
+    for argument in arguments:
+        if STORAGE not in argument and SWEEP_FOLDER not in argument:
+            continue
+        with contextlib.suppress(HydraException):  # an option, such as --config-dir=…
+            (override,) = OverridesParser.create().parse_overrides([argument])
+            values[override.key_or_group] = override.value()
+    return values
+
+
+def _text(config: Any, key: str) -> str | None:
+    """A key's value; None where it has none, or an interpolation that a sweep alone resolves."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    with contextlib.suppress(OmegaConfBaseException):
+        value = OmegaConf.select(config, key)
+        return None if value is None else str(value)
+    return None
 
 
 def _follow(process: subprocess.Popen[str]) -> tuple[str | None, str]:

@@ -87,6 +87,55 @@ def test_output_is_passed_on_and_the_exit_code_returned(
         CompletedSweep([], 0, None).study  # noqa: B018
 
 
+OTHER = "sqlite:///other.db"
+LEAVING = """
+import sys
+from pathlib import Path
+folder = Path("FOLDER")
+folder.mkdir(parents=True)
+(folder / "multirun.yaml").write_text("hydra: {sweeper: {study_name: one, storage: STORAGE}}")
+print("study one: 2 trials")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left", "storage"),
+    [
+        (["hydra.sweeper.storage=sqlite:///other.db"], "null", OTHER),
+        (["++hydra.sweeper.storage=sqlite:///other.db"], "null", OTHER),
+        (["hydra.sweeper.storage='sqlite:///other.db'"], "null", OTHER),
+        (["hydra.sweeper.storage=sqlite:///${oc.env:NAME}.db"], "null", OTHER),
+        (["hydra.sweeper.storage=null"], "sqlite:///of_config.db", None),
+        (["hydra.sweeper.storage=memory"], "null", "memory"),
+        (["-cn", "mine"], "sqlite:///other.db", OTHER),
+        (["-cn", "mine"], "'sqlite:///${oc.env:NAME}.db'", OTHER),
+        (["-cn", "mine"], "'${hydra:runtime.cwd}'", None),
+        (["--config-dir=hydra.sweeper.storage=x"], "null", None),
+        ([], "null", None),
+    ],
+)
+def test_the_storage_is_the_one_of_the_command_or_of_its_config_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    left: str,
+    storage: str | None,
+) -> None:
+    stub(tmp_path, LEAVING.replace("FOLDER", "mlruns/outputs/one").replace("STORAGE", left))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NAME", "other")
+    assert cifar_hpo.run(["-m", "a=1,2", *arguments]).storage == storage
+
+
+def test_the_config_file_is_known_by_the_folder_that_the_command_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(tmp_path, LEAVING.replace("FOLDER", "out/one").replace("STORAGE", OTHER))
+    monkeypatch.chdir(tmp_path)
+    ended = cifar_hpo.run(["-cn", "mine", "hydra.sweep.dir=out/${hydra.sweeper.study_name}"])
+    assert ended.storage == OTHER
+
+
 def test_an_interruption_is_passed_on_and_raised_once_the_sweep_has_ended(tmp_path: Path) -> None:
     """By a signal for this process alone, as a notebook's kernel may get it."""
     stub(tmp_path, STUB)

@@ -73,6 +73,7 @@ FOREIGN = {
     "hydra": (
         "__main__",
         "_hydra",
+        "command",
         "hydra_internals",
         "objective",
         "tracked",
