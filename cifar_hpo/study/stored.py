@@ -33,7 +33,8 @@ WARM_START = "warm_start"
 """The attribute of Optuna's trial that says from which study and trial it was taken."""
 
 CHOICES = "choices"
-"""In a meaning, what choices of groups set beyond the group's own section, by group and choice."""
+"""In a meaning, by group and choice, what choices of groups set beyond the group's own section, and
+that section where it calls code of the user's."""
 
 ATTRIBUTES = (OUTCOME, WARM_START, "attempt", "skipped")
 """What trials have as attributes beside their metrics."""

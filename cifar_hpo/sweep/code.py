@@ -62,7 +62,7 @@ def code_of(function: Callable[..., Any], config: DictConfig) -> Code:
     first = _source_of_function(function)
     folders = [first.folder] if first else []
     pending = [first] if first else []
-    for target in _targets(OmegaConf.to_container(config, resolve=False)):
+    for target in targets(OmegaConf.to_container(config, resolve=False)):
         pending += _sources(target, folders)
     files: dict[str, str] = {}
     while pending and len(files) < MAX_FILES:
@@ -215,7 +215,7 @@ def _imported(content: bytes, source: _Source) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names if base)
 
 
-def _targets(node: Any) -> Iterator[str]:
+def targets(node: Any) -> Iterator[str]:
     """What a config calls by `_target_`, as dotted names."""
     if isinstance(node, dict):
         target = node.get("_target_")
@@ -223,7 +223,7 @@ def _targets(node: Any) -> Iterator[str]:
             yield target
     children: Iterable[Any] = node.values() if isinstance(node, dict) else ()
     for child in node if isinstance(node, list) else children:
-        yield from _targets(child)
+        yield from targets(child)
 
 
 def _digest(contents: Iterable[bytes]) -> str:

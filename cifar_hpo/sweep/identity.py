@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo.config.fields import flat
 from cifar_hpo.study.space import Choices, Space
+from cifar_hpo.sweep.code import targets
 
 NOT_MEANT = ("hydra", "mlflow")
 """Parts of a config that say how a study runs and where it is stored, not what it means."""
@@ -52,7 +53,11 @@ def meaning_of(
     if shared is not None:
         unvaried = flat(unvaried_config(shared, space, defaults_before, unmeant_keys))
         for group, configs in (by_choice or {}).items():
-            changes = _changes_by_choice(configs, unvaried, space, defaults_before, unmeant_keys)
+            changes = {}
+            for choice, chosen in configs.items():
+                after = flat(unvaried_config(chosen, space, defaults_before, unmeant_keys))
+                of_call = _call(group, chosen, space, defaults_before, unmeant_keys)
+                changes[choice] = _changes(unvaried, after) | of_call
             if any(changes.values()):
                 choices[group] = changes
         if choices or space.listed:
@@ -100,14 +105,19 @@ def unvaried_config(
     space: Space,
     defaults_before: Mapping[str, Any],
     unmeant_keys: Sequence[str] = (),
+    *,
+    kept: str = "",
 ) -> dict[str, Any]:
-    """The config without what varies and without where things are stored, as nested dicts."""
+    """The config without what varies and without where things are stored, as nested dicts.
+
+    kept: a group whose section stays although it varies.
+    """
     container = OmegaConf.to_container(config, resolve=False)
     assert isinstance(container, dict)
     for name in NOT_MEANT:
         container.pop(name, None)
     # What a listed cell leaves open has the config's own value.
-    left_out = [*space.free_keys, *unmeant_keys]
+    left_out = [*(key for key in space.free_keys if key != kept), *unmeant_keys]
     for key, before in defaults_before.items():
         if OmegaConf.select(config, key) == before:
             left_out.append(key)
@@ -116,26 +126,38 @@ def unvaried_config(
     return {str(name): value for name, value in container.items()}
 
 
-def _changes_by_choice(
-    configs: Mapping[str, DictConfig],
-    before: Mapping[str, Any],
+def _call(
+    group: str,
+    config: DictConfig,
     space: Space,
     defaults_before: Mapping[str, Any],
     unmeant_keys: Sequence[str],
-) -> dict[str, dict[str, Any]]:
-    """What each choice of a group sets beyond the group's own section.
+) -> dict[str, Any]:
+    """The keys of a group's own section, but for those that vary by themselves, where it calls code
+    of the user's; none of another section.
 
-    Such as an experiment, of which the name alone would not tell that its file was changed.
+    Such as a model, of which the name alone would not tell that its file was changed.
     """
-    changes = {}
-    for choice, config in configs.items():
-        unvaried = unvaried_config(config, space, defaults_before, unmeant_keys)
-        changes[choice] = _changes(before, flat(unvaried))
-    return changes
+    section: Any = unvaried_config(config, space, defaults_before, unmeant_keys, kept=group)
+    path = _path(group)
+    for name in path:
+        section = section.get(name) if isinstance(section, dict) else None
+    if not any(targets(section)):
+        return {}
+    values = flat(section, ".".join(path))
+    for key, value in values.items():
+        digest = _digest(config, value)
+        if digest:
+            values[key] = f"{value} ({digest})"
+    return values
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that differ; None for a key that is gone."""
+    """The values that a choice of a group sets beyond the group's own section; None for a key that
+    is gone.
+
+    Such as an experiment's, of which the name alone would not tell that its file was changed.
+    """
     keys = sorted(before.keys() | after.keys())
     return {key: after.get(key) for key in keys if before.get(key) != after.get(key)}
 
@@ -151,11 +173,18 @@ def _interpolated(config: DictConfig, unvaried: dict[str, Any], space: Space) ->
             written |= {f"{key}={text}": text for text in dimension.texts.values()}
     digests = {}
     for key, value in written.items():
-        text = OF_RUN.sub("", str(value))
-        if set(RESOLVER.findall(text)) - set(OF_CONFIG):
-            resolved = _resolved(config, text)
-            digests[key] = hashlib.sha256(resolved.encode()).hexdigest()[:8]
+        digest = _digest(config, value)
+        if digest:
+            digests[key] = digest
     return digests
+
+
+def _digest(config: DictConfig, value: Any) -> str:
+    """Of what a value stands for that comes from elsewhere; empty for another one."""
+    text = OF_RUN.sub("", str(value))
+    if not set(RESOLVER.findall(text)) - set(OF_CONFIG):
+        return ""
+    return hashlib.sha256(_resolved(config, text).encode()).hexdigest()[:8]
 
 
 def _resolved(config: DictConfig, text: str) -> str:
@@ -167,12 +196,17 @@ def _resolved(config: DictConfig, text: str) -> str:
 
 
 def _remove(container: Mapping[Any, Any], key: str) -> None:
-    """Take out the key of an override, such as `+model.extra`, or a group's section, which
-    `db@backup` has at `backup`, if it is there."""
-    name, _, package = key.lstrip("+~").partition("@")
-    *parents, last = (package or name).replace("/", ".").split(".")
+    """Take out what an override's key has, if it is there."""
+    *parents, last = _path(key)
     node: Any = container
     for parent in parents:
         node = node.get(parent) if isinstance(node, dict) else None
     if isinstance(node, dict):
         node.pop(last, None)
+
+
+def _path(key: str) -> list[str]:
+    """Where the key of an override stands, such as `+model.extra`, or a group's section, which
+    `db@backup` has at `backup`."""
+    name, _, package = key.lstrip("+~").partition("@")
+    return (package or name).replace("/", ".").split(".")

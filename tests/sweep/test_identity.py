@@ -143,6 +143,46 @@ def test_what_a_choice_sets_beyond_its_section_is_part_of_the_meaning() -> None:
     assert meaning["choices"] == {"+experiment": {"a": {}, "b": {"lr": 2, "x": 3}}}
 
 
+def of_models(depth: int) -> Any:
+    """The meaning of a sweep over two models of the user's, of which one says how deep it is."""
+    models = {
+        "resnet": {"_target_": "nets.resnet", "depth": depth, "size": 1, "seed": "${oc.env:SEED}"},
+        "blocks": {"parts": [{"_target_": "nets.block", "depth": 3}]},
+        "base": {"filters": 4},
+    }
+    configs = {name: OmegaConf.create({"model": model, "lr": 1}) for name, model in models.items()}
+    choices = {"model": Choices({name: name for name in models}), "model.size": Choices({1: "1"})}
+    by_choice = {"model": configs}
+    first, varied = configs["base"], Space(choices)
+    return meaning_of(first, varied, OPTIONS, {}, shared=first, by_choice=by_choice)
+
+
+def test_what_a_choice_calls_is_part_of_the_meaning_with_its_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup_globals()
+    monkeypatch.setenv("SEED", "SECRET1")
+    meaning = of_models(20)
+    assert meaning["config"] == {"lr": 1}
+    models = meaning["choices"]["model"]
+    seed = models["resnet"].pop("model.seed")
+    assert models == {
+        "resnet": {"model._target_": "nets.resnet", "model.depth": 20},
+        "blocks": {"model.parts": [{"_target_": "nets.block", "depth": 3}]},
+        "base": {},
+    }
+    assert of_models(50)["choices"] != of_models(20)["choices"]
+    assert "SECRET" not in seed
+    monkeypatch.setenv("SEED", "SECRET2")
+    assert of_models(20)["choices"]["model"]["resnet"]["model.seed"] != seed
+
+
+def test_what_is_called_and_does_not_vary_is_part_of_the_meaning() -> None:
+    config: Any = OmegaConf.create({"model": {"_target_": "nets.resnet", "depth": 20, "size": 1}})
+    meaning = meaning_of(config, Space({"model.size": Choices({1: "1"})}), OPTIONS, {})
+    assert meaning["config"] == {"model": {"_target_": "nets.resnet", "depth": 20}}
+
+
 def test_what_a_listed_cell_leaves_open_is_part_of_the_meaning() -> None:
     listed = Space({"model.filters": Choices({8: "8"})}, listed=[{}, {"model.filters": 8}])
     first: Any = OmegaConf.merge(CONFIG, {"model": {"filters": 8}})
