@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 import cifar_hpo
+from cifar_hpo.config.secrets import TARGET_IN_TEXT
 from cifar_hpo.paths import PACKAGE
+from cifar_hpo.study.space import Choices, Space
+from cifar_hpo.trust import TARGET
 
 if TYPE_CHECKING:  # a sweep is checked before Optuna is loaded
     from cifar_hpo.study.study import Study
@@ -56,14 +59,22 @@ class _Source(NamedTuple):
     folder: Path
 
 
-def code_of(function: Callable[..., Any], config: DictConfig) -> Code:
+def code_of(
+    function: Callable[..., Any], configs: Iterable[DictConfig], called: Iterable[str] = ()
+) -> Code:
     """The code of a task function: its own module, those of the user's that it imports in turn, and
-    those that the config calls by `_target_`."""
+    those that its configs call by `_target_`.
+
+    called: dotted names of what trials call beside that.
+    """
     first = _source_of_function(function)
     folders = [first.folder] if first else []
     pending = [first] if first else []
-    for target in targets(OmegaConf.to_container(config, resolve=False)):
-        pending += _sources(target, folders)
+    names = dict.fromkeys(called)  # in their order, each once
+    for config in configs:
+        names |= dict.fromkeys(targets(OmegaConf.to_container(config, resolve=False)))
+    for name in names:
+        pending += _sources(name, folders)
     files: dict[str, str] = {}
     while pending and len(files) < MAX_FILES:
         source = pending.pop()
@@ -77,6 +88,18 @@ def code_of(function: Callable[..., Any], config: DictConfig) -> Code:
     modules = sorted(PACKAGE.rglob("*.py"))
     package = _digest(module.read_bytes() for module in modules)
     return Code(dict(sorted(files.items())), package, cifar_hpo.__version__)
+
+
+def varied_targets(space: Space) -> list[str]:
+    """What the values of a space's dimensions call, as dotted names."""
+    found = []
+    for key, dimension in space.dimensions.items():
+        for value in dimension.texts if isinstance(dimension, Choices) else ():
+            if key.rpartition(".")[2] == TARGET:
+                found.append(str(value).strip("'\""))
+            else:
+                found += TARGET_IN_TEXT.findall(str(value))
+    return found
 
 
 def note_code(study: Study, code: Code) -> list[str]:
@@ -218,7 +241,7 @@ def _imported(content: bytes, source: _Source) -> Iterator[str]:
 def targets(node: Any) -> Iterator[str]:
     """What a config calls by `_target_`, as dotted names."""
     if isinstance(node, dict):
-        target = node.get("_target_")
+        target = node.get(TARGET)
         if isinstance(target, str) and target.isascii():
             yield target
     children: Iterable[Any] = node.values() if isinstance(node, dict) else ()

@@ -29,7 +29,7 @@ from cifar_hpo.metrics import metric_name, param_name
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.space import Space, Value, identity
-from cifar_hpo.sweep.code import Code, code_of
+from cifar_hpo.sweep.code import Code, code_of, varied_targets
 from cifar_hpo.sweep.composer import Composer, KnownGroups, absent_keys
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.sweep.identity import automatic_name, automatic_name_in_0_1, meaning_of
@@ -117,6 +117,8 @@ class Plan:
             options = settle_metrics({**options, "metric": metric}, task)
         first = composer.compose_task(checked_cells[0])
         base = composer.compose(0, checked_cells[0])
+        by_choice = composer.compose_choices()
+        of_choices = [config for configs in by_choice.values() for config in configs.values()]
         plan = cls(
             space=space,
             options=options,
@@ -129,12 +131,12 @@ class Plan:
                 options,
                 task.defaults_before,
                 shared=composer.compose_shared(),
-                by_choice=composer.compose_choices(),
+                by_choice=by_choice,
                 unmeant_keys=task.unmeant_keys,
             ),
             checked=checked,
             constraints=[Constraint.parse(text) for text in options["constraints"]],
-            code=code_of(sweeper.task_function, first),
+            code=code_of(sweeper.task_function, [first, *of_choices], varied_targets(space)),
             is_tracked=_is_tracked(options["track"], task, base),
         )
         if plan.is_tracked:

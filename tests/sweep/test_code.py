@@ -15,10 +15,9 @@ from support import finished, parse_space, study_options, work
 
 from cifar_hpo.objective import objective
 from cifar_hpo.study.study import Study
-from cifar_hpo.sweep.code import Code, code_of, note_code
+from cifar_hpo.sweep.code import Code, code_of, note_code, varied_targets
 
-NOTHING = OmegaConf.create({})
-assert isinstance(NOTHING, DictConfig)
+NOTHING: Any = OmegaConf.create({})
 
 
 def task_of(file: Path, name: str) -> Callable[..., Any]:
@@ -56,7 +55,7 @@ def test_an_app_s_code_is_its_module_and_what_that_imports_of_the_user_s(app: Pa
     task = task_of(app / "app_train.py", "app_train")
     config = OmegaConf.create({"model": [{"_target_": "app_called.build"}], "x": "numpy.zeros"})
     assert isinstance(config, DictConfig)
-    assert list(code_of(task, config).files) == [
+    assert list(code_of(task, [config]).files) == [
         "app_called.py",
         "app_lib/__init__.py",
         "app_lib/deep.py",
@@ -65,16 +64,32 @@ def test_an_app_s_code_is_its_module_and_what_that_imports_of_the_user_s(app: Pa
         "app_nets.py",
         "app_train.py",
     ]
-    before = code_of(task, NOTHING)
+    before = code_of(task, [NOTHING])
     (app / "app_lib/deep.py").write_text("from . import other  # changed")
-    after = code_of(task, NOTHING)
+    after = code_of(task, [NOTHING])
     changed = {name for name in before.files if before.files[name] != after.files[name]}
     assert changed == {"app_lib/deep.py"}
     assert before.package == after.package
 
 
+def test_the_code_of_each_choice_and_of_each_value_counts(app: Path) -> None:
+    task = task_of(app / "app_train.py", "app_train")
+    (app / "app_other.py").touch()
+    configs: list[Any] = [NOTHING, OmegaConf.create({"model": {"_target_": "app_called.build"}})]
+    targets = [
+        "model._target_=app_other.build",
+        "model._target_=numpy.zeros,app_other.build",
+        "+model.part={_target_:app_other.build},1",
+        "+training.callbacks=[],[{_target_:app_other.build}]",
+    ]
+    for number, target in enumerate(targets):
+        files = code_of(task, configs, varied_targets(parse_space(target, "a=1"))).files
+        assert "app_called.py" in files
+        assert ("app_other.py" in files) is (number > 0), "the first does not vary"
+
+
 def test_of_this_package_s_own_app_the_package_is_the_code() -> None:
-    code = code_of(objective, NOTHING)
+    code = code_of(objective, [NOTHING])
     assert code.files == {}
     assert len(code.package) == 12
     assert code.version
@@ -87,7 +102,7 @@ def test_a_module_that_is_started_by_its_name_is_known_by_its_folder(tmp_path: P
     (tmp_path / "some_package/main.py").write_text(
         "from omegaconf import OmegaConf\nfrom some_package import sister\n"
         "from cifar_hpo.sweep.code import code_of\ndef task(config): ...\n"
-        "print(*code_of(task, OmegaConf.create({})).files)"
+        "print(*code_of(task, []).files)"
     )
     for command in (["-m", "some_package.main"], ["some_package/main.py"]):
         shown = subprocess.run(
