@@ -91,8 +91,12 @@ def _examine(checked: Config) -> Examined:
 
 
 def set_up_training(checked: Config) -> None:
-    """Let this process compute as trials do. Raises what `trainer.set_up` raises."""
+    """Let this process compute as trials do that call code of the user's.
+
+    Raises what `trainer.set_up` raises.
+    """
     with processor.quiet_tensorflow():
         from cifar_hpo.training import trainer
 
     trainer.set_up(checked.training)
+    trainer.seed_users_code(checked.training)

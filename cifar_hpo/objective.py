@@ -280,8 +280,8 @@ class Objective:
         try:
             with in_starting_folder(), EpochLog() as epoch_log:
                 checked = self.validate(config)
-                if isinstance(checked.model, Call):
-                    set_up_training(checked)  # before the model is built for a first time
+                if _calls_code(checked):
+                    set_up_training(checked)  # before the user's code computes for a first time
                 self.prepare(checked)
                 for warning in self.warnings(checked):
                     log.warning(warning)
@@ -306,8 +306,8 @@ class Objective:
 
         started = time.perf_counter()
         trainer.set_up(checked.training)
-        if checked.data.call is not None:
-            trainer.seed_streams(checked.training)
+        if _calls_code(checked):
+            trainer.seed_users_code(checked.training)
         dataset = load_dataset(checked.data)
         context = Context.from_environment()
         hydra = HydraConfig.get()
@@ -339,6 +339,12 @@ class Objective:
         return TrialResult(
             FINISHED, metrics, seconds=seconds, run_id=run.run_id, unlogged=run.unlogged
         )
+
+
+def _calls_code(checked: Config) -> bool:
+    """Whether code of the user's is called while a configuration is prepared."""
+    is_any = isinstance(checked.model, Call) or checked.data.call is not None
+    return is_any or bool(checked.training.callbacks)
 
 
 def in_starting_folder() -> contextlib.AbstractContextManager[None]:

@@ -67,3 +67,39 @@ def test_a_function_that_gives_none_ends_on_one_line(
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+COMPUTING = """
+import keras
+import tensorflow as tf
+import my_data
+
+def load(n):
+    tf.random.uniform((n,))
+    return my_data.load(n)
+
+class Plot(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        tf.random.uniform((1,))
+"""
+
+
+@pytest.mark.parametrize(
+    "calling",
+    [
+        ["data=pets", "data._target_=my_computing.load"],
+        [
+            "data=synthetic",
+            "data.train_size=60",
+            "training.callbacks=[{_target_:my_computing.Plot}]",
+        ],
+    ],
+)
+def test_code_that_computes_while_it_is_prepared_does_so_with_the_threads_of_the_trial(
+    calling: list[str], own_data: None, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.cifar_hpo]\nallow = ["my_computing"]\n')
+    (tmp_path / "my_computing.py").write_text(COMPUTING)
+    ended = run("-cd", "conf", *calling, "training.threads=1", *QUICK)
+    assert ended.returncode == 0, ended.stderr

@@ -103,9 +103,9 @@ def set_up(config: Training) -> None:
         raise ConfigError("training.threads", problem) from None
 
 
-def seed_streams(config: Training) -> None:
-    """Let what a user's function of data draws by TensorFlow, such as the order of a stream, follow
-    from the seed; before it is called."""
+def seed_users_code(config: Training) -> None:
+    """Let what the user's code draws by TensorFlow, such as the order of a stream, follow from the
+    seed, without which a deterministic process draws nothing; before it is called."""
     tf.random.set_seed(config.seed)
 
 
