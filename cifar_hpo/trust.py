@@ -10,12 +10,13 @@ stays refused. The rule is that of Hydra 1.4's execution whitelist.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ class Call:
         arguments = {str(name): _parsed(value) for name, value in node.items() if name != TARGET}
         return cls(node[TARGET], arguments)
 
+    @property
+    def targets(self) -> list[str]:
+        """Its own, and those of the calls among its arguments."""
+        return [self.target, *_targets(self.arguments)]
+
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
         return f"{self.target}({arguments})"
@@ -73,6 +79,16 @@ def _parsed(value: Any) -> Any:
     if isinstance(value, list):
         return [_parsed(child) for child in value]
     return value
+
+
+def _targets(value: Any) -> list[str]:
+    if isinstance(value, Call):
+        return value.targets
+    children: Iterable[Any] = value.values() if isinstance(value, Mapping) else ()
+    found = []
+    for child in value if isinstance(value, list) else children:
+        found += _targets(child)
+    return found
 
 
 def call(path: str, wanted: Call, **given: Any) -> Any:
@@ -121,6 +137,19 @@ def resolve(path: str, target: str) -> Callable[..., Any]:
         problem = f"refused: {target} is {defined}, which a config does not call"
         raise ConfigError(path, f"{problem}; {_how_to_allow(defined)}")
     return found  # type: ignore[no-any-return]
+
+
+def code_digest(path: str, target: str) -> str:
+    """Of the file that defines a target; empty where there is none to read.
+
+    Raises what `resolve` raises.
+    """
+    module = sys.modules.get(resolve(path, target).__module__)
+    file = getattr(module, "__file__", None)
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    except OSError:
+        return ""
 
 
 @functools.cache

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from cifar_hpo import trust
 from cifar_hpo.config.app import Config, Training
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import ConfigError, TrialError, disk_error
@@ -32,6 +33,7 @@ from cifar_hpo.training.inputs import in_form, input_of
 from cifar_hpo.training.networks import forget, initial_network, keras_model
 from cifar_hpo.training.replicas import Weights
 from cifar_hpo.training.signature import Signature
+from cifar_hpo.trust import Call
 
 log = logging.getLogger(__name__)
 
@@ -294,13 +296,28 @@ def _refuse_divergence(metrics: Sequence[Mapping[str, float]], *, epoch: int) ->
 def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
     """All that decides how a training goes.
 
-    Threads, which decide its rounding alone, may change on the way, and who is told of it.
+    Threads, which decide its rounding alone, may change on the way, and who is told of it. The
+    data's digest stands for where it is from.
     """
     meaning = asdict(config)
-    del meaning["mlflow"]
-    meaning["data"].pop("path", None)
+    del meaning["mlflow"], meaning["data"]["path"], meaning["data"]["call"]
+    code = _code(config)
+    if code:
+        meaning["code"] = code
     del meaning["training"]["threads"], meaning["training"]["tensorboard"]
     return json.dumps([meaning, dataset.digest, list(group)], sort_keys=True)
+
+
+def _code(config: Config) -> list[str]:
+    """Digests of the code of the user's that a model and callbacks are of."""
+    calls = {f"training.callbacks[{i}]": call for i, call in enumerate(config.training.callbacks)}
+    if isinstance(config.model, Call):
+        calls["model"] = config.model
+    digests = []
+    for path, call in calls.items():
+        for target in call.targets:
+            digests.append(trust.code_digest(path, target))
+    return digests
 
 
 def _evaluate(training: _GroupTraining) -> list[Trained]:

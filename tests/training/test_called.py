@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from cifar_hpo.examination import Examination
 from cifar_hpo.training import called, networks, trainer
 from cifar_hpo.training.compiled import compile_by_keras
 from cifar_hpo.training.signature import Signature
+from cifar_hpo.trust import Call
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +134,50 @@ def test_a_user_s_model_that_died_ends_bit_for_bit_as_if_it_had_not(
     (again,), _ = train_dataset(checked, data, tmp_path)
     assert np.array_equal(all_weights(again), all_weights(wanted))
     assert same_metrics(again.metrics, wanted.metrics)
+
+
+CHANGING = """
+import keras
+
+def plain(shape, classes):
+    layers = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(classes, "softmax")]
+    return keras.Sequential(layers)
+
+class Note(keras.callbacks.Callback):
+    pass
+"""
+
+
+@pytest.mark.parametrize("used", ["model", "argument of a callback"])
+def test_a_training_that_died_does_not_go_on_with_other_code(
+    used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "changing.py").write_text(CHANGING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "changing", raising=False)
+    monkeypatch.setattr(trust, "allowed_prefixes", lambda: ("changing", "keras"))
+    checked = config("changing.plain" if used == "model" else "", "training.epochs=3")
+    if used != "model":
+        inner = {"changed": Call("changing.Note")}
+        checked = replaced(checked, callbacks=[Call("keras.callbacks.LambdaCallback", inner)])
+    data = dataset()
+    train_dataset_and_die(checked, data, tmp_path, epoch=1)
+    assert restored(checked, data, tmp_path) == [True, True, False]
+
+    train_dataset_and_die(checked, data, tmp_path, epoch=0)
+    (tmp_path / "changing.py").write_text(CHANGING + "# changed")
+    assert restored(checked, data, tmp_path) == [False, False, False]
+
+
+def restored(checked: Config, data: Dataset, folder: Path) -> list[bool]:
+    """Of each epoch, whether it was trained before."""
+    epochs: list[bool] = []
+
+    def on_epoch(epoch: int, values: Any, *, restored: bool) -> None:
+        epochs.append(restored)
+
+    trainer.train(checked, data, on_epoch, folder)
+    return epochs
 
 
 def replaced(checked: Config, **training: Any) -> Config:
