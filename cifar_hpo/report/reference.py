@@ -8,7 +8,7 @@ measured in another way is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from optuna.storages import BaseStorage
@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage
 from cifar_hpo.analysis.claims import Claim, claim
 from cifar_hpo.analysis.comparison import SEEDS, Comparison, Configuration, compare_study
 from cifar_hpo.config.fields import flat
+from cifar_hpo.config.splits import differing_key, split_of
 from cifar_hpo.errors import StudyError
 from cifar_hpo.metrics import values_by_replica
 
@@ -25,21 +26,18 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 """Stands for the champion of the study's dataset, also where a study has this name."""
 
-SPLIT_KEYS = ("data.validation", "data.split_seed", "data.folds")
-"""What decides which images a value is measured on, beside the images themselves."""
-
 
 @dataclass(frozen=True)
 class Measurement:
     """By what values were measured, which makes them comparable.
 
-    digest: of the images' content; empty for a task without a dataset. split: the keys of
-    SPLIT_KEYS that are known, as text.
+    digest: of the images' content; empty for a task without a dataset. split: which of them it is,
+    as `split_of` has it.
     """
 
     metric: str
     digest: str
-    split: Mapping[str, str] = field(default_factory=dict)
+    split: Mapping[str, str]
 
     def difference(self, other: Measurement) -> str:
         """How the other was measured in another way; empty where the two can be compared."""
@@ -47,19 +45,8 @@ class Measurement:
             return f"by {other.metric}, not {self.metric}"
         if self.digest != other.digest:
             return "on other images"
-        for key in SPLIT_KEYS:
-            mine, others = self.split.get(key), other.split.get(key)
-            if mine is not None and others is not None and not _are_equal(mine, others):
-                return f"with {key}={others}, not {mine}"
-        return ""
-
-
-def _are_equal(first: str, second: str) -> bool:
-    """Whether two texts of a config have one value: 0.10 is 0.1."""
-    try:
-        return float(first) == float(second)
-    except ValueError:
-        return first == second
+        key = differing_key(self.split, other.split)
+        return f"with {key}={other.split[key]}, not {self.split[key]}" if key else ""
 
 
 @dataclass(frozen=True)
@@ -155,11 +142,7 @@ def _measurement(comparison: Comparison, configuration: Configuration) -> Measur
         raise StudyError(f"study {comparison.name} has several datasets, which can't be compared")
     digest = datasets[0].rpartition(":")[2] if datasets else ""
     settings = flat(comparison.meaning.get("config", {})) | dict(configuration.params)
-    return Measurement(comparison.metrics[0], digest, _split(settings))
-
-
-def _split(settings: Mapping[str, object]) -> dict[str, str]:
-    return {key: str(settings[key]) for key in SPLIT_KEYS if key in settings}
+    return Measurement(comparison.metrics[0], digest, split_of(settings))
 
 
 def _best_of_study(name: str, storage: BaseStorage) -> Reference:
@@ -179,7 +162,7 @@ def _champion(comparison: Comparison, storage: BaseStorage, tracking_uri: str | 
     with runs_read(tracking_uri or comparison.tracking_uri) as runs:
         champion = runs.champion(datasets[0].rpartition(":")[0])
     values = _values_in_study(champion, storage) or _values_of_run(champion)
-    measurement = Measurement(champion.metric, champion.digest, _split(champion.params))
+    measurement = Measurement(champion.metric, champion.digest, split_of(champion.params))
     return Reference(champion.title, values, measurement, champion.run_id)
 
 

@@ -16,6 +16,7 @@ import mlflow
 from mlflow.entities import Metric, RunTag
 
 from cifar_hpo import paths
+from cifar_hpo.config.splits import differing_key, split_of
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.delivery import NO_ANSWER, Delivery, Undelivered, reason
@@ -44,9 +45,6 @@ STUDY_ID = "cifar_hpo.study_id"
 USERS_NOTE = "cifar_hpo.note"
 """The tag with what the user says of a study, above its ranking or report."""
 
-VALIDATION = "data.validation"
-"""The param that says which images a model was selected by."""
-
 BEST_VALUE = "best_value"
 """The study's metric: its best value, by the number of finished trials."""
 
@@ -69,17 +67,17 @@ def registered_name(dataset: str) -> str:
 class Measured:
     """By what a model's value was measured; None where that is not known any more.
 
-    digest: of the images' content. validation: the config's data.validation.
+    digest: of the images' content. split: which of them it is, as `split_of` has it.
     """
 
     metric: str
     digest: str | None = None
-    validation: str | None = None
+    split: Mapping[str, str] | None = None
 
     @classmethod
     def by_run(cls, run: Any, metric: str) -> Measured:
         """As its MLflow run has it."""
-        return cls(metric, _mlflow.dataset_digest(run), run.data.params.get(VALIDATION, ""))
+        return cls(metric, _mlflow.dataset_digest(run), split_of(run.data.params))
 
     def difference(self, other: Measured) -> str:
         """How the other was measured in another way; empty where the two can be compared."""
@@ -87,9 +85,10 @@ class Measured:
             return f"by {other.metric}"
         if other.digest is not None and self.digest != other.digest:
             return "on other images"
-        if other.validation is not None and self.validation != other.validation:
-            return f"with {VALIDATION}={other.validation}"
-        return ""
+        if self.split is None or other.split is None:
+            return ""
+        key = differing_key(self.split, other.split)
+        return f"with {key}={other.split[key]}" if key else ""
 
 
 class StudyRun:
@@ -335,7 +334,7 @@ class StudyRun:
         """Register the model of a run as the champion of its dataset.
 
         The present champion stays where it is as good, or was measured otherwise: by another
-        metric, on images of another content, or on another validation split. Returns why it stays
+        metric, on images of another content, or on another split of them. Returns why it stays
         in the latter case, as a sentence; else it is empty.
         """
         kept: str = self._now(partial(self._register_champion, run_id, metric, value, direction))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support import Outcomes, call_in, lay_out
 
+from cifar_hpo.config.splits import split_of
 from cifar_hpo.report.__main__ import main
 from cifar_hpo.report.reference import Measurement
 
@@ -84,11 +85,18 @@ def test_like_is_compared_with_like(meaning: dict[str, Any], difference: str, fo
     assert line.replace("not 0.10", "not 0.1").endswith(difference)
 
 
-def test_what_is_known_of_one_alone_is_no_difference() -> None:
-    one = Measurement("m", "d", {"data.validation": "0.1"})
-    other = Measurement("m", "d", {"data.validation": "0.10", "data.folds": "5"})
-    assert one.difference(other) == other.difference(one) == ""
-    assert one.difference(Measurement("m", "d", {"data.validation": "test"})) != ""
+def test_a_key_that_only_one_of_two_knows_is_null_in_the_other() -> None:
+    """Earlier versions had no folds; and where there are none, a study's meaning says nothing."""
+
+    def measured(**split: object) -> Measurement:
+        settings = {"data.validation": 0.1, **{f"data.{key}": split[key] for key in split}}
+        return Measurement("m", "d", split_of(settings))
+
+    for same in (measured(folds=None), measured(folds="null"), measured(validation="0.10")):
+        assert measured().difference(same) == same.difference(measured()) == ""
+    assert measured().difference(measured(folds="5")) == "with data.folds=5, not null"
+    assert measured(split_seed=1).difference(measured()) == "with data.split_seed=null, not 1"
+    assert measured().difference(measured(validation="test")) != ""
 
 
 def test_a_reference_that_is_not_there_is_told(folder: Path) -> None:

@@ -203,10 +203,11 @@ def test_a_store_that_hangs_holds_up_nothing_of_a_sweep_and_its_end_for_a_bounde
 class WithModel(StudyRun):
     """A study whose runs have models, without the seconds of making any."""
 
-    def add(self, study: str = "s", digest: str = "1", validation: str = "0.1") -> str:
+    def add(self, study: str = "s", digest: str = "1", **split: str) -> str:
         tags = {"data": "four", "study": study}
         run_id = str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
-        self.client.log_param(run_id, "data.validation", validation)
+        for key, value in {"validation": "0.1", **split}.items():
+            self.client.log_param(run_id, f"data.{key}", value)
         dataset = mlflow.entities.Dataset("four", digest, "local", "nowhere")
         self.client.log_inputs(run_id, [mlflow.entities.DatasetInput(dataset)])
         model = mlflow.initialize_logged_model(source_run_id=run_id)
@@ -234,18 +235,20 @@ def test_a_better_model_becomes_the_champion_of_its_dataset(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("digest", "validation", "metric", "difference"),
+    ("given", "metric", "difference"),
     [
-        ("1", "0.1", "val_loss", "by val_accuracy"),
-        ("2", "0.1", "val_accuracy", "on other images"),
-        ("1", "test", "val_accuracy", "with data.validation=0.1"),
+        ({}, "val_loss", "by val_accuracy"),
+        ({"digest": "2"}, "val_accuracy", "on other images"),
+        ({"validation": "test"}, "val_accuracy", "with data.validation=0.1"),
+        ({"split_seed": "1", "folds": "None"}, "val_accuracy", "with data.split_seed=null"),
+        ({"split_seed": "None", "folds": "5"}, "val_accuracy", "with data.folds=null"),
     ],
 )
 def test_a_champion_that_was_measured_otherwise_stays_and_that_is_said(
-    uri: str, digest: str, validation: str, metric: str, difference: str
+    uri: str, given: dict[str, str], metric: str, difference: str
 ) -> None:
     study = WithModel(uri, "e", "s")
-    first, other = study.add(), study.add(digest=digest, validation=validation)
+    first, other = study.add(), study.add(**given)
     assert study.register_champion(first, "val_accuracy", 0.5, "maximize") == ""
     kept = study.register_champion(other, metric, 0.9, "maximize")
     assert kept == f"cifar_hpo-four keeps its champion, which was measured {difference}"
@@ -254,7 +257,8 @@ def test_a_champion_that_was_measured_otherwise_stays_and_that_is_said(
 
 def test_less_of_a_loss_makes_a_champion(uri: str) -> None:
     study = WithModel(uri, "e", "s")
-    first, larger, smaller = study.add(), study.add(), study.add()
+    first, larger = study.add(), study.add(folds="None")
+    smaller = study.add(validation="0.10", split_seed="None")
     study.register_champion(first, "val_loss", 2.0, "minimize")
     study.register_champion(larger, "val_loss", 2.5, "minimize")
     assert study.champion() == first
