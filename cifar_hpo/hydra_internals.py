@@ -185,7 +185,7 @@ class CheckedConfigLoader(ConfigLoaderImpl):
             cause = error.__cause__
             if not isinstance(cause, OmegaConfBaseException) or "Could not" in str(error):
                 raise
-            what = one_line(error) if str(error) else config_name
+            what = one_line(error) if str(error) else cause.full_key or config_name
             raise UserError(f"{what}: {_message(cause)}") from error
         except Exception as error:
             problem = self._problem(config_name, error)

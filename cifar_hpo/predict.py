@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -105,40 +106,32 @@ def prediction_table(
     probabilities: NDArray[np.float32],
     classes: Sequence[str],
     title: str,
-) -> Table:
+) -> Group:
     """A row for each image with its likeliest classes.
 
     probabilities: (images, classes). title: of the model.
     """
-    table = _table(["image", *[""] * MAX_SHOWN_CLASSES], title)
+    table = _table(["image", *[""] * MAX_SHOWN_CLASSES])
     for path, row in zip(paths, probabilities, strict=True):
         cells = [str(path)]
         for label in np.argsort(-row)[:MAX_SHOWN_CLASSES]:
             cells.append(f"{classes[label]} {row[label]:.3f}")
         table.add_row(*map(Text, cells))
-    return table
+    return Group(Text(f"by {title}"), table)
 
 
 def value_table(
     paths: Sequence[Path], values: NDArray[np.float32], names: Sequence[str], title: str
-) -> Table:
+) -> Group:
     """A row for each image with the numbers that are predicted for it, (images, names)."""
-    table = _table([escape(name) for name in ("image", *names)], title)
+    table = _table([escape(name) for name in ("image", *names)])
     for path, row in zip(paths, values, strict=True):
         table.add_row(*map(Text, [str(path), *(f"{value:.4g}" for value in row)]))
-    return table
+    return Group(Text(f"by {title}"), table)
 
 
-def _table(columns: Sequence[str], title: str) -> Table:
-    return Table(
-        *columns,
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title=f"by {title}",
-        title_justify="left",
-        min_width=len(f"by {title}"),  # else it is folded above narrow columns
-    )
+def _table(columns: Sequence[str]) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="bold")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from cifar_hpo import trial
 from cifar_hpo.trial import Context, Progress, as_number
@@ -70,7 +71,11 @@ def folder() -> Path:
     same one; nothing in it is removed. It is Hydra's output folder, also outside of a study, and
     without Hydra the current one.
     """
-    own = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path()
+    own = Path()
+    if HydraConfig.initialized():
+        runtime = HydraConfig.get().runtime
+        if not OmegaConf.is_missing(runtime, "output_dir"):  # as while a config is composed alone
+            own = Path(runtime.output_dir)
     own.mkdir(parents=True, exist_ok=True)
     return own.absolute()
 

@@ -207,7 +207,6 @@ WRONG_OPTIONS = {
     "params=[a]": "params",
     "+params={hydra.job.name: 'a,b'}": "not Hydra's",
     "metric=3": f"{SWEEP}.metric: 3",
-    "metric=null": f"{SWEEP}.metric: None",
     "metric=[[val_loss]]": f"{SWEEP}.metric: ['val_loss']",
     "metric=[val_loss,val_loss]": "twice",
     "metric=''": f"{SWEEP}.metric: ''",
