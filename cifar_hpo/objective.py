@@ -86,7 +86,6 @@ class Objective:
         "val_loss_best",
         "val_mae_best",
     )
-    whole_keys = app.whole_number_keys()
     logs_itself = True
     unmeant_keys = ("training.tensorboard",)
     imports = (
@@ -109,6 +108,10 @@ class Objective:
         Raises ConfigError for a wrong value.
         """
         return app.validate_config(config)
+
+    def whole_keys(self, config: DictConfig) -> tuple[str, ...]:
+        """But for arguments of the user's code, of which nobody knows what they may be."""
+        return app.whole_number_keys(config)
 
     def prepare(self, checked: Config) -> str:
         """Decode the images once, and hold batch, splits and model against them.

@@ -18,8 +18,7 @@ class Task(Protocol):
     imports: modules that trials need, imported once for all workers while the parent composes.
     metrics: what a trial comes to, with several replicas also `_std` behind the name of one.
     epoch_metrics: those of which a pruner gets a value after each epoch. Both are empty where
-    nobody can say. whole_keys: those that take whole numbers alone, of which an interval has no
-    others. defaults_before: keys that studies of earlier versions do not have, and what
+    nobody can say. defaults_before: keys that studies of earlier versions do not have, and what
     those did, so that they go on under this one. logs_itself: whether it logs each trial to MLflow;
     what does not is logged for it. unmeant_keys: those that say how trials are logged, so that a
     study may go on with another value.
@@ -28,7 +27,6 @@ class Task(Protocol):
     imports: Sequence[str]
     metrics: Sequence[str]
     epoch_metrics: Sequence[str]
-    whole_keys: Sequence[str]
     defaults_before: Mapping[str, Any]
     logs_itself: bool
     unmeant_keys: Sequence[str]
@@ -48,6 +46,9 @@ class Task(Protocol):
         Returns what identifies it, which is part of the study's meaning; empty for nothing. Raises
         DataError or ConfigError for what the user can mend.
         """
+
+    def whole_keys(self, config: DictConfig) -> Sequence[str]:
+        """The keys of a config that take whole numbers alone; an interval of one has no others."""
 
     def warnings(self, checked: Any) -> Sequence[str]:
         """What the user should know of a configuration before it is tried; said once in a sweep."""
@@ -78,7 +79,6 @@ class _Function:
     imports: Sequence[str] = ()
     metrics: Sequence[str] = ()
     epoch_metrics: Sequence[str] = ()
-    whole_keys: Sequence[str] = ()
     defaults_before: Mapping[str, Any] = {}
     logs_itself: bool = False
     unmeant_keys: Sequence[str] = ()
@@ -97,6 +97,9 @@ class _Function:
 
     def prepare(self, checked: Any) -> str:  # noqa: ARG002
         return ""
+
+    def whole_keys(self, config: DictConfig) -> Sequence[str]:  # noqa: ARG002
+        return ()
 
     def warnings(self, checked: Any) -> Sequence[str]:  # noqa: ARG002
         return ()

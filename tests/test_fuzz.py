@@ -142,7 +142,8 @@ def validate_override(text: str) -> None:
 
 def sweep(text: str) -> None:
     """As a sweep does before it composes: some cells, each with its overrides."""
-    space = Space.parse([text], {}, config_loader(), whole_keys=objective.whole_keys)
+    space = Space.parse([text], {}, config_loader())
+    space = space.with_whole_numbers(objective.whole_keys(pickle.loads(CONFIG)))
     cells = space.cells() if space.is_finite else space.corners()
     for cell in itertools.islice(cells, 5):
         identity(cell)

@@ -410,11 +410,15 @@ class Config:
         return ""
 
 
-def whole_number_keys() -> tuple[str, ...]:
-    """The keys that take whole numbers alone."""
+def whole_number_keys(config: DictConfig) -> tuple[str, ...]:
+    """The keys of a config that take whole numbers alone; no arguments of the user's code."""
     keys = []
     for part, schema in (("model", Model), ("data", Data), ("training", Training)):
+        section = config.get(part)
+        is_call = isinstance(section, DictConfig) and TARGET in list(section)
         for field in dataclasses.fields(schema):
+            if is_call and not (schema is Data and field.name in OWN_WITH_FUNCTION):
+                continue
             is_integer = str(field.type) in ("int", "int | None")
             if is_integer or field.metadata.get("whole"):
                 keys.append(f"{part}.{field.name}")

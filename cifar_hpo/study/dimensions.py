@@ -119,17 +119,30 @@ class Interval:
 Dimension = Choices | Interval
 
 
-def parse_part(override: Override, *, is_whole: bool = False) -> Dimension | str:
+def parse_part(override: Override) -> Dimension | str:
     """A dimension, or the text of an override that does not vary.
 
-    is_whole: whether its key takes whole numbers alone. Raises ConfigError for what has no values,
-    or values that can't be told apart.
+    Raises ConfigError for what has no values, or values that can't be told apart.
     """
     if not override.is_sweep_override():
         return str(override.input_line)
     if override.is_discrete_sweep():
         return _parse_choices(override)
-    return _parse_interval(override, is_whole=is_whole)
+    return _parse_interval(override)
+
+
+def whole_numbers(key: str, interval: Interval) -> Interval:
+    """Those of an interval, whose key takes no others.
+
+    Raises ConfigError where its ends are none.
+    """
+    low, high = interval.low, interval.high
+    written = f"{key}=interval({low},{high})"
+    if not float(low).is_integer() or not float(high).is_integer():
+        raise ConfigError(key, f"{written}: the ends must be whole numbers")
+    whole = Interval(int(low), int(high), interval.log)
+    _refuse_inexact(key, written, whole)
+    return whole
 
 
 def canonical(value: Value) -> Value:
@@ -279,7 +292,7 @@ def _elements(override: Override) -> Iterable[Any]:
     return [range_value(sweep, value) for value in values]
 
 
-def _parse_interval(override: Override, *, is_whole: bool) -> Interval:
+def _parse_interval(override: Override) -> Interval:
     """Raises ConfigError for ends that do not rise, or of which there is no logarithm."""
     key = override.get_key_element()
     sweep = override.value()
@@ -294,14 +307,15 @@ def _parse_interval(override: Override, *, is_whole: bool) -> Interval:
         raise ConfigError(key, f"{override.input_line}: the ends must rise, from above 0")
     if not low < high:
         raise ConfigError(key, f"{override.input_line}: the ends must rise")
-    if is_whole:
-        if not float(low).is_integer() or not float(high).is_integer():
-            raise ConfigError(key, f"{override.input_line}: the ends must be whole numbers")
-        low, high = int(low), int(high)
-    is_exact = max(abs(low), abs(high)) <= EXACT_INTEGERS
-    if isinstance(low, int) and isinstance(high, int) and not is_exact:
-        raise ConfigError(key, f"{override.input_line}: whole numbers must be within ±2**53")
-    return Interval(low, high, is_log)
+    interval = Interval(low, high, is_log)
+    _refuse_inexact(key, str(override.input_line), interval)
+    return interval
+
+
+def _refuse_inexact(key: str, written: str, interval: Interval) -> None:
+    """Raise ConfigError for whole numbers of which a float can't be each."""
+    if interval.whole and max(abs(interval.low), abs(interval.high)) > EXACT_INTEGERS:
+        raise ConfigError(key, f"{written}: whole numbers must be within ±2**53")
 
 
 def _element_value(element: Any) -> Value:

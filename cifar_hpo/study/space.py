@@ -8,10 +8,11 @@ exist.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from cifar_hpo.study.dimensions import (
     identity,
     parse_part,
     parse_value,
+    whole_numbers,
 )
 
 __all__ = ["Choices", "Interval", "Space", "Value", "identities", "identity"]
@@ -72,14 +74,13 @@ class Space:
         params: Mapping[str, Any],
         config_loader: Any,
         conditions: Mapping[str, str] | None = None,
-        whole_keys: Sequence[str] = (),
         *,
         cells: Sequence[Mapping[str, Any]] = (),
     ) -> Space:
         """From `hydra.sweeper.params` and the command line, which wins where both name a key.
 
-        config_loader: says which groups there are. whole_keys: those that take whole numbers alone.
-        cells: `hydra.sweeper.cells`, each of which is tried with all that varies beside them.
+        config_loader: says which groups there are. cells: `hydra.sweeper.cells`, each of which is
+        tried with all that varies beside them.
         Raises Hydra's own errors for what can't be parsed, ConfigError for an interval that is
         none, a condition on nothing, or a key of a cell that is given elsewhere, too.
         """
@@ -92,7 +93,7 @@ class Space:
             if override.is_hydra_override():
                 problem = "a sweep varies the app's own keys, not Hydra's"
                 raise ConfigError(f"hydra.sweeper.params.{key}", problem)
-            parts[key] = parse_part(override, is_whole=key.lstrip("+") in whole_keys)
+            parts[key] = parse_part(override)
             names[key] = override.key_or_group
         listed, choices = listed_cells.parse(cells, parts, names)
         parts = {**choices, **parts}
@@ -105,6 +106,17 @@ class Space:
             problem = f"{key} is of {listed_cells.PATH}, and exists where a cell has it"
             raise ConfigError(f"hydra.sweeper.conditions.{key}", problem)
         return cls(parts, tuple(groups), conditions=depends, listed=listed)
+
+    def with_whole_numbers(self, keys: Collection[str]) -> Space:
+        """The same with intervals of whole numbers for these keys, which take no others.
+
+        Raises ConfigError for one whose ends are none.
+        """
+        parts = dict(self.parts)
+        for key, part in parts.items():
+            if isinstance(part, Interval) and key.lstrip("+") in keys:
+                parts[key] = whole_numbers(key, part)
+        return dataclasses.replace(self, parts=parts)
 
     @functools.cached_property
     def dimensions(self) -> dict[str, Dimension]:

@@ -23,7 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_hpo.config.fields import without_hydra
 from cifar_hpo.errors import UserError
 from cifar_hpo.hydra_internals import hydra_overrides
-from cifar_hpo.study.space import Choices, Space, Value, identity
+from cifar_hpo.study.space import Choices, Interval, Space, Value, identity
+from cifar_hpo.task import Task
 from cifar_hpo.workers.jobs import HydraLauncher, compose
 
 OF_JOB = re.compile(rb"\$\{\s*hydra\s*:")
@@ -182,6 +183,18 @@ def absent_keys(composer: Composer) -> dict[tuple[Value | None, ...], frozenset[
         absent[space.choices_of_groups(chosen)] = missing
     never = frozenset.intersection(*absent.values())
     return {values: keys - never for values, keys in absent.items()}
+
+
+def whole_keys(composer: Composer, task: Task) -> set[str]:
+    """The keys that with some choice of groups take whole numbers alone; none where there is no
+    interval."""
+    space = composer.space
+    keys: set[str] = set()
+    if any(isinstance(dimension, Interval) for dimension in space.dimensions.values()):
+        for chosen in space.combinations_of_groups():
+            with contextlib.suppress(*REFUSED):  # it is told where all are composed
+                keys.update(task.whole_keys(composer.compose_groups(chosen)))
+    return keys
 
 
 def _has_key(config: DictConfig, key: str) -> bool:

@@ -30,7 +30,7 @@ from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.sweep.code import Code, code_of, varied_targets
-from cifar_hpo.sweep.composer import Composer, KnownGroups, absent_keys
+from cifar_hpo.sweep.composer import Composer, KnownGroups, absent_keys, whole_keys
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.sweep.identity import automatic_name, automatic_name_in_0_1, meaning_of
 from cifar_hpo.sweep.options import (
@@ -96,11 +96,12 @@ class Plan:
         validate_forms(options)
         params, conditions = options["params"], options["conditions"]
         groups, cells = KnownGroups(launcher), options["cells"]
-        space = Space.parse(arguments, params, groups, conditions, task.whole_keys, cells=cells)
+        space = Space.parse(arguments, params, groups, conditions, cells=cells)
+        composer = Composer(launcher, space)
+        space = space.with_whole_numbers(whole_keys(composer, task))
         launcher_options = getattr(launcher, "options", {})
         options = settle_options(options, space, launcher_options, task)
 
-        composer = Composer(launcher, space)
         space = dataclasses.replace(space, absent=absent_keys(composer))
         composer.space = space
         checked_cells = _cells_to_check(space)

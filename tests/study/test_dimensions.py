@@ -271,7 +271,7 @@ def test_what_has_no_end_or_is_no_number_is_refused(text: str) -> None:
 def test_an_interval_of_a_key_of_whole_numbers_has_these(
     text: str, loader: ConfigLoaderImpl
 ) -> None:
-    space = Space.parse([f"x={text}"], {}, loader, whole_keys=["x"])
+    space = Space.parse([f"x={text}"], {}, loader).with_whole_numbers(["x"])
     (dimension,) = space.dimensions.values()
     assert isinstance(dimension, Interval)
     assert dimension.whole

@@ -19,10 +19,12 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from cifar_hpo.config.fields import without_hydra
+from cifar_hpo.errors import ConfigError
+from cifar_hpo.objective import objective
 from cifar_hpo.paths import CONF
-from cifar_hpo.study.space import Space
+from cifar_hpo.study.space import Interval, Space
 from cifar_hpo.sweep import composer as composer_module
-from cifar_hpo.sweep.composer import Composer, KnownGroups, absent_keys
+from cifar_hpo.sweep.composer import Composer, KnownGroups, absent_keys, whole_keys
 from cifar_hpo.workers.jobs import HydraLauncher, compose
 
 
@@ -209,3 +211,32 @@ def test_a_key_that_has_no_value_yet_is_no_absent_one(tmp_path: Path) -> None:
     space = space_of(launcher, "data=file,folder,none", "data.path=a,b")
     absent = absent_keys(Composer(launcher, space))
     assert [values for values, keys in absent.items() if keys] == [("none",)]
+
+
+def intervals(folder: Path, *overrides: str) -> dict[str, Interval]:
+    """As they are drawn from, of an app that has a model like ours and one of the user's."""
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text("defaults: [{model: base}, _self_]\n")
+    (folder / "model" / "base.yaml").write_text("filters: 4\n")
+    (folder / "model" / "net.yaml").write_text("_target_: nets.net\nfilters: 4\n")
+    launcher = launcher_of(folder)
+    space = space_of(launcher, *overrides)
+    space = space.with_whole_numbers(whole_keys(Composer(launcher, space), objective))
+    dimensions = space.dimensions.items()
+    return {key: part for key, part in dimensions if isinstance(part, Interval)}
+
+
+def test_only_what_is_ours_takes_whole_numbers_alone(tmp_path: Path) -> None:
+    swept = ("model.filters=interval(1.0,4)", "+data.train_size=interval(10.0,20)")
+    assert all(part.whole for part in intervals(tmp_path, *swept).values())
+    of_both = intervals(tmp_path, "model=base,net", *swept)
+    assert of_both["model.filters"].whole, "one of the two takes no others"
+    called = intervals(tmp_path, "model=net", "+data._target_=sets.load", *swept)
+    assert not called["model.filters"].whole
+    assert called["+data.train_size"].whole, "a function of data is not given it"
+    halves = "model.filters=interval(0.5,2)"
+    assert intervals(tmp_path, "model=net", halves) == {
+        "model.filters": Interval(0.5, 2, log=False)
+    }
+    with pytest.raises(ConfigError, match=r"^model.filters: .*interval\(0.5,2.0\): the ends must"):
+        intervals(tmp_path, "model=base,net", halves)
