@@ -144,7 +144,7 @@ def code_digest(path: str, target: str) -> str:
 
     Raises what `resolve` raises.
     """
-    module = sys.modules.get(resolve(path, target).__module__)
+    module = sys.modules.get(inspect.unwrap(resolve(path, target)).__module__)
     file = getattr(module, "__file__", None)
     try:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
