@@ -112,6 +112,7 @@ def test_of_two_classes_two_are_named() -> None:
     assert shown([[0.25, 0.75]], ["cat", "dog"])[2] == ["0.png", "dog", "0.750", "cat", "0.250"]
 
 
+@pytest.mark.long
 def test_prediction_by_the_champion_and_by_a_run(
     small: list[str], npz: Path, store: None, tmp_path: Path
 ) -> None:

@@ -216,6 +216,7 @@ def test_studies_as_things(tmp_path: Path, small: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.long
 def test_the_best_trial_of_a_sweep_in_a_folder_of_the_user_s_own(
     tmp_path: Path, small: list[str]
 ) -> None:

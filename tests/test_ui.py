@@ -278,9 +278,13 @@ ENDS = {
     "Ctrl-C twice": [signal.SIGINT, signal.SIGINT],
     "kill -9": [signal.SIGKILL],
 }
+LONG = ("SIGTERM", "Ctrl-C twice")
 
 
-@pytest.mark.parametrize("signals", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize(
+    "signals",
+    [pytest.param(s, id=e, marks=[pytest.mark.long] * (e in LONG)) for e, s in ENDS.items()],
+)
 def test_servers_end_with_ui_and_have_no_url_among_their_arguments(
     stores: Path, signals: list[signal.Signals]
 ) -> None:

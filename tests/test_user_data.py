@@ -37,6 +37,7 @@ def own_data(tmp_path: Path, store: None) -> None:
     (tmp_path / "conf" / "data" / "pets.yaml").write_text(GROUP)
 
 
+@pytest.mark.long
 def test_a_function_s_argument_is_swept_and_each_value_called_once(
     own_data: None, run: Run, tmp_path: Path
 ) -> None:

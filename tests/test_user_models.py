@@ -61,7 +61,7 @@ def test_a_killed_sweep_of_a_user_s_model_ends_as_if_it_had_not_been_and_is_aske
     folder: Folder, npz: Path
 ) -> None:
     killed, whole = folder("killed"), folder("whole")
-    arguments = sweep(npz, "model=resnet", "model.width=3", "training.epochs=30")
+    arguments = sweep(npz, "model=resnet", "model.width=3", "training.epochs=12")
     command = [sys.executable, "-m", "cifar_hpo", *arguments]
     trial = killed / "mlruns" / "outputs" / "s" / "0"
     before = trial / CHECKPOINT_BEFORE.format(checkpoint=CHECKPOINT.format(replica=0))
@@ -77,7 +77,7 @@ def test_a_killed_sweep_of_a_user_s_model_ends_as_if_it_had_not_been_and_is_aske
     assert resumed.returncode == 0, resumed.stderr
     assert run_in(whole, *arguments).returncode == 0
     (values,) = outcomes(killed)
-    assert values["epochs"] == 30
+    assert values["epochs"] == 12
     assert outcomes(whole) == [values], "bit for bit"
     best = run_in(whole, "best", "s", module="cifar_hpo.studies")
     assert best.stdout.startswith("python -m cifar_hpo -cd conf data=npz "), best.stderr
@@ -88,6 +88,7 @@ def test_a_killed_sweep_of_a_user_s_model_ends_as_if_it_had_not_been_and_is_aske
     assert re.search(r"one\.png(?: +class \d 0\.\d{3}){3}", asked.stdout), asked.stderr
 
 
+@pytest.mark.long
 def test_a_sweep_over_models_says_what_trains_in_another_way(folder: Folder, npz: Path) -> None:
     here = folder("models")
     swept = run_in(here, *sweep(npz, "model=own_step,resnet", "training.epochs=1"))

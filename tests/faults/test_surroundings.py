@@ -125,6 +125,7 @@ def test_a_small_shared_memory(tmp_path: Path) -> None:
     check(tmp_path, planned=2, returncode=0)
 
 
+@pytest.mark.long
 def test_a_storage_that_is_locked_for_ten_seconds_is_waited_for(tmp_path: Path) -> None:
     assert sweep(tmp_path).returncode == 0
     command = command_of(tmp_path, "+x=range(1,5)")

@@ -280,6 +280,7 @@ def test_a_diverging_trial_is_failed_says_so_and_is_never_best(
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.long
 def test_a_grid_beside_the_earlier_one_ends_well_when_the_best_trial_is_of_that(
     run: Run, small: list[str], store: None
 ) -> None:

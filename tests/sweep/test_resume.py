@@ -106,6 +106,7 @@ def test_trials_have_their_own_numbers_under_any_launcher(launcher: str, tmp_pat
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.long
 def test_what_a_sampler_may_not_combine_is_left_out(tmp_path: Path, small: list[str]) -> None:
     space = [
         "model.residual=false,true",
