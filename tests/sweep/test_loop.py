@@ -368,6 +368,7 @@ def test_auto_falls_back_to_synthetic_images_and_says_it_everywhere(
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.long
 def test_a_sweep_says_once_which_replicas_train_one_after_the_other(
     run: Run, small: list[str]
 ) -> None:

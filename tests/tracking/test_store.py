@@ -180,6 +180,7 @@ sys.exit(any(codes))
 """
 
 
+@pytest.mark.long
 def test_eight_workers_may_begin_with_an_empty_store_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", STARTED_AT_ONCE]
     started = subprocess.run(
