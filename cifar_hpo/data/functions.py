@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -108,12 +107,15 @@ def fingerprint(call: Call) -> str:
     and times. What else it reads is not seen. Raises ConfigError where it may not be called.
     """
     digest = hashlib.sha256()
-    for part in (call, *_calls_in(call.arguments)):
-        function = trust.resolve(PATH, part.target)
-        digest.update(f"{part.target}\n".encode())
-        digest.update(_source(function))
+    parts = list(_parts_of(call))
+    for part in parts:
+        if isinstance(part, Call):
+            code = trust.code_digest(PATH, part.target)
+            digest.update(f"{part.target} {code}\n".encode())
     digest.update(repr(_sorted(asdict(call))).encode())
-    for text in _texts_in(call.arguments):
+    for text in parts:
+        if not isinstance(text, str):
+            continue
         for file in _files(text):
             with contextlib.suppress(OSError):  # of a link to nowhere
                 stat = file.stat()
@@ -122,40 +124,19 @@ def fingerprint(call: Call) -> str:
     return digest.hexdigest()[:16]
 
 
-def _source(function: Any) -> bytes:
-    """The content of the file in which a function is written; empty for one in no file."""
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(function))
-        return Path(file).read_bytes() if file else b""
-    except (OSError, TypeError):
-        return b""
-
-
-def _calls_in(value: Any) -> Iterator[Call]:
-    """The calls among arguments, in any depth."""
+def _parts_of(value: Any) -> Iterator[Any]:
+    """A value, and all that it is made of in any depth: of a call its arguments, of a dict its
+    values."""
+    yield value
+    children: Iterable[Any] = ()
     if isinstance(value, Call):
-        yield value
-        yield from _calls_in(value.arguments)
+        children = value.arguments.values()
     elif isinstance(value, dict):
-        for child in value.values():
-            yield from _calls_in(child)
+        children = value.values()
     elif isinstance(value, list):
-        for child in value:
-            yield from _calls_in(child)
-
-
-def _texts_in(value: Any) -> Iterator[str]:
-    """The texts among arguments, in any depth."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Call):
-        yield from _texts_in(value.arguments)
-    elif isinstance(value, dict):
-        for child in value.values():
-            yield from _texts_in(child)
-    elif isinstance(value, list):
-        for child in value:
-            yield from _texts_in(child)
+        children = value
+    for child in children:
+        yield from _parts_of(child)
 
 
 def _sorted(value: Any) -> Any:
