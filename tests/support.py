@@ -128,8 +128,15 @@ def run_in(
     folder: Path, *arguments: str, module: str = "cifar_hpo", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """`python -m cifar_hpo` in a folder, or another of its commands."""
+    return run_command(folder, [sys.executable, "-m", module, *arguments], **environment)
+
+
+def run_command(
+    folder: Path, command: Sequence[str], **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Any command in a folder, to its end."""
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        command,
         cwd=folder,
         env=clean() | environment,
         capture_output=True,
@@ -137,6 +144,26 @@ def run_in(
         timeout=240,
         check=False,
     )
+
+
+STUB_SWEEP = (
+    "app.py",
+    "-m",
+    "hydra/sweeper=study",
+    "hydra/launcher=workers",
+    "hydra.launcher.n_workers=1",
+    "hydra.sweeper.study_name=s",
+    "hydra.sweeper.metric=y",
+    "hydra.sweeper.direction=maximize",
+)
+"""What starts a study `s` of an app that returns `y`, in one worker."""
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("bombed",)
 
 
 def call_in(

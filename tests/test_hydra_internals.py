@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
-from support import Run, clean, config_loader
+from support import Run, config_loader, run_command
 
 from cifar_hpo.hydra_internals import (
     HAS_WHITELIST,
@@ -160,14 +159,9 @@ def test_what_an_app_allows_holds_in_its_workers_and_needs_not_name_our_plugins(
 ) -> None:
     (my_code / "app.py").write_text(APP)
     sweep = ["hydra/sweeper=study", "hydra/launcher=workers", "hydra.sweeper.storage=memory"]
-    ended = subprocess.run(
+    ended = run_command(
+        my_code,
         [sys.executable, "app.py", "-m", *sweep, "+target=my_code.seven,collections.Counter"],
-        cwd=my_code,
-        env=clean(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     assert "trial 0: +target=my_code.seven: value 7.0000" in ended.stdout

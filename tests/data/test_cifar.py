@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
-import os
 import pickle
 import re
 import tarfile
@@ -17,23 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import images, write_cifar10_batches
+from support import Bomb, images, write_cifar10_batches
 
 from cifar_hpo.data.cifar import CIFAR10, CIFAR100, Cifar, download, find, read
 from cifar_hpo.errors import DataError
 
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-
-
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("bombed",)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def pack(unpacked: Path, archive: Path) -> Path:

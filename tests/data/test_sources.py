@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from support import (
     IMAGE_FOLDER_CLASSES,
+    Bomb,
     images,
     scatter_clutter,
     write_image_folder,
@@ -29,18 +30,7 @@ from cifar_hpo.data.labels import NUMBERS
 from cifar_hpo.data.sources import read_folder, read_npz
 from cifar_hpo.errors import DataError
 
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-
-
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("bombed",)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def test_npz_gives_its_arrays_and_numbers_ten_classes_of_its_own(npz: Path) -> None:

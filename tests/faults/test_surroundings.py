@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from invariants import check
-from support import clean, config_loader, finished, swept
+from support import clean, config_loader, finished, run_command, swept
 
 from cifar_hpo.paths import IN_MEMORY
 from cifar_hpo.study.space import Space
@@ -35,14 +35,10 @@ def sweep(
     folder: Path, *overrides: str, files: int = 1024, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """A sweep over `x` by a stub, whose process may open so many files."""
-    return subprocess.run(
+    return run_command(
+        folder,
         ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash", *command_of(folder, *overrides)],
-        cwd=folder,
-        env=clean() | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        **environment,
     )
 
 
@@ -102,15 +98,7 @@ def test_a_folder_of_temporary_files_on_another_file_system(tmp_path: Path) -> N
 def in_small_memory(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a command that sees 64 MB of shared memory, as containers have it."""
     mounted = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
-    return subprocess.run(
-        ["unshare", "--mount", "sh", "-c", mounted, "sh", *command],
-        cwd=folder,
-        env=clean(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_command(folder, ["unshare", "--mount", "sh", "-c", mounted, "sh", *command])
 
 
 def test_a_small_shared_memory(tmp_path: Path) -> None:
@@ -158,15 +146,7 @@ def test_a_task_that_can_t_be_imported_in_a_worker_ends_the_sweep_with_the_cause
     (tmp_path / "device.py").write_text(IMPORTED_IN_A_WORKER)
     command = command_of(tmp_path, "+x=range(0,20)", "hydra.sweeper.max_failures=3")
     (tmp_path / "app.py").write_text("import device" + APP)
-    shown = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=clean() | {"HYDRA_FULL_ERROR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    shown = run_command(tmp_path, command, HYDRA_FULL_ERROR="1")
     assert shown.returncode != 0
     assert shown.stderr.count("exit code 1: RuntimeError: no such device") == 1
     check(tmp_path, budget=20, returncode=shown.returncode)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from support import clean
+from support import STUB_SWEEP, run_command
 
 from cifar_hpo.study.ranking import OUTCOME
 from cifar_hpo.study.storage import load_study, open_storage
@@ -45,17 +45,6 @@ CONFIGS = {
     "more/experiment/c.yaml": "# @package _global_\nlr: 0.3\n",
 }
 
-SWEEP = (
-    "app.py",
-    "-m",
-    "hydra/sweeper=study",
-    "hydra/launcher=workers",
-    "hydra.launcher.n_workers=1",
-    "hydra.sweeper.study_name=s",
-    "hydra.sweeper.metric=y",
-    "hydra.sweeper.direction=maximize",
-)
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -68,15 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *SWEEP, *arguments],
-        cwd=folder,
-        env=clean(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_command(folder, [sys.executable, *STUB_SWEEP, *arguments])
 
 
 def stored(folder: Path) -> optuna.Study:

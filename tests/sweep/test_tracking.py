@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import mlflow
-from support import clean, wait_for
+from support import STUB_SWEEP, clean, wait_for
 from support_tracking import Server
 
 from cifar_hpo.analysis.comparison import compare_study
@@ -56,17 +56,7 @@ if __name__ == "__main__":
     hydra.main(version_base="1.3", config_path=None)(task)()
 """
 
-SWEEP = (
-    "app.py",
-    "-m",
-    "hydra/sweeper=study",
-    "hydra/launcher=workers",
-    "hydra.launcher.n_workers=1",
-    "hydra.sweeper.study_name=s",
-    "hydra.sweeper.metric=y",
-    "hydra.sweeper.direction=maximize",
-    "+mlflow={tracking_uri:null,experiment:null}",
-)
+SWEEP = (*STUB_SWEEP, "+mlflow={tracking_uri:null,experiment:null}")
 
 
 def start(folder: Path, server: Server, *options: str) -> subprocess.Popen[str]:
