@@ -105,20 +105,25 @@ def test_every_set_that_a_config_may_name_is_there() -> None:
 HEAD = struct.pack(">BBBBII", 0, 0, 8, 2, 2, 3)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"not packed", "not an IDX file"),
-        (gzip.compress(HEAD + bytes(5)), r"not as long as its shape \(2, 3\) says"),
-        (gzip.compress(HEAD + bytes(7)), "not as long"),
-        (gzip.compress(HEAD[:6]), "not an IDX file|not as long"),
-        (gzip.compress(HEAD[:3]), "no IDX file of uint8"),
-        (gzip.compress(b"\0\0\x0d" + HEAD[3:]), "no IDX file of uint8"),
-        (gzip.compress(struct.pack(">BBBBII", 0, 0, 8, 2, 2**31, 2**31)), "not as long"),
-        (idx(PIXELS)[:-30], "not an IDX file"),
-    ],
-)
-def test_a_damaged_idx_file_is_told(content: bytes, message: str, tmp_path: Path) -> None:
+DAMAGED = {
+    "not packed": (b"not packed", "not an IDX file"),
+    "short of a pixel": (gzip.compress(HEAD + bytes(5)), r"not as long as its shape \(2, 3\) says"),
+    "a pixel too many": (gzip.compress(HEAD + bytes(7)), "not as long"),
+    "half a head": (gzip.compress(HEAD[:6]), "not an IDX file|not as long"),
+    "three bytes": (gzip.compress(HEAD[:3]), "no IDX file of uint8"),
+    "floats": (gzip.compress(b"\0\0\x0d" + HEAD[3:]), "no IDX file of uint8"),
+    "a huge shape": (
+        gzip.compress(struct.pack(">BBBBII", 0, 0, 8, 2, 2**31, 2**31)),
+        "not as long",
+    ),
+    "cut off": (idx(PIXELS)[:-30], "not an IDX file"),
+}
+"""What an .idx.gz holds, which differs by the second (gzip notes the time), and what is said."""
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_idx_file_is_told(damage: str, tmp_path: Path) -> None:
+    content, message = DAMAGED[damage]
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(DataError, match=rf"^{tmp_path}/a\.gz: ({message})"):
         read_idx(tmp_path / "a.gz")
