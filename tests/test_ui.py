@@ -4,6 +4,7 @@ Chromium."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import re
 import shutil
@@ -296,14 +297,26 @@ def test_servers_end_with_ui_and_have_no_url_among_their_arguments(
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
-        assert process.stdout
-        assert "http://127.0.0.1:" in process.stdout.readline()
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 2
-        arguments = " ".join(" ".join(child.cmdline()) for child in children)
-        assert "sqlite:" not in arguments, "a URL may hold a password"
-        for number in signals:
-            process.send_signal(number)
-        assert process.wait(20) == (-signal.SIGKILL if signal.SIGKILL in signals else 0)
-    _, left = psutil.wait_procs(children, 10)
+        try:
+            assert process.stdout
+            assert "http://127.0.0.1:" in process.stdout.readline()
+            servers = running_children(process.pid)
+            assert len(servers) >= 2
+            arguments = " ".join(" ".join(arguments) for arguments in servers.values())
+            assert "sqlite:" not in arguments, "a URL may hold a password"
+            for number in signals:
+                process.send_signal(number)
+            assert process.wait(20) == (-signal.SIGKILL if signal.SIGKILL in signals else 0)
+        finally:
+            process.kill()
+    _, left = psutil.wait_procs(list(servers), 10)
     assert left == []
+
+
+def running_children(pid: int) -> dict[psutil.Process, list[str]]:
+    """All processes below one, with their arguments; those that end meanwhile are left out."""
+    running = {}
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            running[child] = child.cmdline()
+    return running
