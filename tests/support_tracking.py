@@ -111,10 +111,11 @@ class Server:
             while data := client.recv(65536):
                 with self._changed:
                     self._changed.wait_for(lambda: self.state != "hanging")
-                if self.state == "failing":
+                    is_passed = self.state != "failing"
+                    self.passed += is_passed
+                if not is_passed:
                     client.sendall(b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n")
                     break
-                self.passed += 1
                 server.sendall(data)
         end(client, server)
 
