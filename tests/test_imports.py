@@ -29,6 +29,7 @@ LAYERS = (
         "hydra_internals",
         "interruption",
         "left_results",
+        "owner",
         "reporting",
         "tracebacks",
         "whole_files",

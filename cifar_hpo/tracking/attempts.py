@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from cifar_hpo import paths
 from cifar_hpo.confusion import accuracy_by_class
 from cifar_hpo.metrics import class_metrics, param_name
+from cifar_hpo.owner import owner
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracebacks import traceback_text
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.delivery import NO_ANSWER, Delivery, Undelivered, reason
-from cifar_hpo.tracking.ownership import OWNER, owner
+from cifar_hpo.tracking.ownership import OWNER
 from cifar_hpo.tracking.store import connect, experiment, wants_system_metrics
 from cifar_hpo.tracking.writer import (
     ATTEMPT,

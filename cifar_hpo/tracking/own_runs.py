@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import mlflow
 
+from cifar_hpo.owner import owner
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.attempts import AttemptRun
-from cifar_hpo.tracking.ownership import OWNER, owner
+from cifar_hpo.tracking.ownership import OWNER
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, Pruned
 
 KIND = "app"

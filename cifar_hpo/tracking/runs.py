@@ -17,10 +17,11 @@ from mlflow.entities import Metric, RunTag
 
 from cifar_hpo import paths
 from cifar_hpo.config.splits import differing_key, split_of
+from cifar_hpo.owner import owner
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.delivery import NO_ANSWER, Delivery, Undelivered, reason
-from cifar_hpo.tracking.ownership import OWNER, end_dead_runs, owner
+from cifar_hpo.tracking.ownership import OWNER, RUNNING, end_dead_runs
 from cifar_hpo.tracking.source import is_dirty, source_tags, uncommitted_diff
 from cifar_hpo.tracking.store import connect, experiment
 from cifar_hpo.tracking.writer import (
@@ -33,6 +34,7 @@ from cifar_hpo.tracking.writer import (
     lost_line,
     milliseconds,
 )
+from cifar_hpo.trial import KILLED
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +200,7 @@ class StudyRun:
         return self._delivery.drain(PATIENCE)
 
     def _end_dead_runs(self, *, of_all: bool = False) -> None:
-        of_trials = _mlflow.child_runs(self.run_id, "RUNNING")
+        of_trials = _mlflow.child_runs(self.run_id, RUNNING)
         for condition in (of_trials, _mlflow.running_runs_of_app(self.run_id)):
             end_dead_runs(self.client, self.experiment_id, condition, of_all=of_all)
 
@@ -218,6 +220,17 @@ class StudyRun:
             self._delivery.put(partial(self.client.set_terminated, run_id, status))
         else:
             self._delivery.put(self._end_dead_runs)
+
+    def end_earlier_attempts(self, number: int, attempt: int) -> None:
+        """Mark as KILLED what still says RUNNING of a trial's attempts before this one, whose
+        process lost it."""
+        self._delivery.put(partial(self._end_earlier_attempts, number, attempt))
+
+    def _end_earlier_attempts(self, number: int, attempt: int) -> None:
+        of_trial = f"{_mlflow.child_runs(self.run_id, RUNNING)} and tags.trial = '{number}'"
+        for run in self.client.search_runs([self.experiment_id], of_trial):
+            if int(run.data.tags["attempt"]) < attempt:
+                self.client.set_terminated(run.info.run_id, KILLED)
 
     def note_unlogged(self, number: int, unlogged: str) -> None:
         """A trial's attempt says what of it has not arrived; nothing where that is empty."""

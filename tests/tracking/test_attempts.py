@@ -24,9 +24,10 @@ from support_tracking import (
 )
 
 from cifar_hpo import paths
+from cifar_hpo.owner import owner
 from cifar_hpo.tracking import _mlflow, attempts, runs
 from cifar_hpo.tracking.attempts import AttemptRun, attempt_run
-from cifar_hpo.tracking.ownership import OWNER, owner
+from cifar_hpo.tracking.ownership import OWNER
 from cifar_hpo.tracking.reader import RunReader
 from cifar_hpo.tracking.runs import StudyRun
 from cifar_hpo.trial import Context, Pruned

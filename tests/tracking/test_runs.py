@@ -13,10 +13,11 @@ import pytest
 from support import wait_for
 from support_tracking import GONE, Server, fetch, record, text
 
+from cifar_hpo.owner import owner
 from cifar_hpo.tracking import _mlflow, runs
 from cifar_hpo.tracking.attempts import attempt_run
 from cifar_hpo.tracking.delivery import Undelivered
-from cifar_hpo.tracking.ownership import OWNER, owner
+from cifar_hpo.tracking.ownership import OWNER
 from cifar_hpo.tracking.reader import RunReader
 from cifar_hpo.tracking.runs import BEST_VALUE, CHAMPION, StudyRun
 from cifar_hpo.tracking.store import connect

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 from support_tracking import GONE
 
-from cifar_hpo.tracking.ownership import is_alive, owner
+from cifar_hpo.owner import is_alive, owner
 
 
 def test_the_owner_of_a_run_is_alive_while_its_process_is() -> None:

@@ -1,0 +1,51 @@
+"""Whose something is that outlives its process: `owner` names a process, on whichever host, so that
+`is_alive` can tell whether it still runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import psutil
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PID_NAMESPACE = Path("/proc/self/ns/pid")
+
+
+def owner() -> str:
+    """Who runs this: host, process and its start time.
+
+    By the time another process with the same number is not taken for it.
+    """
+    return f"{_host()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def is_alive(owner: str) -> bool:
+    """Whether that process still runs; one on another host is believed to."""
+    host, pid, started = owner.rsplit(":", 2)
+    if host not in (_host(), socket.gethostname()):  # the latter is what earlier versions noted
+        return True
+    try:
+        process = psutil.Process(int(pid))
+        is_same = abs(process.create_time() - float(started)) < 0.1
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def host_of(owner: str) -> str:
+    """The name of its host, as a person knows it."""
+    return owner.partition("/")[0].partition(":")[0]
+
+
+def _host() -> str:
+    """This host's name and, on Linux, what tells it from others of that name: two containers may
+    share it, and none sees the processes of the other."""
+    name = socket.gethostname()
+    try:
+        boot = BOOT_ID.read_text(encoding="ascii").strip()
+        namespace = PID_NAMESPACE.readlink().name
+    except OSError:
+        return name
+    return f"{name}/{boot[:8]}-{namespace.removeprefix('pid:')}"
