@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -40,6 +41,13 @@ TIMEOUT_OPTIONS = {
     "pg8000": "timeout",
 }
 """The argument of each driver that limits how long it tries to connect, in seconds."""
+
+DRIVERS = {"postgresql": ("psycopg", "psycopg2")}
+"""The drivers of a database by the scheme of its URLs; the first that is installed is taken."""
+
+KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+"""Arguments of PostgreSQL's drivers, in seconds and probes: a server that has gone without a word
+is noticed within half a minute."""
 
 PACKAGES = {
     "psycopg": "'psycopg[binary]'",
@@ -94,6 +102,16 @@ class Database:
     def file(self) -> Path | None:
         return sqlite_file(self.url)
 
+    @property
+    def engine_url(self) -> str:
+        """The URL with a driver that is installed, where it names none: which one it means then
+        depends on SQLAlchemy's version."""
+        for scheme, drivers in DRIVERS.items():
+            for driver in drivers:
+                if self.url.startswith(f"{scheme}://") and find_spec(driver):
+                    return self.url.replace(scheme, f"{scheme}+{driver}", 1)
+        return self.url
+
     def __str__(self) -> str:
         return f"{self.title} {short_path(self.file) if self.file else redacted(self.url)}"
 
@@ -142,13 +160,14 @@ class Database:
 
     def connect_options(self) -> dict[str, int]:
         """The arguments of a server's driver that let it give up in time."""
-        driver = sqlalchemy.make_url(self.url).get_dialect().driver
+        driver = sqlalchemy.make_url(self.engine_url).get_dialect().driver
         option = TIMEOUT_OPTIONS.get(driver)
-        return {option: CONNECT_TIMEOUT} if option else {}
+        options = {option: CONNECT_TIMEOUT} if option else {}
+        return options | KEEPALIVE if driver in DRIVERS["postgresql"] else options
 
     def _connect(self) -> None:
         """Ask a server for a connection: its driver would wait for minutes."""
-        engine = sqlalchemy.create_engine(self.url, connect_args=self.connect_options())
+        engine = sqlalchemy.create_engine(self.engine_url, connect_args=self.connect_options())
         try:
             engine.connect().close()
         finally:
