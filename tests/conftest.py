@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import pytest
 from support import Clock, Run, images, run_in
+from support_postgres import new_database, postgres_server, why_not
 
 from cifar_hpo.processor import set_tensorflow_switches
 
@@ -103,6 +104,22 @@ def server(session_server: Server) -> Iterator[Server]:
     """A server of MLflow's that a test can take away; it is back after the test."""
     yield session_server
     session_server.become("open")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server, without a database."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: str) -> str:
+    """The URL of an empty database in it."""
+    return new_database(postgres)
 
 
 @pytest.fixture

@@ -165,7 +165,9 @@ class Sweeper:
         "null names the study after what it varies and a hash of what it means", default=None
     )
     storage: str | None = key(
-        f"Optuna's store; null is {GENERATED}/studies.db, memory keeps nothing", default=None
+        f"Optuna's store; null is {GENERATED}/studies.db, memory keeps nothing; one in PostgreSQL "
+        "lets the same command on several hosts work on one study",
+        default=None,
     )
     n_trials: int | None = key(
         "finished trials in all, earlier ones counted; a grid's are drawn at random, by the "

@@ -34,9 +34,58 @@ MAX_NOTE_PART = 2045
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def connect(url: str, engine_options: dict[str, Any]) -> BaseStorage:
-    """A database's storage; raises what SQLAlchemy or the database's driver raise."""
-    return RDBStorage(url, engine_kwargs=engine_options)
+def connect(
+    url: str, engine_options: dict[str, Any], lease: tuple[int, int] | None = None
+) -> BaseStorage:
+    """A database's storage; raises what SQLAlchemy or the database's driver raise.
+
+    lease: after how many seconds a lease of a trial is renewed, and after how many it expires; None
+    where nobody asks.
+    """
+    renewal, expiry = lease or (None, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return RDBStorage(
+            url, engine_kwargs=engine_options, heartbeat_interval=renewal, grace_period=expiry
+        )
+
+
+def renew_lease(storage: BaseStorage, trial_id: int) -> None:
+    """Let a trial's lease begin anew, by the database's clock."""
+    assert isinstance(storage, RDBStorage)
+    storage.record_heartbeat(trial_id)
+
+
+def expired_leases(storage: BaseStorage, study: str) -> set[int]:
+    """The numbers of running trials whose lease has expired, by the database's clock."""
+    assert isinstance(storage, RDBStorage)
+    stale = storage._get_stale_trial_ids(storage.get_study_id_from_name(study))  # noqa: SLF001
+    return {storage.get_trial(trial_id).number for trial_id in stale}
+
+
+def changed_trials(
+    storage: BaseStorage, study: str, unfinished: set[int], last: int
+) -> dict[int, FrozenTrial]:
+    """A study's trials by id: those that were unfinished, and those that are new.
+
+    unfinished: ids. last: the highest id that is known, -1 for none.
+    """
+    assert isinstance(storage, RDBStorage)
+    study_id = storage.get_study_id_from_name(study)
+    trials = storage._get_trials(study_id, None, unfinished, last)  # noqa: SLF001
+    return {trial._trial_id: trial for trial in trials}  # noqa: SLF001
+
+
+def id_of(trial: optuna.Trial) -> int:
+    """The storage's own id of a trial that is open."""
+    return trial._trial_id  # noqa: SLF001
+
+
+def disconnect(storage: BaseStorage) -> None:
+    """Close the connections of a database's storage; whoever uses it again opens others."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def create_tables(url: str) -> None:
@@ -100,6 +149,14 @@ def open_trial(study: optuna.Study, storage: BaseStorage, number: int) -> optuna
     return optuna.Trial(study, trial_id(storage, study.study_name, number))
 
 
+def ask(study: optuna.Study) -> optuna.Trial:
+    """A new trial, which the sampler fills in as it is asked for parameters."""
+    with warnings.catch_warnings():
+        # Leases are renewed by whoever runs the trial, as `Study.optimize` would.
+        warnings.filterwarnings("ignore", message="Heartbeat of storage", category=UserWarning)
+        return study.ask()
+
+
 def create_running_trial(
     study: optuna.Study,
     storage: BaseStorage,
@@ -154,7 +211,7 @@ def set_user_attributes(
 ) -> None:
     """Note several of an unfinished trial's attributes; in a database in one transaction, since
     each takes a disk some milliseconds."""
-    number = trial._trial_id  # noqa: SLF001
+    number = id_of(trial)
     if not isinstance(storage, RDBStorage):
         for key, value in attributes.items():
             storage.set_trial_user_attr(number, key, value)

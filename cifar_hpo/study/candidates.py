@@ -6,11 +6,13 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Protocol
 
 import optuna
 from optuna.trial import TrialState
 
+from cifar_hpo.study import _optuna
 from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.study.stored import StoredStudy
 from cifar_hpo.study.workload import MAX_LISTED_CELLS
@@ -40,28 +42,45 @@ class Candidates(Protocol):
 
 
 class ListedCandidates:
-    """Configurations in the order in which they are given."""
+    """Configurations in the order in which they are given.
 
-    def __init__(self, stored: StoredStudy, configurations: Iterable[Mapping[str, Value]]) -> None:
+    taken: the identities of those that others have begun; it grows.
+    """
+
+    def __init__(
+        self,
+        stored: StoredStudy,
+        configurations: Iterable[Mapping[str, Value]],
+        taken: AbstractSet[str] = frozenset(),
+    ) -> None:
         self._stored = stored
         self._configurations = iter(configurations)
+        self._taken = taken
 
     def ask(self) -> Candidate | None:
-        params = next(self._configurations, None)
-        if params is None:
-            return None
-        return Candidate(self._stored.create_trial(params), params)
+        for params in self._configurations:
+            if identity(params) not in self._taken:
+                return Candidate(self._stored.create_trial(params), params)
+        return None
 
 
 class SampledCandidates:
     """What the sampler proposes, and where that was tried before, any cell that was not.
 
-    tried: the identities of configurations that are no candidates any more.
+    tried: the identities of configurations that are no candidates any more. taken: those that
+    others have begun; it grows.
     """
 
-    def __init__(self, stored: StoredStudy, space: Space, tried: Iterable[str]) -> None:
+    def __init__(
+        self,
+        stored: StoredStudy,
+        space: Space,
+        tried: Iterable[str],
+        taken: AbstractSet[str] = frozenset(),
+    ) -> None:
         self._stored, self._space = stored, space
         self._tried = set(tried)
+        self._taken = taken
 
     def ask(self) -> Candidate | None:
         if self._space.size <= MAX_LISTED_CELLS:
@@ -76,11 +95,11 @@ class SampledCandidates:
         """The sampler's first proposal of so many that was not tried before."""
         study = self._stored.study
         for _ in range(times):
-            trial = study.ask()
+            trial = _optuna.ask(study)
             params = self._stored.distributions.suggest(trial)
             if not self._space.holds(params):
                 reason = "not in the space"  # an earlier, different grid's
-            elif identity(params) in self._tried:
+            elif self._was_tried(params):
                 reason = "tried before"
             else:
                 return Candidate(trial, params)
@@ -92,9 +111,13 @@ class SampledCandidates:
         """Any cell that was not tried."""
         while self._shuffled_cells:
             params = self._shuffled_cells.pop()
-            if identity(params) not in self._tried:
+            if not self._was_tried(params):
                 return Candidate(self._stored.create_trial(params), params)
         return None
+
+    def _was_tried(self, params: Mapping[str, Value]) -> bool:
+        configuration = identity(params)
+        return configuration in self._tried or configuration in self._taken
 
     @functools.cached_property
     def _shuffled_cells(self) -> list[dict[str, Value]]:

@@ -7,7 +7,7 @@ configuration of the space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import optuna
@@ -37,20 +37,21 @@ none."""
 
 def recover(
     stored: StoredStudy,
+    trials: Iterable[FrozenTrial],
     space: Space,
     *,
     is_grid: bool,
     left_outcome: LeftOutcome,
     is_wanted: Callable[[Mapping[str, Value]], bool],
 ) -> list[Recovered]:
-    """Leave no trial RUNNING without an owner; returns those that go on.
+    """Leave none of these unfinished trials RUNNING without a holder; returns those that go on.
 
-    The study must be locked by this process, so that nobody else works on its trials. is_grid:
-    whether waiting trials without parameters, which a sampler would fill in, are of no use.
-    is_wanted: whether a configuration may go on now; another one waits.
+    trials: nobody may work on them, and nobody else may take them meanwhile. is_grid: whether
+    waiting trials without parameters, which a sampler would fill in, are of no use. is_wanted:
+    whether a configuration may go on now; another one waits.
     """
     recovered = []
-    for trial in stored.unfinished_trials():
+    for trial in trials:
         can_go_on = _can_go_on(trial, space)
         outcome = trial.user_attrs.get(OUTCOME)
         if not outcome and can_go_on:

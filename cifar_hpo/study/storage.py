@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import psutil
+import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
@@ -31,6 +32,8 @@ from cifar_hpo.paths import (
 )
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study import _optuna
+from cifar_hpo.study.sharing import LEASE, RENEWAL, others_kept_out
+from cifar_hpo.study.turns import DIALECTS, closing_turn
 
 SQLITE_TIMEOUT = 60
 """Seconds that a write waits for another process's."""
@@ -55,8 +58,11 @@ def open_storage(given: str | None, *, will_write: bool = True) -> BaseStorage:
     with storage_errors(given):
         file = database.file
         if file is None:
-            options = database.connect_options()
-            return _optuna.connect(url, {"pool_pre_ping": True, "connect_args": options})
+            options = {"pool_pre_ping": True, "connect_args": database.connect_options()}
+            if server(given) is None:
+                return _optuna.connect(database.engine_url, options)
+            with closing_turn(database, "tables"):
+                return _optuna.connect(database.engine_url, options, lease=(RENEWAL, LEASE))
         _make(file)
         return _optuna.connect(url, {"connect_args": {"timeout": SQLITE_TIMEOUT}})
 
@@ -69,6 +75,17 @@ def _make(file: Path) -> None:
                 _optuna.create_tables(f"{SQLITE}{draft}")
     except (FileExistsError, NotADirectoryError):
         raise StudyError(f"{file} can't be made: {file.parent} is no folder") from None
+
+
+def server(given: str | None) -> Database | None:
+    """The database server that a storage is in, in which several commands can work on one study;
+    None for one that is not."""
+    database = _database(given)
+    if database.url == IN_MEMORY or database.file is not None:
+        return None
+    with database.errors():
+        dialect = sqlalchemy.make_url(database.url).get_backend_name()
+    return database if dialect in DIALECTS else None
 
 
 def open_existing(given: str | None, *, will_write: bool = False) -> BaseStorage:
@@ -144,13 +161,19 @@ def study_lock(
     """One asker for a study: two would lay out the same cells, and take each other's running trials
     for abandoned ones.
 
-    The lock lies beside an SQLite file; for other storages it keeps out the commands of this
-    machine only. hint: what else to do than to wait. Raises StudyError when another process holds
-    the study, or its name can't be that of a file.
+    The lock lies beside an SQLite file. In a server that has turns it is one, in which nobody runs
+    a trial of the study; of any other server it keeps out the commands of this machine only. hint:
+    what else to do than to wait. Raises StudyError when another process holds the study, or its
+    name can't be that of a file.
     """
     url = _optuna.url_of(storage)
     if url is None:
         yield
+        return
+    database = server(url)
+    if database is not None:
+        with others_kept_out(storage, database, study):
+            yield
         return
     path = _lock_file(url, as_file_name(study))
     holder = path.with_suffix(LOCK_HOLDER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import optuna
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 MEANING = "meaning"
 """The attribute of Optuna's study that says what it means."""
+
+OPENED = "opened"
+"""The attribute of Optuna's study that says whether a command has worked on it that shares it."""
 
 WARM_START = "warm_start"
 """The attribute of Optuna's trial that says from which study and trial it was taken."""
@@ -68,11 +71,14 @@ class StoredStudy(NamedTuple):
         space: Space,
         options: Mapping[str, Any],
         meaning: Mapping[str, Any],
+        *,
+        before_copying: Callable[[], None] = lambda: None,
     ) -> Self:
         """The study of that name with our sampler and pruner; where the space has new choices, its
         trials are given these. It must be locked by this process.
 
-        Raises StudyError where it means something else.
+        before_copying: called before that; what it raises ends it. Raises StudyError where the
+        study means something else.
         """
         migration.restore(storage, name)
         study = _create_or_load(storage, name, options)
@@ -81,6 +87,7 @@ class StoredStudy(NamedTuple):
         _optuna.set_metric_names(study, metrics)
         distributions = Distributions(space, name, study.get_trials(deepcopy=False))
         if distributions.extended:
+            before_copying()
             migration.extend_choices(storage, name, distributions.extended)
             study = _create_or_load(storage, name, options)
         return cls(study, storage, distributions, metrics)
@@ -88,6 +95,14 @@ class StoredStudy(NamedTuple):
     @property
     def name(self) -> str:
         return self.study.study_name
+
+    def draw_differently(self) -> None:
+        """Let the sampler draw other random numbers than those of the commands before, with which
+        it shares a seed."""
+        if self.study.user_attrs.get(OPENED):
+            self.study.sampler.reseed_rng()
+        else:
+            self.study.set_user_attr(OPENED, value=True)
 
     def trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from cifar_hpo.config.fields import as_list
 from cifar_hpo.errors import ConfigError
@@ -43,8 +43,9 @@ from cifar_hpo.study.order import (
 from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import LATE_RUN, CountedTrials, FinishedTrial, finished_trials
 from cifar_hpo.study.recovery import ATTEMPT, recover
+from cifar_hpo.study.sharing import Sharing, sharing
 from cifar_hpo.study.space import Space, Value, identities, identity
-from cifar_hpo.study.storage import is_file, open_storage, study_lock
+from cifar_hpo.study.storage import is_file, open_storage, server, study_lock
 from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name, write_note
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Progress, TrialResult, TrialSpec
@@ -78,8 +79,12 @@ FOLDERS = "folders"
 
 
 class Study:
-    """An Optuna study held by this process alone, from `Study.open` on. Use as a context manager,
-    which lets unfinished trials wait for the next command, and the study for others."""
+    """An Optuna study, held by this process alone from `Study.open` on where it is in a file, and
+    shared with other commands where it is in a database server. Use as a context manager, which
+    lets unfinished trials wait for the next command, and the study for others.
+
+    running: what this process runs.
+    """
 
     def __init__(
         self,
@@ -87,6 +92,9 @@ class Study:
         space: Space,
         options: Mapping[str, Any],
         costs: Mapping[str, float],
+        *,
+        sharing: Sharing,
+        left_result: LeftResult,
     ) -> None:
         self.name = stored.name
         self.space, self.options = space, options
@@ -95,6 +103,8 @@ class Study:
         self.is_grid = options["sampler"]["name"] == "grid"
         self.running: dict[int, TrialSpec] = {}
         self._stored = stored
+        self._sharing = sharing
+        self._left_result = left_result
         self._lock = contextlib.ExitStack()
         self._budget = Budget.from_options(options, self.directions[0])
         self._workload = Workload(
@@ -104,7 +114,8 @@ class Study:
         self._finished = CountedTrials(self.directions)
         self._requeued: deque[TrialSpec] = deque()
         self._open_trials: dict[int, optuna.Trial] = {}
-        self._begun = 0
+        self._taken: set[str] = set()
+        self._counted_elsewhere: list[FinishedTrial] = []
         self._failures = 0
 
     @classmethod
@@ -131,14 +142,24 @@ class Study:
         """
         storage = open_storage(options["storage"])
         name = choose_name(storage, name, earlier_name, is_fresh=options["fresh"])
+        shared = sharing(storage, server(options["storage"]), name)
         with contextlib.ExitStack() as until_opened:
-            until_opened.enter_context(study_lock(storage, name))
-            stored = StoredStudy.create_or_load(storage, name, space, options, meaning)
-            if options["warm_start"]:
-                stored.warm_start(options["warm_start"], space)
-            study = cls(stored, space, options, costs or {})
-            study._recover(left_result)
-            study._enqueue()
+            until_opened.callback(shared.close)
+            if not shared.is_shared:
+                until_opened.enter_context(study_lock(storage, name))
+            with shared.turn():
+                stored = StoredStudy.create_or_load(
+                    storage, name, space, options, meaning, before_copying=shared.refuse_others
+                )
+                if options["warm_start"]:
+                    stored.warm_start(options["warm_start"], space)
+                if shared.is_shared:
+                    stored.draw_differently()
+                study = cls(
+                    stored, space, options, costs or {}, sharing=shared, left_result=left_result
+                )
+                study._recover()
+                study._enqueue()
             study._lock = until_opened.pop_all()
         return study
 
@@ -166,10 +187,43 @@ class Study:
         file."""
         return is_file(self._stored.storage)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other commands may work on it at the same time."""
+        return self._sharing.is_shared
+
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """In which no other command changes a shared study, or what belongs to it elsewhere."""
+        return self._sharing.turn()
+
+    def elsewhere(self) -> dict[int, str]:
+        """The trials that other commands run, by number, and the host of each."""
+        return self._sharing.elsewhere()
+
+    def counted_elsewhere(self) -> list[FinishedTrial]:
+        """What other commands' trials came to since the last call."""
+        counted, self._counted_elsewhere = self._counted_elsewhere, []
+        return counted
+
+    def look(self) -> None:
+        """Count what other commands' trials came to since the last look."""
+        for trial in self._sharing.look():
+            if SKIPPED in trial.user_attrs and self.is_grid and self.space.holds(trial.params):
+                self.leave_out([identity(trial.params)])
+            for counted in finished_trials([trial], {}):
+                self._taken.add(identity(counted.params))
+                self._count(counted)
+                self._failures += counted.state in FAILURES
+                self._counted_elsewhere.append(counted)
+        self._taken |= identities(trial.params for trial in self._sharing.others())
+
     def release(self) -> None:
-        """Let unfinished trials wait for the next command."""
-        for spec in (*self.running.values(), *self._requeued):
-            self._stored.set_state(spec.number, TrialState.WAITING)
+        """Let unfinished trials wait for the next command, or another one that is at work."""
+        with self._sharing.turn():
+            for spec in (*self.running.values(), *self._requeued):
+                if self._sharing.holds(spec.number):
+                    self._stored.set_state(spec.number, TrialState.WAITING)
+                    self._sharing.let_go(spec.number)
         self.running.clear()
         self._requeued.clear()
 
@@ -277,13 +331,14 @@ class Study:
     def specs(self) -> Iterator[TrialSpec | None]:
         """What is still to be tried; None when that depends on what is running now."""
         self._budget.start()
-        self._begun = len(self._finished) + len(self._requeued)
         candidates = self._candidates()
         while not self._is_budget_spent():
-            spec = self._next_spec(candidates)
-            if spec:
-                self.running[spec.number] = spec
-            elif not self.running:
+            with self._sharing.turn():
+                self.look()
+                spec = self._next_spec(candidates)
+                if spec:
+                    self.running[spec.number] = spec
+            if not spec and not self.running and not self.elsewhere():
                 return
             yield spec
 
@@ -295,15 +350,19 @@ class Study:
         """Give up a trial before it starts; it does not count."""
         self._workload.leave_out([identity(spec.params)])
         del self.running[spec.number]
-        self._begun -= 1
         self._open_trials.pop(spec.number).set_user_attr(SKIPPED, reason)
         self._stored.set_state(spec.number, TrialState.FAIL)
 
     def tell(self, spec: TrialSpec, result: TrialResult) -> bool:
         """Count a result; returns False where the trial gets another attempt instead, or a result
         came late."""
-        if self.running.pop(spec.number, None) is None:
-            return False
+        with self._sharing.turn():
+            is_ours = self._sharing.holds(spec.number)
+            if self.running.pop(spec.number, None) is None or not is_ours:
+                return False
+            return self._tell(spec, result)
+
+    def _tell(self, spec: TrialSpec, result: TrialResult) -> bool:
         if result.transient and spec.retries < self.options["retries"]:
             again = replace(spec, attempt=spec.attempt + 1, retries=spec.retries + 1)
             self._open_trials[spec.number].set_user_attr(ATTEMPT, again.attempt)
@@ -318,16 +377,29 @@ class Study:
         self._count(FinishedTrial(number=spec.number, params=spec.params, **outcome))
         return True
 
-    def _recover(self, left_result: LeftResult) -> None:
-        """Go on with what an interrupted or dead command left, and count what it had counted."""
-        attributes = self._stored.study.user_attrs
+    def _recover(self) -> None:
+        """Count what was counted, and go on with what an interrupted or dead command left; in a
+        shared study whoever asks next does so."""
+        self._sharing.look()
+        if not self._sharing.is_shared:
+            self._requeued.extend(self._take_up(self._stored.unfinished_trials()))
+        trials = self._stored.trials()
+        for counted in finished_trials(trials, self._stored.study.user_attrs):
+            self._count(counted)
+        if self.is_grid:
+            skipped = [trial.params for trial in trials if SKIPPED in trial.user_attrs]
+            self.leave_out(identities(filter(self.space.holds, skipped)))
+
+    def _take_up(self, trials: Iterable[FrozenTrial]) -> list[TrialSpec]:
+        """Go on with unfinished trials that nobody runs, or close them."""
         failed: set[str] | None = None  # any configuration may go on
         if self.options["retry_failed"]:
+            attributes = self._stored.study.user_attrs
             counted = finished_trials(self._stored.trials(), attributes)
             failed = identities(trial.params for trial in counted if trial.state in FAILURES)
 
         def left_outcome(spec: TrialSpec) -> dict[str, Any] | None:
-            result = left_result(self, spec)
+            result = self._left_result(self, spec)
             return None if result is None else _outcome(result, self.metrics)
 
         def is_wanted(params: Mapping[str, Value]) -> bool:
@@ -335,6 +407,7 @@ class Study:
 
         recovered = recover(
             self._stored,
+            trials,
             self.space,
             is_grid=self.is_grid,
             left_outcome=left_outcome,
@@ -342,13 +415,8 @@ class Study:
         )
         for trial in recovered:
             self._open_trials[trial.spec.number] = trial.trial
-            self._requeued.append(trial.spec)
-        trials = self._stored.trials()
-        for counted_trial in finished_trials(trials, attributes):
-            self._count(counted_trial)
-        if self.is_grid:
-            skipped = [trial.params for trial in trials if SKIPPED in trial.user_attrs]
-            self.leave_out(identities(filter(self.space.holds, skipped)))
+            self._sharing.hold(trial.trial)
+        return [trial.spec for trial in recovered]
 
     def _enqueue(self) -> None:
         """Let known-good configurations be tried first; what they leave open the sampler fills in.
@@ -368,12 +436,12 @@ class Study:
         if self.options["retry_failed"]:
             failed = self._failed_configurations()
             again = [params for params in failed if identity(params) not in requeued]
-            return ListedCandidates(self._stored, again)
+            return ListedCandidates(self._stored, again, self._taken)
         tried = self._finished_configurations() | requeued
         if not self.is_grid:
-            return SampledCandidates(self._stored, self.space, tried)
+            return SampledCandidates(self._stored, self.space, tried, self._taken)
         tried |= self._workload.left_out
-        return ListedCandidates(self._stored, self._untried_cells(tried))
+        return ListedCandidates(self._stored, self._untried_cells(tried), self._taken)
 
     def _untried_cells(self, tried: AbstractSet[str]) -> Iterator[Cell]:
         """A grid's cells as they are asked for, enqueued ones first; of a grid that n_trials will
@@ -403,18 +471,28 @@ class Study:
         yield from others  # in the place of those that break a constraint
 
     def _next_spec(self, candidates: Candidates) -> TrialSpec | None:
-        """A requeued trial, else a new one if there may be more; None where there is none now."""
+        """A requeued trial, else one that nobody runs any more, else a new one if there may be
+        more; None where there is none now."""
         if self._requeued:
             return self._requeued.popleft()
+        for abandoned in self._sharing.abandoned():
+            for spec in self._take_up([abandoned]):
+                return spec
         if not self.options["retry_failed"] and not self._budget.allows(self._begun):
             return None
         candidate = candidates.ask()
         if candidate is None:
             return None
-        self._begun += 1
         trial, params = candidate
         self._open_trials[trial.number] = trial
+        self._sharing.hold(trial)
         return TrialSpec(trial.number, self.space.overrides(params), dict(params))
+
+    @property
+    def _begun(self) -> int:
+        """Trials that were counted or will be, whoever runs them."""
+        unfinished = len(self.running) + len(self._requeued) + len(self._sharing.others())
+        return len(self._finished) + unfinished
 
     def _is_budget_spent(self) -> bool:
         best = self.best.value if self.best else None

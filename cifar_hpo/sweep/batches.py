@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
@@ -37,21 +38,27 @@ def run_batches(
     *,
     take: Take,
     left: LeftResults,
+    check: Callable[[], None] = lambda: None,
     while_launched: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[JobResult]:
     """Launch batch after batch, and yield what came of each job at the end of its batch.
 
-    jobs: None in it says that what comes next depends on what runs now. max_size: of a batch; None
-    for as many as the launcher runs at a time. take: is given a result before its batch ends, from
-    another thread, while this one waits for the launcher. left: where trials leave their results.
-    while_launched: entered while the launcher has control.
+    jobs: None in it says that what comes next depends on what runs now, here or elsewhere. check:
+    called before each batch and while there is none; what it raises ends the sweep. max_size: of a
+    batch; None for as many as the launcher runs at a time. take: is given a result before its batch
+    ends, from another thread, while this one waits for the launcher. left: where trials leave their
+    results. while_launched: entered while the launcher has control.
     """
     waiting = _Waiting(jobs)
     size = max_size or jobs_at_a_time(launcher)
     while True:
+        check()
         batch = waiting.take_batch(size)
-        if not batch:
+        if not batch and waiting.is_exhausted:
             return
+        if not batch:
+            time.sleep(LOOK_INTERVAL)
+            continue
         environment = env_override(dict(batch[0].environment))
         with environment, _Watch(batch, left, take), while_launched():
             returned = _launch(launcher, batch)
@@ -142,12 +149,13 @@ class _Waiting:
     def __init__(self, jobs: Iterator[Job | None]) -> None:
         self.jobs = jobs
         self.next_job: Job | None = None
+        self.is_exhausted = False
 
     def take_batch(self, max_size: int) -> list[Job]:
         """As many as there are now and fit together, up to a size."""
         batch: list[Job] = []
         while len(batch) < max_size:
-            job = self.next_job or next(self.jobs, None)
+            job = self.next_job or self._pull()
             self.next_job = None
             if job is None:
                 break
@@ -156,6 +164,13 @@ class _Waiting:
                 break
             batch.append(job)
         return batch
+
+    def _pull(self) -> Job | None:
+        try:
+            return next(self.jobs)
+        except StopIteration:
+            self.is_exhausted = True
+            return None
 
 
 def _continues(last: Job, job: Job) -> bool:

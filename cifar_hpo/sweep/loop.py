@@ -54,6 +54,9 @@ MAX_SKIPPED = 500
 MAX_KEPT_CONFIGS = 100
 """Trials of which a sweep returns the composed configs to Hydra, beside what came of them."""
 
+LOOK_INTERVAL = 2.0
+"""Seconds between two looks at what other commands have done in a shared study."""
+
 HOW_TO_RESUME = "the same command goes on from here"
 
 HOW_TO_RETURN = "name one of its numbers here, or let it return a number or a dict with this one"
@@ -79,14 +82,13 @@ def run_sweep(
         recovered: list[TrialResult] = []
         study = _open_study(plan, recovered)
         with study:
-            for line in note_code(study, plan.code):
-                log.warning(line)
-            left = _left_results(plan, study)
-            with still("opening the study's run"):
-                tracker = open_tracker(plan, study)
-            for result in recovered:
-                _end_run(tracker, result)
-            sweep = Sweep(plan, study, tracker, left, interruption, pool=pool)
+            with study.turn():
+                for line in note_code(study, plan.code):
+                    log.warning(line)
+                left = _left_results(plan, study)
+                with still("opening the study's run"):
+                    tracker = open_tracker(plan, study)
+            sweep = Sweep(plan, study, tracker, left, interruption, pool=pool, recovered=recovered)
             sweep.run()
             progress.print_summary(study, plan, tracker, pool, sweep.notices)
     sweep.raise_failures()
@@ -136,15 +138,17 @@ def _left_results(plan: Plan, study: Study) -> LeftResults:
     """Where the trials of this sweep leave their results; what earlier ones left is noted."""
     folder = plan.name_folder(study.name, study.folders())
     study.set_folder(folder)
-    for known in study.folders():
-        LeftResults.in_sweep_folder(known, study.id).clear()
+    if not study.is_shared:  # else somebody may be about to note one
+        for known in study.folders():
+            LeftResults.in_sweep_folder(known, study.id).clear()
     return LeftResults.in_sweep_folder(folder, study.id)
 
 
 class Sweep:
     """A sweep under way: its study, where its jobs run, and what keeps its record.
 
-    left: where trials leave their results. pool: None where another launcher runs them. returned:
+    left: where trials leave their results. pool: None where another launcher runs them. recovered:
+    the results of trials that ended when nobody was there to note it, a list that grows. returned:
     Hydra's view of each trial that this call ran and that counted, by its number. notices: what the
     user should know at the end.
     """
@@ -158,6 +162,7 @@ class Sweep:
         interruption: Interruption,
         *,
         pool: Pool | None,
+        recovered: list[TrialResult] | None = None,
     ) -> None:
         self.plan = plan
         self.study = study
@@ -165,12 +170,15 @@ class Sweep:
         self.tracker = tracker
         self.left = left
         self.interruption = interruption
+        self.recovered = [] if recovered is None else recovered
         self.returned: dict[int, JobReturn] = {}
         self.notices: list[str] = []
+        self._looked = time.monotonic()
 
     def run(self) -> None:
         """Until nothing is left to try or a limit is reached; the study's run ends with it."""
         status = KILLED
+        self._end_recovered()
         try:
             with progress.follow(self.study, self.pool) as screen:
                 for event in self._events(screen):
@@ -179,12 +187,14 @@ class Sweep:
                         event.answer(self.study.should_prune(spec, event.progress))
                     else:
                         self._take(event, screen)
+                self._look_elsewhere(screen)
             status = FAILED if self.failed() else FINISHED
         finally:
             if self.pool:
                 self.pool.close()
             self.study.release()
-            self.left.remove_empty_folder()
+            if not self.study.is_shared:
+                self.left.remove_empty_folder()
             with still("closing the study's run"):
                 self._close(status)
 
@@ -221,16 +231,38 @@ class Sweep:
 
     def _events(self, screen: progress.Screen) -> Iterator[JobResult | PruningQuery]:
         jobs = self._jobs()
+
+        def check() -> None:
+            self.interruption.check()
+            self._look_elsewhere(screen)
+
         if self.pool:
-            return stream(jobs, self.pool, self.interruption.check)
+            return stream(jobs, self.pool, check)
         return run_batches(
             jobs,
             self.plan.launcher,
             self.plan.options["max_batch_size"],
             take=lambda job_result: self._take(job_result, screen),
             left=self.left,
+            check=check,
             while_launched=self.interruption.raised_at_once,
         )
+
+    def _look_elsewhere(self, screen: progress.Screen) -> None:
+        """Count and show what other commands' trials have come to."""
+        if not self.study.is_shared:
+            return
+        if time.monotonic() - self._looked >= LOOK_INTERVAL:
+            self.study.look()
+            self._looked = time.monotonic()
+        for trial in self.study.counted_elsewhere():
+            screen.counted_elsewhere(trial)
+        self._end_recovered()
+
+    def _end_recovered(self) -> None:
+        """Give the runs their end whose trials ended when nobody was there to note it."""
+        while self.recovered:
+            _end_run(self.tracker, self.recovered.pop())
 
     def _take(self, job_result: JobResult, screen: progress.Screen) -> None:
         """Count what came of a job, and tell everyone."""
@@ -310,6 +342,8 @@ class Sweep:
                 reason = self.plan.broken_constraint(config, checked)
             if not reason:
                 skipped = 0
+                if spec.attempt and self.study.is_shared:
+                    self.tracker.end_earlier_attempts(spec.number, spec.attempt)
                 environment = self._context(spec).to_environment()
                 yield Job(spec, config, environment, checked, is_pruned=self.plan.is_pruned)
                 continue
@@ -343,18 +377,29 @@ class Sweep:
         """End the study's run with what was found. No step of it costs the others."""
         if status != KILLED:  # who interrupts does not want to wait
             self._try_step("trials' runs", self._deliver_kept)
-        ranking = self.study.ranking()
-        note, best = progress.ranking_note(self.study), self.plan.best(ranking)
+        self._end_recovered()
         self._try_step("runs of dead workers", self.tracker.close_abandoned)
         self._try_step("the champion", self._register_champion)
-        self._try_step("the study's run", lambda: self.tracker.close(status, note, best))
-        self._try_step("the note in Optuna's dashboard", lambda: self._write_note(note))
+        self._try_step("the study's run", lambda: self._close_run(status))
         self.notices += self.tracker.unlogged()
 
+    def _close_run(self, status: str) -> None:
+        """End the study's own run, unless others go on with it."""
+        self.study.look()
+        elsewhere = self.study.elsewhere()
+        if elsewhere:
+            trials = ", ".join(f"{number} on {host}" for number, host in elsewhere.items())
+            self.notices.append(f"others go on with study {self.study.name}: trial {trials}")
+            return
+        note, best = progress.ranking_note(self.study), self.plan.best(self.study.ranking())
+        self._try_step("the note in Optuna's dashboard", lambda: self._write_note(note))
+        self.tracker.close(status, note, best)
+
     def _try_step(self, what: str, step: Callable[[], None]) -> None:
-        """Do a step of the tracker's; where it fails, that is said at the end."""
+        """Do a step of the tracker's in a turn; where it fails, that is said at the end."""
         try:
-            step()
+            with self.study.turn():
+                step()
         except Exception as error:  # noqa: BLE001  MLflow's and its servers' errors share no base
             self.notices.append(f"not logged: {what} ({redacted(one_line(error))[:200]})")
 

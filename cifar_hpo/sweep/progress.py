@@ -68,6 +68,14 @@ class Screen:
         self.console.print(line, **PLAIN)
         self.heartbeat.heard()
 
+    def counted_elsewhere(self, trial: FinishedTrial) -> None:
+        """A trial of another command's ended; without a terminal a line tells."""
+        if not self.is_live:
+            outcome = self._outcome(TrialResult(trial.state, trial.metrics, trial.error))
+            line = f"{self._count()} trial {trial.number}: {_params_text(trial.params)}: {outcome}"
+            self.console.print(f"{line} in {trial.seconds:.1f} s, elsewhere", **PLAIN)
+            self.heartbeat.heard()
+
     def print_status(self) -> None:
         """One line: how far the sweep is, and each worker's trial, epoch, value and time left."""
         spent = clock(time.monotonic() - self.started)
@@ -78,6 +86,7 @@ class Screen:
         for worker, spec in self._running():
             epoch, value, left = _pace_texts(worker.pace)
             parts.append(f"trial {spec.number}: epoch {epoch}, {value}, {left} left")
+        parts += [f"trial {number}: on {host}" for number, host in self._elsewhere()]
         self.console.print(" | ".join(parts), **PLAIN)
 
     def __rich__(self) -> Group:
@@ -91,6 +100,8 @@ class Screen:
             params = _params_text(spec.params)
             cells = (worker.slot, spec.number, params, epoch, value, curve, left)
             table.add_row(*(Text(str(cell)) for cell in cells))
+        for number, host in self._elsewhere():
+            table.add_row(Text(host), Text(str(number)))
         return Group(Text(self._title(), style="bold"), table, Text(self._best()))
 
     def _title(self) -> str:
@@ -126,6 +137,10 @@ class Screen:
                 running.append((worker, job.spec))
         return running
 
+    def _elsewhere(self) -> list[tuple[int, str]]:
+        """The first trials that other commands run, and their hosts."""
+        return sorted(self.study.elsewhere().items())[:MAX_ROWS]
+
     def _has_estimate(self) -> bool:
         return any(worker.pace.seconds_left is not None for worker, _ in self._running())
 
@@ -133,7 +148,8 @@ class Screen:
         if not self.pool:
             return ""
         running = [(worker.pace, spec) for worker, spec in self._running()]
-        left = sweep_seconds_left(self.study, running, self.pool.n_workers, self.timed)
+        slots = self.pool.n_workers + len(self.study.elsewhere())
+        left = sweep_seconds_left(self.study, running, slots, self.timed)
         return "" if left is None else f", about {clock(left)} left"
 
 

@@ -28,6 +28,10 @@ class StudyTracker(Protocol):
     def end_attempt(self, run_id: str, status: str) -> None:
         """An attempt's run has ended, which its own process could not say; nor, maybe, its id."""
 
+    def end_earlier_attempts(self, number: int, attempt: int) -> None:
+        """A trial has another attempt; the runs of those before it, on whichever host, have
+        ended."""
+
     def note_unlogged(self, number: int, unlogged: str) -> None:
         """What a trial's attempt says of what has not arrived; empty where all has."""
 
@@ -66,6 +70,8 @@ class NoTracker:
     ) -> None: ...
 
     def end_attempt(self, run_id: str, status: str) -> None: ...
+
+    def end_earlier_attempts(self, number: int, attempt: int) -> None: ...
 
     def note_unlogged(self, number: int, unlogged: str) -> None: ...
 

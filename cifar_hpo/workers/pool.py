@@ -191,7 +191,8 @@ def stream(
     """Feed jobs to idle workers, and yield each result as it comes and each question on the way.
 
     A job is pulled only when a slot is free. `jobs` yields None when there is nothing to start
-    until a running one has ended. check: called at every turn; what it raises ends the stream.
+    until a running one has ended, here or elsewhere. check: called at every turn; what it raises
+    ends the stream.
     """
     is_exhausted = False
     while True:
@@ -208,7 +209,7 @@ def stream(
             if job is None:
                 break
             worker.start(job)
-        if not pool.busy:
+        if is_exhausted and not pool.busy:
             return
         check()
         yield from pool.wait()

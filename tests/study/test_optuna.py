@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 
 import optuna
@@ -202,3 +203,23 @@ def test_a_note_is_what_the_dashboard_shows(
         assert dashboard.get_note(study) == _optuna.note(storage, "s") == "x" * length
         dashboard.save_note(study, "y" * 3000)
         assert _optuna.note(storage, "s") == "y" * 3000
+
+
+def test_a_lease_is_renewed_and_expires_by_the_clock_of_the_database() -> None:
+    with expects("heartbeats of RDBStorage are leases, and its _get_trials reads what changed"):
+        storage = _optuna.connect("sqlite:///studies.db", {}, lease=(1, 1))
+        study = optuna.create_study(study_name="s", storage=storage)
+        trials = [_optuna.ask(study) for _ in range(2)]
+        ids = [_optuna.id_of(trial) for trial in trials]
+        for trial_id in ids:
+            _optuna.renew_lease(storage, trial_id)
+        assert _optuna.expired_leases(storage, "s") == set()
+        time.sleep(3)
+        _optuna.renew_lease(storage, ids[1])
+        assert _optuna.expired_leases(storage, "s") == {0}
+        assert list(_optuna.changed_trials(storage, "s", set(), -1)) == ids
+        _optuna.set_state(storage, "s", 0, TrialState.FAIL)
+        (changed,) = _optuna.changed_trials(storage, "s", {ids[0]}, ids[1]).values()
+        assert changed.state is TrialState.FAIL
+        _optuna.disconnect(storage)
+        assert storage.get_all_studies()

@@ -1,0 +1,133 @@
+"""One after another: in its `Turn` a process changes what several share in a database server.
+
+A turn is a lock of the server's own and no row of a table, so nothing of it is left behind: it ends
+with the connection of a process that dies, and after MAX_SILENCE with that of a host that is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Iterator
+
+import sqlalchemy
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from cifar_hpo.database import Database
+from cifar_hpo.errors import StudyError
+
+PATIENCE = 120
+"""Seconds that a turn is waited for; each takes some milliseconds, the first and the last of a
+sweep, which ask MLflow's server, some seconds."""
+
+MAX_SILENCE = 60
+"""Seconds after which the server ends a connection that has the turn and says nothing."""
+
+DIALECTS = ("postgresql", "mysql", "mariadb")
+"""The databases that have such locks; MySQL's are written by its manual, and were never tried."""
+
+
+class Turn:
+    """The right to change what goes by a name in a database; `with turn:` waits for it.
+
+    Any thread may ask; one that has it already may ask again.
+
+    Raises StudyError where it does not come within PATIENCE seconds.
+    """
+
+    def __init__(self, database: Database, name: str) -> None:
+        self.database = database
+        self.name = name
+        self._engine = sqlalchemy.create_engine(
+            database.engine_url, connect_args=database.connect_options(), poolclass=NullPool
+        )
+        self._connection: Connection | None = None
+        self._threads = threading.RLock()
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        try:
+            if not self._depth:
+                self._take()
+        except BaseException:
+            self._threads.release()
+            raise
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        try:
+            if not self._depth:
+                self._give_back()
+        finally:
+            self._threads.release()
+
+    def close(self) -> None:
+        """End the connection."""
+        with self._threads:
+            if self._connection is not None:
+                with contextlib.suppress(SQLAlchemyError):
+                    self._connection.close()
+            self._connection = None
+
+    def _take(self) -> None:
+        with self.database.errors():
+            try:
+                is_ours = self._ask()
+            except OperationalError as error:
+                self.close()
+                is_late = "lock timeout" in str(error)
+                # Else the server has ended a connection that was silent for long, or was restarted.
+                is_ours = not is_late and self._ask()
+        if not is_ours:
+            problem = f"has been changed by another process for {PATIENCE} s"
+            raise StudyError(f"study {self.name} {problem}; see whether that one still works")
+
+    def _ask(self) -> bool:
+        """Wait for the turn, in a transaction that is open as long as it lasts."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        connection = self._connection
+        if connection.dialect.name == "postgresql":
+            silence = f"SET LOCAL idle_in_transaction_session_timeout = '{MAX_SILENCE}s'"
+            connection.execute(sqlalchemy.text(silence))
+            connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{PATIENCE}s'"))
+            lock = sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)")
+            connection.execute(lock, {"key": _as_number(self.name)})
+            return True
+        connection.execute(sqlalchemy.text(f"SET SESSION wait_timeout = {MAX_SILENCE}"))
+        lock = sqlalchemy.text("SELECT GET_LOCK(:key, :seconds)")
+        key = {"key": f"cifar_hpo {_as_number(self.name)}", "seconds": PATIENCE}
+        return connection.execute(lock, key).scalar() == 1
+
+    def _give_back(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            if self._connection.dialect.name != "postgresql":
+                release = sqlalchemy.text("SELECT RELEASE_LOCK(:key)")
+                self._connection.execute(release, {"key": f"cifar_hpo {_as_number(self.name)}"})
+            self._connection.rollback()
+        except SQLAlchemyError:  # the connection is gone, and the lock with it
+            self.close()
+
+
+def _as_number(name: str) -> int:
+    """A name as PostgreSQL's locks have it: 64 bits, signed."""
+    digest = hashlib.sha256(f"cifar_hpo {name}".encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)
+
+
+@contextlib.contextmanager
+def closing_turn(database: Database, name: str) -> Iterator[None]:
+    """A turn for one change, such as to make the tables."""
+    turn = Turn(database, name)
+    try:
+        with turn:
+            yield
+    finally:
+        turn.close()
