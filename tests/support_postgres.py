@@ -20,7 +20,9 @@ DEBIAN = Path("/usr/lib/postgresql")
 """Where Debian keeps the programs of each version, outside of PATH."""
 
 USER = "postgres"
-SETTINGS = "-c fsync=off -c full_page_writes=off -c max_connections=200 -c unix_socket_directories="
+SETTINGS = "-c max_connections=200 -c unix_socket_directories="
+UNSAFE = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off"
+"""For a server that nobody will miss."""
 
 
 @functools.cache
@@ -43,8 +45,11 @@ def why_not() -> str:
 
 
 @contextmanager
-def postgres_server() -> Iterator[str]:
-    """A server whose files go with it; gives its URL without a database's name."""
+def postgres_server(*, is_safe: bool = False) -> Iterator[str]:
+    """A server whose files go with it; gives its URL without a database's name.
+
+    is_safe: whether what it has taken is on the disk, as it promises unless told otherwise.
+    """
     user = USER if os.geteuid() == 0 else None
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -54,7 +59,12 @@ def postgres_server() -> Iterator[str]:
             shutil.chown(folder, user)
         data = f"{folder}/data"
         _run(["initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync"], user)
-        log = ["-l", f"{folder}/log", "-o", f"-p {port} -h 127.0.0.1 {SETTINGS}"]
+        log = [
+            "-l",
+            f"{folder}/log",
+            "-o",
+            f"-p {port} -h 127.0.0.1 {SETTINGS} {'' if is_safe else UNSAFE}",
+        ]
         _run(["pg_ctl", "-D", data, *log, "-w", "start"], user)
         try:
             yield f"postgresql://{USER}@127.0.0.1:{port}"

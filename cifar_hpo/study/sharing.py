@@ -38,6 +38,9 @@ SECOND_LOOK = 5.0
 """Seconds in which a lease must stay expired: when a database comes back that was away, all leases
 are old until their holders have renewed them."""
 
+EXPIRY_INTERVAL = 1.0
+"""Seconds between two questions for expired leases, for which a database looks at all trials."""
+
 HOLDER = "holder"
 """The attribute of Optuna's trial that says who runs it; none where nobody does yet."""
 
@@ -133,6 +136,7 @@ class Shared:
         self._unfinished: dict[int, FrozenTrial] = {}  # by id
         self._last_id = -1
         self._expired: dict[int, float] = {}  # when it was first seen, by number
+        self._asked = -EXPIRY_INTERVAL
 
     def turn(self) -> AbstractContextManager[None]:
         return self._turn
@@ -227,11 +231,14 @@ class Shared:
 
     def _note_expired(self) -> None:
         """See which leases of others have expired, and since when."""
+        now = time.monotonic()
+        if now - self._asked < EXPIRY_INTERVAL:
+            return
+        self._asked = now
         running = [trial for trial in self.others() if trial.state is TrialState.RUNNING]
         if not running:
             self._expired = {}
             return
-        now = time.monotonic()
         expired = _optuna.expired_leases(self._storage, self._study)
         numbers = [trial.number for trial in running if trial.number in expired]
         self._expired = {number: self._expired.get(number, now) for number in numbers}
