@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 import pytest
 from support import Clock, Run, images, run_in
-from support_postgres import new_database, postgres_server, why_not
+from support_postgres import PostgresServer, new_database, postgres_server, why_not
 
 from cifar_hpo.processor import set_tensorflow_switches
 
@@ -107,8 +107,7 @@ def server(session_server: Server) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL server, without a database."""
+def postgres() -> Iterator[PostgresServer]:
     reason = why_not()
     if reason:
         pytest.skip(reason)
@@ -117,9 +116,9 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.fixture
-def database(postgres: str) -> str:
+def database(postgres: PostgresServer) -> str:
     """The URL of an empty database in it."""
-    return new_database(postgres)
+    return new_database(postgres.url)
 
 
 @pytest.fixture

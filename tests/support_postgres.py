@@ -44,32 +44,49 @@ def why_not() -> str:
     return ""
 
 
-@contextmanager
-def postgres_server(*, is_safe: bool = False) -> Iterator[str]:
-    """A server whose files go with it; gives its URL without a database's name.
+class PostgresServer:
+    """A server whose files lie in a folder. url: without a database's name.
 
     is_safe: whether what it has taken is on the disk, as it promises unless told otherwise.
     """
-    user = USER if os.geteuid() == 0 else None
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+
+    def __init__(self, folder: str, *, is_safe: bool = False) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.url = f"postgresql://{USER}@127.0.0.1:{port}"
+        self.user = USER if os.geteuid() == 0 else None
+        if self.user:
+            shutil.chown(folder, self.user)
+        self.data = f"{folder}/data"
+        self.log = f"{folder}/log"
+        self.options = f"-p {port} -h 127.0.0.1 {SETTINGS} {'' if is_safe else UNSAFE}"
+        self._run("initdb", "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync")
+
+    def start(self) -> None:
+        self._run("pg_ctl", "-l", self.log, "-o", self.options, "-w", "start")
+
+    def stop(self) -> None:
+        """All connections end; what was committed is kept."""
+        self._run("pg_ctl", "-m", "fast", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        folder = programs()
+        assert folder
+        command = [str(folder / program), "-D", self.data, *arguments]
+        subprocess.run(command, check=True, user=self.user, cwd="/", stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def postgres_server(*, is_safe: bool = False) -> Iterator[PostgresServer]:
+    """A server that runs, whose files go with it."""
     # Not in a folder of pytest's, through which its owner alone may go.
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
-        if user:
-            shutil.chown(folder, user)
-        data = f"{folder}/data"
-        _run(["initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync"], user)
-        log = [
-            "-l",
-            f"{folder}/log",
-            "-o",
-            f"-p {port} -h 127.0.0.1 {SETTINGS} {'' if is_safe else UNSAFE}",
-        ]
-        _run(["pg_ctl", "-D", data, *log, "-w", "start"], user)
+        server = PostgresServer(folder, is_safe=is_safe)
+        server.start()
         try:
-            yield f"postgresql://{USER}@127.0.0.1:{port}"
+            yield server
         finally:
-            _run(["pg_ctl", "-D", data, "-m", "immediate", "stop"], user)
+            server.stop()
 
 
 def new_database(server: str) -> str:
@@ -78,18 +95,6 @@ def new_database(server: str) -> str:
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     return f"{server}/{name}"
-
-
-def _run(command: list[str], user: str | None) -> None:
-    folder = programs()
-    assert folder
-    subprocess.run(
-        [str(folder / command[0]), *command[1:]],
-        check=True,
-        user=user,
-        cwd="/",
-        stdout=subprocess.DEVNULL,
-    )
 
 
 def _has_user() -> bool:

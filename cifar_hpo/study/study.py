@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import OperationalError
 
 from cifar_hpo.config.fields import as_list
 from cifar_hpo.errors import ConfigError
@@ -216,6 +218,12 @@ class Study:
                 self._failures += counted.state in FAILURES
                 self._counted_elsewhere.append(counted)
         self._taken |= identities(trial.params for trial in self._sharing.others())
+
+    def look_around(self) -> None:
+        """The same outside of a turn, where nothing depends on it: a database that is away is left
+        alone, and waited for when it is needed."""
+        with contextlib.suppress(OperationalError, StorageInternalError):
+            self.look()
 
     def release(self) -> None:
         """Let unfinished trials wait for the next command, or another one that is at work."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import threading
+import time
 from collections.abc import Iterator
 
 import sqlalchemy
@@ -23,8 +25,13 @@ PATIENCE = 120
 """Seconds that a turn is waited for; each takes some milliseconds, the first and the last of a
 sweep, which ask MLflow's server, some seconds."""
 
+PAUSE = 0.5
+"""Seconds between two tries to reach a server that is away."""
+
 MAX_SILENCE = 60
 """Seconds after which the server ends a connection that has the turn and says nothing."""
+
+log = logging.getLogger(__name__)
 
 DIALECTS = ("postgresql", "mysql", "mariadb")
 """The databases that have such locks; MySQL's are written by its manual, and were never tried."""
@@ -76,16 +83,29 @@ class Turn:
 
     def _take(self) -> None:
         with self.database.errors():
-            try:
-                is_ours = self._ask()
-            except OperationalError as error:
-                self.close()
-                is_late = "lock timeout" in str(error)
-                # Else the server has ended a connection that was silent for long, or was restarted.
-                is_ours = not is_late and self._ask()
+            is_ours = self._ask_until(time.monotonic() + PATIENCE)
         if not is_ours:
             problem = f"has been changed by another process for {PATIENCE} s"
             raise StudyError(f"study {self.name} {problem}; see whether that one still works")
+
+    def _ask_until(self, deadline: float) -> bool:
+        """Ask again while the server is away: it may be started anew, or have ended a connection
+        that was silent for long."""
+        is_told = False
+        while True:
+            try:
+                return self._ask()
+            except OperationalError as error:
+                was_connected = self._connection is not None
+                self.close()
+                if "lock timeout" in str(error):
+                    return False
+                if time.monotonic() > deadline:
+                    raise
+                if not was_connected and not is_told:
+                    log.warning("%s is away; it is waited for", self.database)
+                    is_told = True
+            time.sleep(PAUSE)
 
     def _ask(self) -> bool:
         """Wait for the turn, in a transaction that is open as long as it lasts."""

@@ -253,7 +253,7 @@ class Sweep:
         if not self.study.is_shared:
             return
         if time.monotonic() - self._looked >= LOOK_INTERVAL:
-            self.study.look()
+            self.study.look_around()
             self._looked = time.monotonic()
         for trial in self.study.counted_elsewhere():
             screen.counted_elsewhere(trial)

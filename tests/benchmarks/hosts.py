@@ -109,7 +109,7 @@ def main() -> None:
         measure(given.server, given.trials, given.processes)
         return
     with postgres_server(is_safe=True) as server:
-        measure(server, given.trials, given.processes)
+        measure(server.url, given.trials, given.processes)
 
 
 if __name__ == "__main__":

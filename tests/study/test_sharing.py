@@ -3,6 +3,7 @@ twice, and none is lost with whoever tried it."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -15,13 +16,14 @@ import psycopg
 import pytest
 from optuna.trial import TrialState
 from support import clean, finished, study_options, wait_for
+from support_postgres import PostgresServer
 
 from cifar_hpo.errors import StudyError
 from cifar_hpo.study import _optuna, sharing, storage
 from cifar_hpo.study.space import Space
 from cifar_hpo.study.storage import load_study, open_storage, study_lock
 from cifar_hpo.study.study import Study
-from cifar_hpo.trial import TrialSpec
+from cifar_hpo.trial import FAILED, TrialResult, TrialSpec
 
 TESTS = Path(__file__).parents[1]
 
@@ -225,6 +227,40 @@ def test_a_lost_connection_does_not_end_a_study(open_study: Open, database: str)
             )
         assert study.tell(first, finished(0.4))
         assert take(study.specs()).number == 1
+
+
+def test_a_server_that_is_started_anew_is_waited_for(
+    open_study: Open, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_study() as study:
+        first = take(study.specs())
+        postgres.stop()
+        study.look_around()
+        back = threading.Timer(2, postgres.start)
+        back.start()
+        assert study.tell(first, finished(0.4))
+        back.join()
+    (told,) = caplog.messages
+    assert re.fullmatch(r"Optuna's storage postgresql://\S+ is away; it is waited for", told)
+
+
+def test_what_failed_is_tried_again_once_by_whichever_command(open_study: Open) -> None:
+    with open_study("+x=1,2,3") as study:
+        for spec in study.specs():
+            assert spec
+            study.tell(spec, TrialResult(FAILED, error="no luck"))
+    with (
+        open_study("+x=1,2,3", retry_failed=True) as one,
+        open_study("+x=1,2,3", retry_failed=True) as two,
+    ):
+        of_one, of_two = one.specs(), two.specs()
+        again = [(one, take(of_one)), (two, take(of_two)), (one, take(of_one))]
+        assert next(of_two) is None
+        assert sorted(spec.params["+x"] for _, spec in again) == [1, 2, 3]
+        for study, spec in again:
+            study.tell(spec, finished(0.5))
+        assert list(of_one) == list(of_two) == []
+        assert [trial.values for trial in two.ranking()] == [[0.5]] * 3
 
 
 def test_nothing_is_left_of_a_study_that_was_closed(open_study: Open) -> None:
