@@ -225,3 +225,56 @@ def test_two_of_four_hosts_die_at_random_and_each_of_200_trials_counts_once(
     for host in started:
         assert host.wait(300) in (0, -signal.SIGKILL), host.shown()
     assert counted(database) == dict.fromkeys(range(200), 1)
+
+
+@pytest.mark.long
+def test_a_cnn_swept_on_two_hosts_comes_to_what_it_does_on_one(
+    database: str, server: Server, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, with models in a real MLflow server, and one champion."""
+    monkeypatch.setenv("STUDY_URL", database)
+    common = ["-m", *small, "model.filters=2,4,6", "hydra.launcher.n_workers=1"]
+    common += ["hydra.launcher.threads_per_worker=1", "hydra.sweeper.study_name=cnn"]
+    shared = [
+        "hydra.sweeper.storage=${oc.env:STUDY_URL}",
+        f"mlflow.tracking_uri={server.uri}",
+    ]
+    folders = [tmp_path / name for name in ("one", "a", "b")]
+    processes = []
+    for folder, arguments in zip(folders, ([], shared, shared), strict=True):
+        folder.mkdir()
+        command = [sys.executable, "-m", "cifar_hpo", *common, *arguments]
+        processes.append(
+            subprocess.Popen(
+                command,
+                cwd=folder,
+                env=clean() | environment(),
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        )
+    for process in processes:
+        shown, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, shown
+        assert len(re.findall(r"^\[\d/3\] trial ", shown, re.MULTILINE)) >= 2, shown
+    alone = values(f"sqlite:///{tmp_path}/one/mlruns/studies.db")
+    assert len(alone) == 3
+    assert values(database) == alone
+    client = mlflow.MlflowClient(server.uri)
+    (model,) = client.search_model_versions("name = 'cifar_hpo-small'")
+    best = max(alone, key=lambda filters: alone[filters]["val_accuracy"])
+    assert client.get_run(model.run_id).data.params["model.filters"] == str(best)
+
+
+def values(url: str) -> dict[int, dict[str, float]]:
+    """Metrics by width of the study `cnn`, without its times."""
+    storage = open_storage(url)
+    trials = finished_trials(load_study(storage, "cnn").trials, {})
+    _optuna.disconnect(storage)
+    return {
+        trial.params["model.filters"]: {
+            name: value for name, value in trial.metrics.items() if "seconds" not in name
+        }
+        for trial in trials
+    }
