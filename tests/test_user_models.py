@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import optuna
 import psutil
@@ -24,6 +25,7 @@ Folder = Callable[[str], Path]
 MODELS = {
     "resnet": "_target_: my_models.resnet\ndepth: 1\nwidth: 2\n",
     "own_step": "_target_: my_models.OwnStep\n",
+    "mobile": "_target_: my_models.mobile\nalpha: 0.35\n",
 }
 
 
@@ -86,6 +88,21 @@ def test_a_killed_sweep_of_a_user_s_model_ends_as_if_it_had_not_been_and_is_aske
         Image.fromarray(arrays["x_test"][0]).resize((64, 64)).save(killed / "one.png")
     asked = run_in(killed, "one.png", module="cifar_hpo.predict")
     assert re.search(r"one\.png(?: +class \d 0\.\d{3}){3}", asked.stdout), asked.stderr
+
+
+def test_a_network_of_keras_own_trains_on_larger_images(folder: Folder, tmp_path: Path) -> None:
+    here = folder("mobile")
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (12, 96, 96, 3), np.uint8), np.arange(12) % 2
+    x_test, y_test = pixels[:4], labels[:4]
+    np.savez(tmp_path / "large.npz", x_train=pixels, y_train=labels, x_test=x_test, y_test=y_test)
+    data = ["data=npz", f"data.path={tmp_path}/large.npz", "training.batch_size=8"]
+    options = ["optimizer=sgd", "training.epochs=1"]  # of Adam the graph takes seconds longer
+    trained = run_in(here, "-cd", "conf", "model=mobile", *data, *options)
+    assert trained.returncode == 0, trained.stderr
+    (run,) = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db").search_runs(["1"])
+    assert run.data.metrics["parameters"] == 412_770
+    assert run.data.metrics["epochs"] == 1
 
 
 @pytest.mark.long
