@@ -10,6 +10,7 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
@@ -134,6 +135,7 @@ class Attempt:
 
     def _log_outcome(self, epochs: int, metrics: Mapping[str, float], best: Trained) -> None:
         from cifar_hpo.tracking.attempts import Predictions
+        from cifar_hpo.training.called import export_graph
         from cifar_hpo.training.signature import Signature
         from cifar_hpo.training.trainer import to_keras_model
 
@@ -144,8 +146,10 @@ class Attempt:
             wanted = labels.astype("int64")
             predictions = Predictions(names, wanted, best.predicted, best.confidence)
         self.run.log_outcome(epochs, metrics, predictions)
-        model = to_keras_model(self.checked, Signature.of(self.dataset), best.weights)
-        self.run.log_model(model, names, images[:1], model_about(self.dataset))
+        signature = Signature.of(self.dataset)
+        model = to_keras_model(self.checked, signature, best.weights)
+        export = partial(export_graph, model, signature)
+        self.run.log_model(model, names, images[:1], model_about(self.dataset), export)
 
 
 def model_about(dataset: Dataset) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from support import clean, run_in, wait_for
 
 from cifar_hpo.paths import CHECKPOINT, CHECKPOINT_BEFORE
 from cifar_hpo.study.ranking import OUTCOME
+from cifar_hpo.tracking import _mlflow
 
 Folder = Callable[[str], Path]
 
@@ -103,6 +104,9 @@ def test_a_network_of_keras_own_trains_on_larger_images(folder: Folder, tmp_path
     (run,) = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db").search_runs(["1"])
     assert run.data.metrics["parameters"] == 412_770
     assert run.data.metrics["epochs"] == 1
+    (model,) = (here / "mlruns" / "1" / "models").glob("*/artifacts")
+    assert not _mlflow.needs_graph(model)
+    assert not (model / _mlflow.GRAPH).exists()
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -56,6 +57,13 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 KERAS_CONFIG = "config.json"
 KERAS_FILES = {"metadata.json", KERAS_CONFIG, "model.weights.h5"}
 """All that a model file of Keras holds."""
+
+MODEL_FILE = Path("data") / "model.keras"
+"""Where it lies in the folder of a saved model."""
+
+GRAPH = "graph"
+"""The folder in it that has the same as a graph. Nothing of ours loads it: it may do whatever
+TensorFlow can."""
 
 KERAS_MODULES = {
     "keras",
@@ -341,6 +349,35 @@ def save_keras_model(
     )
 
 
+def needs_graph(folder: Path) -> bool:
+    """Whether a model that `save_keras_model` saved has more than classes of Keras' own, so that
+    MLflow's server, which imports no code of the user's, could not load it."""
+    with zipfile.ZipFile(folder / MODEL_FILE) as archive:
+        config = json.loads(archive.read(KERAS_CONFIG))
+    return any(_not_of_keras(config))
+
+
+def add_graph(folder: Path, export: Callable[[Path], None]) -> None:
+    """Let MLflow's python_function, and so its server, load a graph beside a saved model's file.
+
+    The graph is a logged model of its own within the model, as `mlflow.keras.save_model` has it by
+    `save_exported_model`; the flavor `keras` stays the file. export: writes TensorFlow's SavedModel
+    with an endpoint `serve` to a folder. What it raises passes, and leaves the model as it was.
+    """
+    graph = folder / GRAPH
+    try:
+        export(graph / "data" / "model")
+        of_graph = Model()
+        of_graph.add_flavor("keras", data="data", save_exported_model=True)
+        of_graph.save(str(graph / MLMODEL_FILE_NAME))
+        about = Model.load(str(folder))
+        about.flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.DATA] = GRAPH
+        about.save(str(folder / MLMODEL_FILE_NAME))
+    except BaseException:
+        shutil.rmtree(graph, ignore_errors=True)
+        raise
+
+
 class FetchedModel(NamedTuple):
     """A logged model on this machine, looked at before Keras loads it.
 
@@ -386,19 +423,25 @@ def custom_objects(node: Any) -> dict[str, Any]:
     allows them, and classes of Keras' own.
     """
     found: dict[str, Any] = {}
+    for named in _not_of_keras(node):
+        found |= _custom_object(named)
+    return found
+
+
+def _not_of_keras(node: Any) -> Iterator[Mapping[str, Any]]:
+    """What a model's config names beside classes of Keras' own that run no code of the file's."""
     if isinstance(node, list):
         for child in node:
-            found |= custom_objects(child)
+            yield from _not_of_keras(child)
     if not isinstance(node, dict):
-        return found
+        return
     name, module = node.get("class_name"), node.get("module")
     if name is not None and not (module in KERAS_MODULES and name not in RUNNING_CODE):
         is_value = module is None and name in KERAS_VALUES
         if not is_value:
-            found |= _custom_object(node)
+            yield node
     for child in node.values():
-        found |= custom_objects(child)
-    return found
+        yield from _not_of_keras(child)
 
 
 def _custom_object(node: Mapping[str, Any]) -> dict[str, Any]:

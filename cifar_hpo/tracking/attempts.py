@@ -213,16 +213,29 @@ class AttemptRun:
         classes: Sequence[str],
         example: NDArray[Any],
         about: Mapping[str, Any] | None = None,
+        export: Callable[[Path], None] | None = None,
     ) -> None:
         """A Keras model, with the names of its outputs and raw images to try it on.
 
-        about: what else must be known to ask it, as what JSON can hold.
+        about: what else must be known to ask it, as what JSON can hold. export: writes the model as
+        a graph, which MLflow's server gets where the model has classes of the user's.
         """
 
         def save(folder: Path) -> None:
             _mlflow.save_keras_model(folder, model, classes, example, about)
+            if export is not None and _mlflow.needs_graph(folder):
+                self._add_graph(folder, export)
 
         self._log_file("model", paths.UNDELIVERED_MODEL, save)
+
+    def _add_graph(self, folder: Path, export: Callable[[Path], None]) -> None:
+        """The model is logged also where its graph can't be written."""
+        try:
+            _mlflow.add_graph(folder, export)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  Keras' and TensorFlow's share no base
+            self._lost.append(f"the model's graph for MLflow's server ({reason(error)})")
 
     def set_tag(self, key: str, value: str) -> None:
         self._put("tag", key=key, value=value)

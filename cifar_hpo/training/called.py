@@ -12,6 +12,7 @@ import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -203,6 +204,24 @@ def keras_model(config: Config, signature: Signature) -> keras.Model:
     if not model.compiled:
         compile_by_keras(model, config, signature)
     return model
+
+
+def export_graph(model: keras.Model, signature: Signature, folder: Path) -> None:
+    """Write a model that was called before as TensorFlow's SavedModel, which needs no code of the
+    user's.
+
+    Its endpoint `serve` takes images (n, h, w, c) of the signature's dtype and gives the float32
+    numbers (n, k) of `predict`.
+    """
+
+    def serve(images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(model(images, training=False), tf.float32)
+
+    images = keras.InputSpec(shape=(None, *signature.shape), dtype=signature.dtype)
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", serve, [images])
+    archive.write_out(str(folder), verbose=False)
 
 
 @dataclass(frozen=True)

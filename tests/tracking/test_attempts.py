@@ -377,6 +377,27 @@ def test_a_single_run_ends_those_of_the_dead(uri: str, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
+def test_a_model_whose_graph_can_t_be_written_is_logged_without_and_that_is_said(
+    uri: str, tmp_path: Path
+) -> None:
+    import own_models
+
+    def export(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        raise ValueError("no graph\nof it")
+
+    model = own_models.scaled((2, 2, 3), 2)
+    with attempt_run(record(uri), tmp_path) as run:
+        run.log_model(model, ["cat", "dog"], DATASET.image, export=export)
+    problem = "the model's graph for MLflow's server (no graph of it)"
+    assert run.unlogged == f"not logged: {problem}"
+    kept = mlflow.artifacts.download_artifacts(_mlflow.model_uri(fetch(run.run_id)))
+    names = {path.name for path in Path(kept).rglob("*")}
+    assert "model.keras" in names
+    assert "graph" not in names
+
+
 @pytest.mark.usefixtures("uri", "impatient")
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
 def test_a_model_that_was_kept_is_the_one_that_is_asked_later(

@@ -300,6 +300,35 @@ def test_a_user_s_layer_is_fetched_where_it_is_allowed(
     assert _mlflow.fetch_keras_model(folder).custom_objects == wanted
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
+def test_a_model_with_a_user_s_layer_has_a_graph_for_servers_which_is_not_what_we_load(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import own_models
+
+    def export(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "saved_model.pb").write_bytes(b"anything")
+
+    mlflow.set_tracking_uri(uri)
+    example = np.full((1, 4, 4, 3), 7, np.uint8)
+    folders = {name: tmp_path / name for name in ("dense", "scaled")}
+    plain, model = own_models.dense((4, 4, 3), 2, "softmax"), own_models.scaled((4, 4, 3), 2)
+    _mlflow.save_keras_model(folders["dense"], plain, ["cat", "dog"], example)
+    _mlflow.save_keras_model(folders["scaled"], model, ["cat", "dog"], example)
+    assert {name: _mlflow.needs_graph(folder) for name, folder in folders.items()} == {
+        "dense": False,
+        "scaled": True,
+    }
+    _mlflow.add_graph(folders["scaled"], export)
+    monkeypatch.setattr(trust, "allowed_prefixes", lambda: ("own_models",))
+    fetched = _mlflow.fetch_keras_model(folders["scaled"].as_uri(), tmp_path / "copy")
+    loaded = mlflow.keras.load_model(fetched.folder, custom_objects=fetched.custom_objects)
+    assert np.allclose(loaded.predict(example, verbose=0), model.predict(example, verbose=0))
+    with pytest.raises(OSError, match=r"saved_model"):  # TensorFlow's, of what it reads there
+        mlflow.pyfunc.load_model(fetched.folder)
+
+
 def test_allowing_keras_allows_no_model_file_more_of_it(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -234,6 +234,24 @@ def test_keras_own_network_needs_no_function_of_the_user_s() -> None:
         assert np.array_equal(weight, other), "by the same seed"
 
 
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [("scaled", ["training.precision=mixed_bfloat16"]), ("resnet", []), ("OwnStep", [])],
+)
+def test_a_graph_of_a_user_s_model_predicts_what_the_model_does(
+    model: str, options: list[str], tmp_path: Path
+) -> None:
+    checked, data = config(model, "training.epochs=1", *options), dataset()
+    (trained,), _ = train_dataset(checked, data)
+    signature = Signature.of(data)
+    kept = trainer.to_keras_model(checked, signature, trained.weights)
+    called.export_graph(kept, signature, tmp_path / "graph")
+    loaded = tf.saved_model.load(str(tmp_path / "graph"))
+    outputs = loaded.serve(data.test[0])
+    assert outputs.dtype == tf.float32
+    assert outputs.numpy() == pytest.approx(trained.outputs, abs=1e-2 if options else 1e-5)
+
+
 WRONG = {
     "logits": "model: own_models.logits gives no probabilities, but ",
     "one_too_many": "model: own_models.one_too_many gives (n, 11); expected (n, 10), a probability",
