@@ -21,7 +21,7 @@ from cifar_hpo.config.app import RAW_PIXELS, Config
 from cifar_hpo.config.fields import flat
 from cifar_hpo.console import Heartbeat, clock
 from cifar_hpo.data.labels import CLASSES, NUMBERS
-from cifar_hpo.metrics import ReplicaMetrics, better, direction_of, is_best, without_best
+from cifar_hpo.metrics import ReplicaMetrics, direction_of
 from cifar_hpo.trial import Context, Progress
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ class Attempt:
         self.done = 0
         self.restored = 0
         self.events = _event_log(checked, run)
-        self.best: dict[int, float] = {}  # so far, of each replica, where it is the study's metric
 
     def begin(self) -> None:
         """Say that training begins, and in which run."""
@@ -85,12 +84,25 @@ class Attempt:
         trial.report(Progress(0, self.epochs, run_id=self.run.run_id))
 
     def on_epoch(
-        self, epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool
+        self,
+        epoch: int,
+        values: Mapping[int, Mapping[str, float]],
+        *,
+        best: Mapping[int, Mapping[str, float]],
+        restored: bool,
     ) -> None:
-        """Log an epoch of the replicas in `values`, and ask whether to go on. Raises Pruned."""
+        """Log an epoch of the replicas in `values`, and ask whether to go on. Raises Pruned.
+
+        best: the best so far of each validation metric; that of the study is logged, too.
+        """
         self.done += 1
         self.restored += restored
-        metrics = ReplicaMetrics(self._with_best(values))
+        by_replica: dict[int, dict[str, float]] = {}
+        for replica in values:
+            by_replica[replica] = dict(values[replica])
+            if self.metric in best[replica]:
+                by_replica[replica][self.metric] = best[replica][self.metric]
+        metrics = ReplicaMetrics(by_replica)
         logged = metrics.epoch(self.replicas)
         self.run.log_metrics(epoch + 1, logged)
         if self.events:
@@ -104,20 +116,6 @@ class Attempt:
             trial.report(Progress(self.done, self.epochs, value, run_id, self.restored))
         if self.epoch_log:
             self.epoch_log.epoch_ended(mean, restored=restored)
-
-    def _with_best(
-        self, values: Mapping[int, Mapping[str, float]]
-    ) -> Mapping[int, Mapping[str, float]]:
-        """The same, with the best so far where the study's metric is the best over the epochs."""
-        name = without_best(self.metric)
-        if not is_best(self.metric) or any(name not in metrics for metrics in values.values()):
-            return values
-        extended = {}
-        for replica, metrics in values.items():
-            before = self.best.get(replica, metrics[name])
-            self.best[replica] = better(name, before, metrics[name])
-            extended[replica] = {**metrics, self.metric: self.best[replica]}
-        return extended
 
     def finish(self, trained: Sequence[Trained]) -> dict[str, float]:
         """Log what came of it, with the best replica's predictions and model; returns metrics."""

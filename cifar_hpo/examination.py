@@ -6,6 +6,7 @@ So what is wrong with one is a line before a worker starts. Heavy imports stand 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cifar_hpo import processor
@@ -40,6 +41,12 @@ class Examination:
     def parameters(self, checked: Config) -> int:
         """Weights of a user's model. Raises ConfigError where it can't be built."""
         return self._of(checked).parameters
+
+    def metrics(self, checked: Config) -> Mapping[str, str] | None:
+        """What a compiled model brings along, as `Examined.metrics` has it; None of a model that
+        was not examined."""
+        examined = self._examined.get(_key(checked))
+        return None if examined is None else examined.metrics
 
     def warnings(self, checked: Config) -> list[str]:
         """What a model takes over, and how it trains; nothing of one that was not examined."""

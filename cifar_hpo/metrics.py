@@ -11,13 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
 from statistics import fmean, stdev
 
 SPREAD = "_std"
 BEST = "_best"
 VALIDATION = "val_"
 """Begins the names of metrics on the validation images."""
+TEST = "test_"
+"""Begins those on the test images, which are scored once, at the end."""
+
+ERRORS = ("mae", "mse", "rmse")
+"""Mean errors by their short names, words of a metric's name."""
 
 OF_A_REPLICA = re.compile(r"replica_(\d+)/(.+)")
 
@@ -105,13 +109,26 @@ class ReplicaMetrics:
         return [metrics[name] for metrics in self.by_replica.values()]
 
 
-def direction_of(name: str) -> str:
+def direction_of(name: str, own: Mapping[str, str] | None = None) -> str:
     """Whether less of a metric is better: `minimize` or `maximize`.
 
-    Accuracies are the better the higher; losses, sizes, seconds and spreads the lower.
+    Accuracies are the better the higher; losses, sizes, seconds and spreads the lower. own: the
+    directions of further metrics by the names that they have on training images.
     """
-    is_accuracy = "accuracy" in name and not is_spread(name)
-    return "maximize" if is_accuracy else "minimize"
+    if is_spread(name):
+        return "minimize"
+    if own and on_training_images(name) in own:
+        return own[on_training_images(name)]
+    return "maximize" if "accuracy" in name else "minimize"
+
+
+def likely_direction(name: str) -> str:
+    """The direction of a metric of which nobody knows more than its name: less of a loss and of an
+    error is better, more of anything else."""
+    lower = name.lower()
+    words = re.split(r"[\W_]+", lower)
+    is_error = "loss" in lower or "error" in lower or any(word in ERRORS for word in words)
+    return "minimize" if is_error else "maximize"
 
 
 def replica_name(replica: int, name: str) -> str:
@@ -149,18 +166,26 @@ def without_best(name: str) -> str:
     return name.removesuffix(BEST)
 
 
-def better(name: str, first: float, second: float) -> float:
-    """The better of two values of a metric."""
-    return max(first, second) if direction_of(name) == "maximize" else min(first, second)
+def on_training_images(name: str) -> str:
+    """The name that a metric has on training images, be this its best value or its spread on
+    others."""
+    name = without_best(without_spread(name))
+    return name.removeprefix(VALIDATION).removeprefix(TEST)
 
 
-def best_over_epochs(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The best value of each validation metric, under its own name; history: one or more epochs."""
+def best_over_epochs(
+    history: Sequence[Mapping[str, float]], own: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """The best value of each validation metric, under its own name.
+
+    history: one or more epochs. own: as `direction_of` takes it.
+    """
     best = {}
     for name in history[0]:
         if name.startswith(VALIDATION):
             values = [metrics[name] for metrics in history]
-            best[best_name(name)] = reduce(partial(better, name), values)
+            is_higher_better = direction_of(name, own) == "maximize"
+            best[best_name(name)] = max(values) if is_higher_better else min(values)
     return best
 
 

@@ -26,7 +26,15 @@ from cifar_hpo.config.app import Config
 from cifar_hpo.errors import ConfigError, TrialError, UserError, exit_with
 from cifar_hpo.examination import Examination, set_up_training
 from cifar_hpo.left_results import LeftResults
-from cifar_hpo.metrics import is_spread, without_best
+from cifar_hpo.metrics import (
+    TEST,
+    VALIDATION,
+    best_name,
+    is_spread,
+    on_training_images,
+    without_best,
+)
+from cifar_hpo.task import OwnMetric
 from cifar_hpo.trial import FINISHED, Context, Pruned, TrialResult
 from cifar_hpo.trust import Call
 
@@ -240,11 +248,20 @@ class Objective:
         """Why a trial will not have a metric: a spread over replicas needs two of them."""
         if is_spread(metric) and checked.training.replicas == 1:
             return "a spread needs training.replicas=2 or more"
+        if self._may_bring(checked, metric):
+            return ""
         if "accuracy" in metric and self._predicts_numbers(checked):
             return "its labels are numbers; take val_loss"
         if without_best(metric).endswith("mae") and self._is_known_without_numbers(checked):
             return "its labels are no numbers; take val_accuracy"
         return ""
+
+    def _may_bring(self, checked: Config, metric: str) -> bool:
+        """Whether a model of the user's comes with a metric, as far as that is known."""
+        if not isinstance(checked.model, Call):
+            return False
+        brought = self._examination.metrics(checked)
+        return brought is None or on_training_images(metric) in brought
 
     def default_metric(self, checked: Config) -> str:
         """The accuracy on the validation images, or the loss where numbers are predicted.
@@ -254,6 +271,23 @@ class Objective:
         if checked.data.source in OF_ANY_LABELS:
             self._prepare_data(checked)
         return "val_loss" if self._predicts_numbers(checked) else "val_accuracy"
+
+    def own_metrics(self, checked: Config) -> Mapping[str, OwnMetric] | None:
+        """Those that a model of the user's was compiled with; None of one that was not built,
+        because many others were before."""
+        if not isinstance(checked.model, Call):
+            return {}
+        self._prepare_data(checked)
+        self._check_model(checked)
+        brought = self._examination.metrics(checked)
+        if brought is None:
+            return None
+        own = {}
+        for name, direction in brought.items():
+            for by_epoch in (VALIDATION + name, best_name(VALIDATION + name)):
+                own[by_epoch] = OwnMetric(direction, by_epoch=True)
+            own[TEST + name] = OwnMetric(direction, by_epoch=False)
+        return own
 
     def _predicts_numbers(self, checked: Config) -> bool:
         """Whether the labels are numbers, as far as the images were looked at before."""

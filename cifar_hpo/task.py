@@ -1,15 +1,26 @@
 """What a trial runs: a `Task` is any Hydra task function with all that a sweep may ask of it.
 
 `as_task` makes one of a plain function, whose hooks then do nothing; a `WrappedTask` adds something
-to each run of another.
+to each run of another. An `OwnMetric` is one that not every configuration has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from omegaconf import DictConfig
+
+
+class OwnMetric(NamedTuple):
+    """A metric that some configurations alone have.
+
+    direction: in which it is better, minimize or maximize. by_epoch: whether a pruner gets a value
+    of it after each epoch.
+    """
+
+    direction: str
+    by_epoch: bool
 
 
 class Task(Protocol):
@@ -69,6 +80,13 @@ class Task(Protocol):
         Raises what `prepare` raises.
         """
 
+    def own_metrics(self, checked: Any) -> Mapping[str, OwnMetric] | None:
+        """What a trial of this configuration comes to beside `metrics`, by name; None where nobody
+        can say. Asked where a study compares by none of `metrics`; may look at the data.
+
+        Raises what `prepare` raises.
+        """
+
     def run(self, config: DictConfig, checked: Any) -> Any:
         """Run one trial whose config was validated before."""
 
@@ -116,6 +134,9 @@ class _Function:
     def default_metric(self, checked: Any) -> str:  # noqa: ARG002
         return "value"
 
+    def own_metrics(self, checked: Any) -> Mapping[str, OwnMetric] | None:  # noqa: ARG002
+        return {}
+
     def run(self, config: DictConfig, checked: Any) -> Any:  # noqa: ARG002
         return self.function(config)
 
@@ -135,6 +156,7 @@ HOOKS = (
     "measure",
     "lacks",
     "default_metric",
+    "own_metrics",
     "run",
 )
 

@@ -30,7 +30,10 @@ def mobile(**options: Any) -> keras.Model:
 
 def compiled(shape: tuple[int, ...], num_classes: int, rate: float = 0.05) -> keras.Model:
     """Comes with an optimizer, a loss and a metric of its own."""
-    model = dense(shape, num_classes, "softmax")
+    return with_top2(dense(shape, num_classes, "softmax"), rate)
+
+
+def with_top2(model: keras.Model, rate: float) -> keras.Model:
     top2 = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")
     model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy", metrics=[top2])
     return model
@@ -65,6 +68,11 @@ def scaled(shape: tuple[int, ...], classes: int) -> keras.Model:
     image = keras.Input(shape)
     x = keras.layers.Flatten()(Scale()(keras.layers.Rescaling(1 / 255)(image)))
     return keras.Model(image, keras.layers.Dense(classes, "softmax")(x))
+
+
+def compiled_scaled(shape: tuple[int, ...], classes: int, rate: float = 0.05) -> keras.Model:
+    """Both a layer and a metric that are not ours."""
+    return with_top2(scaled(shape, classes), rate)
 
 
 @keras.saving.register_keras_serializable("own")

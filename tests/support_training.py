@@ -38,7 +38,7 @@ def train_dataset(
     """The same on a dataset that is at hand."""
     epochs: list[EpochMetrics] = []
 
-    def on_epoch(epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool) -> None:
+    def on_epoch(epoch: int, values: Mapping[int, Mapping[str, float]], **_: object) -> None:
         epochs.append({replica: dict(metrics) for replica, metrics in values.items()})
 
     trainer.set_up(config.training)
@@ -60,7 +60,7 @@ def train_dataset_and_die(config: Config, dataset: Dataset, folder: Path, epoch:
     """The same on a dataset that is at hand."""
     last = epoch
 
-    def on_epoch(epoch: int, values: Any, *, restored: bool) -> None:
+    def on_epoch(epoch: int, values: object, **_: object) -> None:
         if epoch == last:
             raise Died
 
@@ -72,7 +72,7 @@ def train_again(config: Config, folder: Path) -> tuple[trainer.Trained, list[boo
     """The first replica of a training that goes on, and which epochs were restored."""
     restored_epochs: list[bool] = []
 
-    def on_epoch(epoch: int, values: Any, *, restored: bool) -> None:
+    def on_epoch(epoch: int, values: object, *, restored: bool, **_: object) -> None:
         restored_epochs.append(restored)
 
     replicas = trainer.train(config, load_dataset(config.data), on_epoch, folder)

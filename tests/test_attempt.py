@@ -18,7 +18,6 @@ from cifar_hpo.attempt import Attempt, EpochLog, attempt_record, model_about
 from cifar_hpo.config.app import SYNTHETIC_NOTICE, validate_config
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.data.labels import CLASSES, NUMBERS, SEVERAL
-from cifar_hpo.metrics import without_best
 from cifar_hpo.tracking.attempts import AttemptRun
 from cifar_hpo.trial import Context, Progress
 
@@ -130,11 +129,24 @@ def attempt(tmp_path: Path, *overrides: str, metric: str = "val_loss") -> tuple[
     return Attempt(validate_config(written), dataset, cast(AttemptRun, run), metric, None), run
 
 
+def epoch_ends(
+    opened: Attempt,
+    epoch: int,
+    values: Mapping[int, Mapping[str, float]],
+    best: Mapping[int, Mapping[str, float]] | None = None,
+    *,
+    restored: bool,
+) -> None:
+    opened.on_epoch(
+        epoch, values, best=best or {replica: {} for replica in values}, restored=restored
+    )
+
+
 def test_an_attempt_logs_and_reports_each_epoch(tmp_path: Path, reported: list[Progress]) -> None:
     opened, run = attempt(tmp_path)
     opened.begin()
-    opened.on_epoch(0, {0: {"val_loss": 2.0}}, restored=True)
-    opened.on_epoch(1, {0: {"val_loss": 1.0}}, restored=False)
+    epoch_ends(opened, 0, {0: {"val_loss": 2.0}}, restored=True)
+    epoch_ends(opened, 1, {0: {"val_loss": 1.0}}, restored=False)
     assert run.logged == [(1, {"val_loss": 2.0}), (2, {"val_loss": 1.0})]
     assert reported == [
         Progress(0, 2, run_id="abc"),
@@ -146,7 +158,7 @@ def test_replicas_that_train_together_are_judged_by_their_mean(
     tmp_path: Path, reported: list[Progress]
 ) -> None:
     opened, run = attempt(tmp_path, "training.replicas=2")
-    opened.on_epoch(0, {0: {"val_loss": 1.0}, 1: {"val_loss": 3.0}}, restored=False)
+    epoch_ends(opened, 0, {0: {"val_loss": 1.0}, 1: {"val_loss": 3.0}}, restored=False)
     assert run.logged[0][1]["val_loss"] == 2.0
     assert reported == [Progress(1, 2, 2.0, "abc")]
 
@@ -155,41 +167,31 @@ def test_of_replicas_that_train_one_after_the_other_the_first_is_judged(
     tmp_path: Path, reported: list[Progress]
 ) -> None:
     opened, run = attempt(tmp_path, "training.replicas=2", "optimizer=muon")
-    opened.on_epoch(0, {0: {"val_loss": 1.0}}, restored=False)
-    opened.on_epoch(0, {1: {"val_loss": 3.0}}, restored=False)
+    epoch_ends(opened, 0, {0: {"val_loss": 1.0}}, restored=False)
+    epoch_ends(opened, 0, {1: {"val_loss": 3.0}}, restored=False)
     assert run.logged == [(1, {"replica_0/val_loss": 1.0}), (1, {"replica_1/val_loss": 3.0})]
     assert reported == [Progress(1, 4, 1.0, "abc"), Progress(2, 4, None, "abc")]
 
 
-@pytest.mark.parametrize(
-    ("metric", "values", "best"),
-    [
-        ("val_loss_best", [2.0, 1.0, 3.0], [2.0, 1.0, 1.0]),
-        ("val_accuracy_best", [0.2, 0.1, 0.3], [0.2, 0.2, 0.3]),
-    ],
-)
-def test_a_study_by_the_best_over_epochs_sees_the_best_so_far_also_of_restored_ones(
-    tmp_path: Path,
-    reported: list[Progress],
-    metric: str,
-    values: list[float],
-    best: list[float],
+def test_a_study_by_the_best_over_epochs_sees_the_best_so_far(
+    tmp_path: Path, reported: list[Progress]
 ) -> None:
-    opened, run = attempt(tmp_path, "training.epochs=3", metric=metric)
-    for epoch, value in enumerate(values):
-        opened.on_epoch(epoch, {0: {without_best(metric): value}}, restored=epoch == 0)
-    assert [logged[metric] for _, logged in run.logged] == best
-    assert [progress.value for progress in reported] == best[1:]
+    opened, run = attempt(tmp_path, metric="val_loss_best")
+    for epoch, (value, best) in enumerate([(2.0, 2.0), (3.0, 2.0)]):
+        of_epoch = {"val_loss_best": best, "val_accuracy_best": 0.5}
+        epoch_ends(opened, epoch, {0: {"val_loss": value}}, {0: of_epoch}, restored=epoch == 0)
+    assert run.logged[1] == (2, {"val_loss": 3.0, "val_loss_best": 2.0})
+    assert [progress.value for progress in reported] == [2.0]
 
 
 def test_the_best_so_far_of_replicas_is_the_mean_of_each_one_s(
     tmp_path: Path, reported: list[Progress]
 ) -> None:
     opened, run = attempt(tmp_path, "training.replicas=2", metric="val_loss_best")
-    opened.on_epoch(0, {0: {"val_loss": 1.0}, 1: {"val_loss": 6.0}}, restored=False)
-    opened.on_epoch(1, {0: {"val_loss": 5.0}, 1: {"val_loss": 3.0}}, restored=False)
-    assert [progress.value for progress in reported] == [3.5, 2.0]
-    assert run.logged[1][1]["replica_0/val_loss_best"] == 1.0
+    best = {0: {"val_loss_best": 1.0}, 1: {"val_loss_best": 3.0}}
+    epoch_ends(opened, 1, {0: {"val_loss": 5.0}, 1: {"val_loss": 3.0}}, best, restored=False)
+    assert [progress.value for progress in reported] == [2.0]
+    assert run.logged[0][1]["replica_0/val_loss_best"] == 1.0
 
 
 def test_tensorboard_gets_what_mlflow_gets_and_what_was_given(
@@ -201,7 +203,7 @@ def test_tensorboard_gets_what_mlflow_gets_and_what_was_given(
     overrides = ["training.tensorboard=true", "optimizer=muon", "training.replicas=2"]
     opened, run = attempt(tmp_path, *overrides)
     for replica in (0, 1):
-        opened.on_epoch(0, {replica: {"val_loss": 1.0 + replica}}, restored=replica == 0)
+        epoch_ends(opened, 0, {replica: {"val_loss": 1.0 + replica}}, restored=replica == 0)
     accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
     accumulator.Reload()
     shown = [(point.step, point.value) for point in accumulator.Scalars("replica_1/val_loss")]

@@ -38,7 +38,7 @@ from cifar_hpo.hydra_internals import OF_ANOTHER_FORM, CheckedConfigLoader, Conf
 from cifar_hpo.objective import objective
 from cifar_hpo.paths import CONF
 from cifar_hpo.study.space import Space, identity
-from cifar_hpo.sweep.options import settle_options, validate_forms
+from cifar_hpo.sweep.options import settle_metrics, settle_options, validate_forms
 from cifar_hpo.task import as_task
 
 CASES = int(os.environ.get("FUZZ_CASES", "1000"))
@@ -165,7 +165,10 @@ def settle(given: dict[str, Any]) -> None:
     validate_forms(options)
     swept = ["model.filters=4,8", "optimizer=adam,sgd"]
     space = Space.parse(swept, options["params"], config_loader(), options["conditions"])
-    settle_options(options, space, {}, as_task(objective))
+    task = as_task(objective)
+    options = settle_options(options, space, {}, task)
+    if options["metric"] is not None:
+        settle_metrics(options, task)
 
 
 @fuzzed(0.4)

@@ -141,6 +141,28 @@ def test_accuracies_are_the_better_the_higher_and_all_else_the_lower(
     assert direction_of(name) == direction
 
 
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [
+        ("val_top2", "maximize"),
+        ("top2", "maximize"),
+        ("test_top2", "maximize"),
+        ("val_top2_best", "maximize"),
+        ("val_top2_std", "minimize"),
+        ("val_top3", "minimize"),
+        ("val_accuracy", "minimize"),
+    ],
+)
+def test_a_metric_of_the_model_s_own_goes_its_own_way(name: str, direction: str) -> None:
+    assert direction_of(name, {"top2": "maximize", "accuracy": "minimize"}) == direction
+
+
+def test_the_best_of_a_metric_of_the_model_s_own_is_the_best_in_its_direction() -> None:
+    history = [{"val_top2": 0.3, "val_cost": 1.0}, {"val_top2": 0.5, "val_cost": 2.0}]
+    own = {"top2": "maximize", "cost": "minimize"}
+    assert best_over_epochs(history, own) == {"val_top2_best": 0.5, "val_cost_best": 1.0}
+
+
 CLASS_NAMES = {
     "cat": "cat",
     "a[0]": "a_0_",

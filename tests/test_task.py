@@ -24,6 +24,7 @@ def test_a_plain_function_runs_and_its_hooks_do_nothing() -> None:
     assert task.cost(CONFIG) is None
     assert task.measure(CONFIG) == {}
     assert task.default_metric(CONFIG) == "value"
+    assert task.own_metrics(CONFIG) == {}
     for nothing in (task.imports, task.metrics, task.defaults_before, task.warnings(CONFIG)):
         assert len(nothing) == 0
     assert len(task.unmeant_keys) == 0

@@ -15,7 +15,7 @@ import optuna
 import psutil
 import pytest
 from PIL import Image
-from support import clean, run_in, wait_for
+from support import clean, run_command, run_in, wait_for
 
 from cifar_hpo.paths import CHECKPOINT, CHECKPOINT_BEFORE
 from cifar_hpo.study.ranking import OUTCOME
@@ -26,8 +26,21 @@ Folder = Callable[[str], Path]
 MODELS = {
     "resnet": "_target_: my_models.resnet\ndepth: 1\nwidth: 2\n",
     "own_step": "_target_: my_models.OwnStep\n",
+    "compiled": "_target_: my_models.compiled_scaled\nrate: 0.05\n",
     "mobile": "_target_: my_models.mobile\nalpha: 0.35\n",
 }
+
+ASK = """
+import sys
+import mlflow
+import numpy as np
+
+uri, images, outputs = sys.argv[1:]
+served = mlflow.pyfunc.load_model(uri)
+assert not {"my_models", "cifar_hpo"} & set(sys.modules)
+np.save(outputs, served.predict(np.load(images)["x_test"]))
+"""
+"""What a server of MLflow's does, where nothing of the user's can be imported."""
 
 
 @pytest.fixture
@@ -89,6 +102,39 @@ def test_a_killed_sweep_of_a_user_s_model_ends_as_if_it_had_not_been_and_is_aske
         Image.fromarray(arrays["x_test"][0]).resize((64, 64)).save(killed / "one.png")
     asked = run_in(killed, "one.png", module="cifar_hpo.predict")
     assert re.search(r"one\.png(?: +class \d 0\.\d{3}){3}", asked.stdout), asked.stderr
+
+
+def test_trials_are_compared_by_a_metric_of_a_compiled_model_and_the_best_is_served(
+    folder: Folder, npz: Path, tmp_path: Path
+) -> None:
+    here = folder("compiled")
+    arguments = sweep(npz, "model=compiled", "model.rate=1e-6,0.1", "training.epochs=2")
+    wrong = run_in(here, *arguments, "hydra.sweeper.metric=val_top3")
+    (line,) = wrong.stderr.splitlines()
+    told = "error: hydra.sweeper.metric: a trial has no val_top3; it has val_loss, val_loss_best, "
+    assert line.startswith(f"{told}test_loss, val_top2, val_top2_best, test_top2, val_accuracy, ")
+    assert wrong.returncode == 2
+
+    swept = run_in(here, *arguments, "hydra.sweeper.metric=val_top2")
+    assert swept.returncode == 0, swept.stderr
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{here}/mlruns/studies.db")
+    assert study.direction.name == "MAXIMIZE"
+    assert [trial.value for trial in study.trials] == [
+        values["val_top2"] for values in outcomes(here)
+    ]
+    slow, fast = outcomes(here)
+    assert slow["val_top2"] < fast["val_top2"]
+    assert "val_top2" in swept.stdout
+
+    (tmp_path / "ask.py").write_text(ASK)
+    outputs = tmp_path / "outputs.npy"
+    command = [sys.executable, "-I", "ask.py", "models:/cifar_hpo-small@champion", str(npz)]
+    uri = f"sqlite:///{here}/mlflow.db"
+    asked = run_command(tmp_path, [*command, str(outputs)], MLFLOW_TRACKING_URI=uri)
+    assert asked.returncode == 0, asked.stderr
+    with np.load(npz) as arrays:
+        found = np.load(outputs).argmax(axis=1) == arrays["y_test"]
+    assert found.mean() == pytest.approx(fast["test_accuracy"])
 
 
 def test_a_network_of_keras_own_trains_on_larger_images(folder: Folder, tmp_path: Path) -> None:

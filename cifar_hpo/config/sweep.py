@@ -188,9 +188,9 @@ class Sweeper:
         listed=True,
     )
     metric: Any | None = key(
-        "what trials are compared by, or a list for several; null is val_accuracy, or val_loss "
-        "where numbers are predicted, and in another app what its task returns as a number, which "
-        "is called value",
+        "what trials are compared by, or a list for several, among them val_NAME of a metric that "
+        "your model was compiled with; null is val_accuracy, or val_loss where numbers are "
+        "predicted, and in another app what its task returns as a number, which is called value",
         default=None,
         choices=(),
     )

@@ -10,8 +10,7 @@ import dataclasses
 import importlib.util
 import logging
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cifar_hpo.config.fields import as_list, check_values
@@ -26,21 +25,18 @@ from cifar_hpo.config.sweep import (
     Sweeper,
 )
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.metrics import direction_of, without_spread
+from cifar_hpo.metrics import direction_of, likely_direction, without_spread
 from cifar_hpo.paths import STUDY_NAME
 from cifar_hpo.study import listed_cells
 from cifar_hpo.study.space import Space
 from cifar_hpo.sweep.constraints import Constraint
-from cifar_hpo.task import Task
+from cifar_hpo.task import OwnMetric, Task
 
 log = logging.getLogger(__name__)
 
 MAX_NAME_LENGTH = 100
 VALUE = "value"
 """What a number is called that a task returns."""
-
-ERRORS = ("mae", "mse", "rmse")
-"""Mean errors by their short names, words of a metric's name."""
 
 LIMITS = ("n_trials", "timeout", "target", "patience")
 """Options of which a sweep without an end of its own needs one."""
@@ -148,10 +144,10 @@ def _list_of(option: str, given: Any, hint: str) -> list[Any]:
 def settle_options(
     options: Options, space: Space, launcher: Mapping[str, Any], task: Task
 ) -> Options:
-    """The options with the sampler that `auto` stands for, and the directions of the metrics.
+    """The options with the sampler that `auto` stands for, and what a number is called that a task
+    returns; metrics and their directions are left for `settle_metrics`.
 
-    Where no metric is given, both are left for `settle_metrics`. launcher: its options, where it is
-    ours. Raises ConfigError for the first that is wrong.
+    launcher: its options, where it is ours. Raises ConfigError for the first that is wrong.
     """
     _validate_ranges(options, launcher)
     _validate_name(options["study_name"])
@@ -159,22 +155,30 @@ def settle_options(
     options["metric"] = _settled_metric(options, task)
     _validate_sampler(options, space)
     _validate_end(options)
-    if options["metric"] is not None:
-        options = settle_metrics(options, task)
     for text in options["constraints"]:
         Constraint.parse(text)
     return options
 
 
-def settle_metrics(options: Options, task: Task) -> Options:
+def settle_metrics(
+    options: Options, task: Task, own_metrics: Sequence[Mapping[str, OwnMetric]] = ({},)
+) -> Options:
     """The options with the directions of their metrics.
 
+    own_metrics: what configurations have beside the task's metrics, for each of which it is known.
     Raises ConfigError for metrics that trials do not come to, and directions that are not theirs.
     """
-    _validate_metrics(options, task)
-    options = {**options, "direction": _settled_direction(options, task)}
+    metrics = as_list(options["metric"])
+    if not metrics:
+        raise ConfigError("hydra.sweeper.metric", "none; a study compares trials by one or more")
+    for own in own_metrics:
+        _validate_metrics(metrics, task, own)
+        _validate_pruner(options, task, own)
+    directions = _own_directions(metrics, task, own_metrics)
+    options = {**options, "direction": _settled_direction(options, directions)}
     _validate_directions(options)
-    _warn_of_directions(options, task)
+    if task.metrics:
+        _warn_of_directions(options, directions)
     return options
 
 
@@ -233,22 +237,35 @@ def _validate_end(options: Options) -> None:
         raise ConfigError("hydra.sweeper.n_trials", f"this space has no end; {hint}")
 
 
-def _validate_metrics(options: Options, task: Task) -> None:
-    """Metrics that trials come to, and one of which a pruner gets values."""
-    metrics, pruner = as_list(options["metric"]), options["pruner"]["name"]
-    if not metrics:
-        raise ConfigError("hydra.sweeper.metric", "none; a study compares trials by one or more")
+def knows_metrics(options: Options, task: Task) -> bool:
+    """Whether each configuration has all metrics of a study; true also where a task can't say."""
+    names = as_list(options["metric"])
+    return not task.metrics or all(without_spread(name) in task.metrics for name in names)
+
+
+def _validate_metrics(
+    metrics: Sequence[str], task: Task, own_metrics: Mapping[str, OwnMetric]
+) -> None:
+    """Raise ConfigError for one that trials of a configuration do not come to."""
+    known = [*own_metrics, *task.metrics]
     for name in metrics:
-        if task.metrics and without_spread(name) not in task.metrics:
-            problem = f"a trial has no {name}; it has {', '.join(task.metrics)}"
+        if task.metrics and without_spread(name) not in known:
+            problem = f"a trial has no {name}; it has {', '.join(dict.fromkeys(known))}"
             raise ConfigError("hydra.sweeper.metric", problem)
-    if pruner == "none":
+
+
+def _validate_pruner(options: Options, task: Task, own_metrics: Mapping[str, OwnMetric]) -> None:
+    """Raise ConfigError where a pruner would get no values."""
+    metrics = as_list(options["metric"])
+    if options["pruner"]["name"] == "none":
         return
     if len(metrics) > 1:
         problem = "a trial can't be pruned by several metrics; pruner=none"
         raise ConfigError("hydra.sweeper.pruner", problem)
-    if task.epoch_metrics and metrics[0] not in task.epoch_metrics:
-        by_epoch = ", ".join(task.epoch_metrics)
+    own = [name for name, metric in own_metrics.items() if metric.by_epoch]
+    known = list(dict.fromkeys([*own, *task.epoch_metrics]))
+    if task.epoch_metrics and metrics[0] not in known:
+        by_epoch = ", ".join(known)
         problem = f"{metrics[0]} has no value by epoch to prune by; {by_epoch} have, or pruner=none"
         raise ConfigError("hydra.sweeper.pruner", problem)
 
@@ -265,26 +282,28 @@ def _settled_metric(options: Options, task: Task) -> str | list[str] | None:
     return VALUE
 
 
-def _settled_direction(options: Options, task: Task) -> str | list[str]:
-    """The direction that is given, else each metric's own where the task knows its metrics."""
+def _own_directions(
+    metrics: Sequence[str], task: Task, own_metrics: Sequence[Mapping[str, OwnMetric]]
+) -> list[str]:
+    """The direction that each metric has by itself."""
+    own: dict[str, str] = {}
+    for of_configuration in reversed(own_metrics):  # the first one's count
+        own |= {name: metric.direction for name, metric in of_configuration.items()}
+    directions = []
+    for name in metrics:
+        if name in own and name not in task.metrics:
+            directions.append(own[name])
+        else:
+            directions.append(direction_of(name) if task.metrics else likely_direction(name))
+    return directions
+
+
+def _settled_direction(options: Options, own: Sequence[str]) -> str | list[str]:
+    """The direction that is given, else each metric's own."""
     direction: str | list[str] | None = options["direction"]
     if direction is not None:
         return direction
-    metric = options["metric"]
-    directions = []
-    for name in as_list(metric):
-        if task.metrics:
-            directions.append(direction_of(name))
-        else:
-            directions.append("minimize" if _is_loss(name) else "maximize")
-    return directions if isinstance(metric, list) else directions[0]
-
-
-def _is_loss(name: str) -> bool:
-    """Whether less of a metric that the task does not know is better, by its name."""
-    lower = name.lower()
-    words = re.split(r"[\W_]+", lower)
-    return "loss" in lower or "error" in lower or any(word in ERRORS for word in words)
+    return list(own) if isinstance(options["metric"], list) else own[0]
 
 
 def _validate_directions(options: Options) -> None:
@@ -294,11 +313,10 @@ def _validate_directions(options: Options) -> None:
         raise ConfigError("hydra.sweeper.direction", problem)
 
 
-def _warn_of_directions(options: Options, task: Task) -> None:
-    """Say where a metric that the task knows is to go the other way than it does by itself."""
+def _warn_of_directions(options: Options, own: Sequence[str]) -> None:
+    """Say where a metric is to go the other way than it does by itself."""
     metrics, directions = as_list(options["metric"]), as_list(options["direction"])
-    for name, direction in zip(metrics, directions, strict=True):
-        own = direction_of(name)
-        if task.metrics and direction != own:
-            told = f"{direction} {name}, as you say; its own direction is {own}"
+    for name, direction, own_direction in zip(metrics, directions, own, strict=True):
+        if direction != own_direction:
+            told = f"{direction} {name}, as you say; its own direction is {own_direction}"
             log.warning("hydra.sweeper.direction: %s", told)

@@ -35,12 +35,13 @@ from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.sweep.identity import automatic_name, automatic_name_in_0_1, meaning_of
 from cifar_hpo.sweep.options import (
     Options,
+    knows_metrics,
     settle_metrics,
     settle_options,
     validate_forms,
     without_foreign_keys,
 )
-from cifar_hpo.task import Task, as_task
+from cifar_hpo.task import OwnMetric, Task, as_task
 from cifar_hpo.workers.jobs import HydraLauncher
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,8 @@ class Plan:
                 checked[identity(cell)] = _validated(task, config, metrics, job)
         if options["metric"] is None:
             metric = task.default_metric(checked[identity(checked_cells[0])])
-            options = settle_metrics({**options, "metric": metric}, task)
+            options = {**options, "metric": metric}
+        options = settle_metrics(options, task, _own_metrics(task, options, checked))
         first = composer.compose_task(checked_cells[0])
         base = composer.compose(0, checked_cells[0])
         by_choice = composer.compose_choices()
@@ -363,6 +365,17 @@ def _refuse_lacking(task: Task, checked: Any, metrics: Sequence[str]) -> None:
         problem = task.lacks(checked, metric)
         if problem:
             raise ConfigError("hydra.sweeper.metric", f"a trial will have no {metric}: {problem}")
+
+
+def _own_metrics(
+    task: Task, options: Options, checked: Mapping[str, Any]
+) -> list[Mapping[str, OwnMetric]]:
+    """What configurations have beside the task's metrics, for each of which it is known; nobody
+    looks for these where a study compares by the task's alone."""
+    if knows_metrics(options, task):
+        return [{}]
+    found = [task.own_metrics(configuration) for configuration in checked.values()]
+    return [own for own in found if own is not None]
 
 
 def _refuse_common_folder(composer: Composer, cells: Sequence[Mapping[str, Value]]) -> None:

@@ -112,6 +112,25 @@ def loss_metric(model: keras.Model) -> keras.metrics.Metric:
     return model.metrics[0]
 
 
+def metric_directions(model: keras.Model) -> dict[str, str]:
+    """Of a model's metrics, compiled ones and others, those of which Keras knows whether less is
+    better, by their names: `minimize` or `maximize`, as its early stopping takes it."""
+    metrics: list[Any] = []
+    for metric in model.metrics:
+        metrics += [metric, *getattr(metric, "metrics", [])]  # those of `compile` are in one
+    directions = {}
+    for metric in metrics:
+        direction = getattr(metric, "_direction", None)
+        if direction is not None:
+            directions[str(metric.name)] = "maximize" if direction == "up" else "minimize"
+    return directions
+
+
+def test_step(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> dict[str, Any]:
+    """A compiled model's own loss and metrics on a batch, as `evaluate` has them."""
+    return dict(model.test_step((images, labels)))
+
+
 def handle(variable: Any) -> tf.Tensor:
     """The resource of a variable, for TensorFlow's operations that change it in place.
 

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cifar_hpo import trust
 from cifar_hpo.config.app import Config
 from cifar_hpo.data.labels import CLASSES, NUMBERS
 from cifar_hpo.errors import ConfigError, named_line
+from cifar_hpo.metrics import likely_direction
 from cifar_hpo.training import _keras, replicas
 from cifar_hpo.training.compiled import Network, compile_by_keras, set_precision
 from cifar_hpo.training.signature import Signature
@@ -156,6 +157,9 @@ class CalledNetwork(Network):
         by which models can't be compared."""
         return self._is_compiled
 
+    def own_directions(self, names: Iterable[str]) -> Mapping[str, str]:
+        return _directions(self.model, names) if self._is_compiled else {}
+
     @property
     def schedule(self) -> Callable[[tf.Tensor], tf.Tensor] | None:
         return None if self._is_compiled else super().schedule
@@ -230,13 +234,15 @@ class Examined:
 
     parameters: its weights. is_compiled: whether it came so. by_fit: whether it trains in a way of
     its own. layers: its config, as JSON can hold it; None where it has none, so that it can't be
-    kept.
+    kept. metrics: those that it was compiled with, by the names that they have on training images,
+    with the direction in which each is better.
     """
 
     parameters: int
     is_compiled: bool
     by_fit: bool
     layers: Any
+    metrics: Mapping[str, str]
 
 
 def examine(
@@ -261,6 +267,7 @@ def examine(
         raise ConfigError(MODEL, f"{problem}: {_cause(error, function)}") from error
     _refuse_outputs(target, signature, outputs)
     is_compiled, by_fit = bool(model.compiled), _keras.trains_itself(model)
+    metrics: Mapping[str, str] = {}
     try:
         if not is_compiled:
             compile_by_keras(model, config, signature)
@@ -270,10 +277,23 @@ def examine(
         else:
             loss = model.compute_loss(images, labels, outputs, training=False)
             assert np.ndim(loss) == 0
+        if is_compiled and _keras.has_loss(model):
+            values = _keras.test_step(model, images, labels)
+            logged = [name for name, value in values.items() if np.ndim(value) == 0]
+            metrics = _directions(model, logged)
     except Exception as error:
         problem = f"{target} can't be trained on labels {_shape(labels)}"
         raise ConfigError(MODEL, f"{problem}: {_cause(error, function)}") from error
-    return Examined(model.count_params(), is_compiled, by_fit, _layers(model))
+    return Examined(model.count_params(), is_compiled, by_fit, _layers(model), metrics)
+
+
+def _directions(model: keras.Model, names: Iterable[str]) -> dict[str, str]:
+    """Which way of a compiled model's metrics is better, by their names.
+
+    Where Keras does not know it, as of a function of the user's, it is what the name says.
+    """
+    known = _keras.metric_directions(model)
+    return {name: known.get(name) or likely_direction(name) for name in names}
 
 
 def _share_gpus() -> None:

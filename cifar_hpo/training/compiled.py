@@ -14,7 +14,7 @@ all of them together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -103,6 +103,11 @@ class Network:
         """Whether the mean of the loss that Keras keeps is the one that is compared."""
         smoothing = self.config.training.label_smoothing
         return replicas.keras_loss_is_the_loss(self.replica_count, smoothing)
+
+    def own_directions(self, names: Iterable[str]) -> Mapping[str, str]:  # noqa: ARG002
+        """Which way of these metrics is better, by their names, where the model came with metrics:
+        `minimize` or `maximize`; empty where it did not."""
+        return {}
 
     def _compiled(self) -> keras.Model:
         set_precision(self.config)

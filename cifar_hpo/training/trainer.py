@@ -45,12 +45,19 @@ class OnEpoch(Protocol):
     """Called after each epoch of a group of replicas that trains as one network."""
 
     def __call__(
-        self, epoch: int, values: Mapping[int, Mapping[str, float]], *, restored: bool
+        self,
+        epoch: int,
+        values: Mapping[int, Mapping[str, float]],
+        *,
+        best: Mapping[int, Mapping[str, float]],
+        restored: bool,
     ) -> None:
         """Take in an epoch.
 
         epoch: counted from 0. values: loss, accuracy (of numbers mae), and both as val_… of each
-        replica that it trained, by its number. restored: whether an earlier attempt trained it.
+        replica that it trained, by its number; beside these what a compiled model brought along.
+        best: the best so far of each validation metric, as val_…_best. restored: whether an
+        earlier attempt trained it.
         """
 
 
@@ -140,14 +147,15 @@ def _train_group(
     """Train the replicas of these numbers as one network."""
     training = _GroupTraining(config, dataset, group, folder)
     training.restore()
-    for epoch, metrics in enumerate(training.epochs):
-        on_epoch(epoch, dict(zip(group, metrics, strict=True)), restored=True)
+    restored = len(training.epochs)
+    for epoch in range(restored):
+        on_epoch(epoch, training.values(epoch), best=training.best(epoch), restored=True)
     while not training.has_ended:
         metrics = training.train_epoch()
         _refuse_divergence(metrics, epoch=len(training.epochs))
         training.save()
         epoch = len(training.epochs) - 1
-        on_epoch(epoch, dict(zip(group, metrics, strict=True)), restored=False)
+        on_epoch(epoch, training.values(epoch), best=training.best(epoch), restored=False)
     training.end()
     return _evaluate(training)
 
@@ -163,6 +171,7 @@ class _GroupTraining:
     ) -> None:
         self.config = config
         self.dataset = dataset
+        self.group = group
         self.input = input_of(dataset, config, group[0])
         seeds = [config.training.seed + number for number in group]
         self.network = initial_network(
@@ -213,6 +222,20 @@ class _GroupTraining:
             self.seconds = state.seconds
             self.input.skip(len(state.epochs))
             self.is_stopped = state.stopped
+
+    def values(self, epoch: int) -> dict[int, dict[str, float]]:
+        """The metrics of an epoch, counted from 0, of each replica by its number."""
+        return dict(zip(self.group, self.epochs[epoch], strict=True))
+
+    def best(self, epoch: int) -> dict[int, dict[str, float]]:
+        """The best of each validation metric up to an epoch."""
+        names = [name.removeprefix(VALIDATION) for name in self.epochs[0][0]]
+        own = self.network.own_directions(names)
+        best = {}
+        for place, number in enumerate(self.group):
+            history = [metrics[place] for metrics in self.epochs[: epoch + 1]]
+            best[number] = best_over_epochs(history, own)
+        return best
 
     def train_epoch(self) -> list[dict[str, float]]:
         """Train an epoch and score it on the validation images; its metrics for each replica."""
@@ -332,11 +355,12 @@ def _evaluate(training: _GroupTraining) -> list[Trained]:
     trained = []
     weights, outputs = network.weights(), network.predict(images)
     test_scores = network.scores(outputs, images, in_form(labels, network.signature))
+    best = training.best(len(training.epochs) - 1)
     for replica in range(network.replica_count):
         history = [epoch[replica] for epoch in training.epochs]
         counted = training.counted_epoch(history)
         scored = {f"test_{name}": value for name, value in test_scores[replica].items()}
-        metrics = {**counted, **best_over_epochs(history), **scored, **sizes}
+        metrics = {**counted, **best[training.group[replica]], **scored, **sizes}
         trained.append(Trained(weights[replica], metrics, outputs[replica]))
     return trained
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from cifar_hpo.sweep.options import (
     settle_options,
     without_foreign_keys,
 )
-from cifar_hpo.task import Task, as_task
+from cifar_hpo.task import OwnMetric, Task, as_task
 
 FINITE = Space({"x": Choices({1: "1", 2: "2"})})
 ENDLESS = Space({"x": Interval(0.1, 1, log=False)})
@@ -39,8 +40,15 @@ def task(metrics: tuple[str, ...] = (), epoch_metrics: tuple[str, ...] = ()) -> 
     return as_task(function)
 
 
-def settle(space: Space = FINITE, metrics: tuple[str, ...] = (), **given: Any) -> Options:
-    return settle_options(options(**given), space, {}, task(metrics, metrics[:2]))
+def settle(
+    space: Space = FINITE,
+    metrics: tuple[str, ...] = (),
+    own_metrics: Sequence[Mapping[str, OwnMetric]] = ({},),
+    **given: Any,
+) -> Options:
+    known = task(metrics, metrics[:2])
+    settled = settle_options(options(**given), space, {}, known)
+    return settled if settled["metric"] is None else settle_metrics(settled, known, own_metrics)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +138,56 @@ def test_without_a_metric_it_is_left_to_the_task_and_settled_then() -> None:
     assert settled["direction"] == "minimize"
     with pytest.raises(ConfigError, match=r"hydra\.sweeper\.metric: a trial has no cost"):
         settle_metrics({**options_before, "metric": "cost"}, known)
+
+
+TOP2 = {
+    "val_top2": OwnMetric("maximize", by_epoch=True),
+    "test_top2": OwnMetric("maximize", by_epoch=False),
+}
+ERROR = {"val_error": OwnMetric("minimize", by_epoch=True)}
+
+
+@pytest.mark.parametrize(
+    ("metric", "own_metrics", "direction"),
+    [
+        ("val_top2", [TOP2], "maximize"),
+        ("val_top2_std", [TOP2], "minimize"),
+        (["val_error", "val_top2", "loss"], [TOP2 | ERROR], ["minimize", "maximize", "minimize"]),
+        ("val_top2", [TOP2, TOP2 | ERROR], "maximize"),
+    ],
+)
+def test_a_metric_that_each_configuration_brings_is_one_in_its_own_direction(
+    metric: Any, own_metrics: Any, direction: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    known: Any = {"metrics": ("loss", "val_loss"), "own_metrics": own_metrics, "metric": metric}
+    assert settle(**known)["direction"] == direction
+    given = "minimize" if isinstance(metric, str) else ["minimize"] * len(metric)
+    assert settle(**known, direction=given)["direction"] == given
+    assert len(caplog.records) == (direction != given)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"metric": "val_top3"}, "metric: a trial has no val_top3; it has val_top2, test_top2, lo"),
+        (
+            {"metric": "val_error"},
+            "metric: a trial has no val_error; it has val_top2, test_top2, l",
+        ),
+        (
+            {"metric": "test_top2", "pruner": {"name": "median"}},
+            "pruner: test_top2 has no value by epoch to prune by; val_top2, loss, val_loss have",
+        ),
+    ],
+)
+def test_a_metric_that_a_configuration_does_not_bring_is_refused_with_what_it_has(
+    given: dict[str, Any], problem: str
+) -> None:
+    known: Any = {"metrics": ("loss", "val_loss"), "own_metrics": [TOP2, TOP2 | ERROR]}
+    with pytest.raises(ConfigError) as refused:
+        settle(**known, **given)
+    assert str(refused.value).startswith(f"hydra.sweeper.{problem}")
+    assert settle(**known, metric="val_top2", pruner={"name": "median"})
 
 
 def test_of_a_metric_that_nobody_knows_more_is_better_but_of_losses_and_errors() -> None:

@@ -173,7 +173,7 @@ def restored(checked: Config, data: Dataset, folder: Path) -> list[bool]:
     """Of each epoch, whether it was trained before."""
     epochs: list[bool] = []
 
-    def on_epoch(epoch: int, values: Any, *, restored: bool) -> None:
+    def on_epoch(epoch: int, values: object, *, restored: bool, **_: object) -> None:
         epochs.append(restored)
 
     trainer.train(checked, data, on_epoch, folder)
@@ -210,6 +210,36 @@ def test_a_compiled_model_keeps_its_optimizer_its_loss_and_its_metrics() -> None
     scores = model.evaluate(*data.test, verbose=0, return_dict=True)
     for name in ("loss", "top2"):
         assert trained.metrics[f"test_{name}"] == pytest.approx(scores[name], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "metrics"),
+    [("compiled", {"loss": "minimize", "top2": "maximize"}), ("resnet", {}), ("OwnStep", {})],
+)
+def test_the_metrics_of_a_compiled_model_are_known_before_it_is_trained(
+    model: str, metrics: Mapping[str, str]
+) -> None:
+    data = dataset()
+    (x, y), signature = data.train, Signature.of(data)
+    assert called.examine(config(model), signature, x[:4], y[:4]).metrics == metrics
+
+
+def test_the_best_so_far_is_the_highest_where_keras_says_so_also_of_restored_epochs(
+    tmp_path: Path,
+) -> None:
+    checked, data = config("compiled", "training.epochs=6"), dataset()
+    train_dataset_and_die(checked, data, tmp_path, epoch=3)
+    seen: list[tuple[float, float, bool]] = []
+
+    def on_epoch(epoch: int, values: Any, *, best: Any, restored: bool) -> None:
+        seen.append((values[0]["val_top2"], best[0]["val_top2_best"], restored))
+
+    (trained,) = trainer.train(checked, data, on_epoch, tmp_path)
+    values, best, restored = map(list, zip(*seen, strict=True))
+    assert restored == [True] * 4 + [False] * 2
+    assert min(values) < max(values), "else the least is the highest"
+    assert best == np.maximum.accumulate(values).tolist()
+    assert trained.metrics["val_top2_best"] == max(values)
 
 
 def test_a_model_with_a_step_of_its_own_is_trained_by_it() -> None:

@@ -32,6 +32,24 @@ def float32() -> None:
     keras.mixed_precision.set_dtype_policy("float32")
 
 
+def own_cost(labels: Any, outputs: Any) -> Any:
+    return tf.reduce_mean(outputs, axis=-1)
+
+
+def test_keras_knows_which_way_of_its_own_metrics_is_better() -> None:
+    model = small_model()
+    top = keras.metrics.SparseTopKCategoricalAccuracy(1, name="top")
+    metrics = ["accuracy", top, keras.metrics.SparseCategoricalCrossentropy(name="bits"), own_cost]
+    model.compile("sgd", model.loss, metrics=metrics, jit_compile=False)
+    values = _keras.test_step(model, tf.constant(IMAGES), tf.constant(LABELS))
+    assert set(values) == {"loss", "accuracy", "top", "bits", "own_cost"}
+    assert _keras.metric_directions(model) == {
+        "accuracy": "maximize",
+        "top": "maximize",
+        "bits": "minimize",
+    }, f"Keras says otherwise which way of a metric is better {MEND}'s metric_directions"
+
+
 def small_model(optimizer: Any = "sgd") -> keras.Model:
     """A compiled model of IMAGES and LABELS with a dropout layer."""
     inputs = keras.Input((4, 4, 3), dtype="uint8")
