@@ -433,3 +433,5 @@ def test_settings_of_keras_and_the_current_folder_of_hydra_change_no_training(
     )
     assert shown.returncode == 0, shown.stderr
     assert [path.parent for path in tmp_path.rglob("*.db")] == [tmp_path]
+    (artifacts,) = (tmp_path / "mlruns").glob("1/models/*/artifacts")
+    assert list(tmp_path.rglob("model.keras")) == [artifacts / "data" / "model.keras"]
