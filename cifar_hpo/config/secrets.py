@@ -118,7 +118,7 @@ def _refuse_call(path: str, key: str, value: Any) -> None:
         return  # it stands in a schema, and nobody has given it
     is_app_s = not path.startswith("hydra.") or path.startswith((CALLBACKS, *SPACE))
     if key == TARGET and not is_app_s:
-        if value not in registered_targets():
+        if str(value) not in registered_targets():  # an empty list is one, too
             problem = f"refused: no installed package has registered {value!r} with Hydra"
             raise ConfigError(path, problem)
     elif key == TARGET:

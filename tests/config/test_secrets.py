@@ -34,6 +34,12 @@ def test_a_call_is_refused(config: dict[str, object]) -> None:
         refuse_secrets_and_calls(config)
 
 
+@pytest.mark.parametrize("target", [[], {}, 3, "os.system"])
+def test_hydra_s_own_part_calls_what_is_registered_alone(target: object) -> None:
+    with pytest.raises(ConfigError, match="no installed package has registered"):
+        refuse_secrets_and_calls({"hydra.sweeper.sampler._target_": target})
+
+
 @pytest.mark.parametrize(
     "override",
     [
