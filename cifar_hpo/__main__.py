@@ -30,11 +30,14 @@ from cifar_hpo.trust import allowed_prefixes
 
 def terminated(number: int, _: object) -> None:
     """Exit, so that a run that is ended is KILLED, not left RUNNING; an exit that a destructor
-    swallowed comes again after the epoch. A second signal does not break the end in order, which
-    may take a second from then on."""
+    swallowed comes again after the epoch. A second signal, which is no echo of the first, does not
+    break the end in order, which may take a second from then on."""
+    echo = interruption.Echo()
+    echo.is_heard(number)
 
-    def end_soon(*_: object) -> None:
-        interruption.end_soon(128 + number)
+    def end_soon(later: int, _: object) -> None:
+        if not echo.is_heard(later):
+            interruption.end_soon(128 + number)
 
     def end(*_: object) -> NoReturn:
         if number == signal.SIGINT:

@@ -6,9 +6,11 @@ The first one ends it in order, a second one at once.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -18,14 +20,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0
 """Seconds that an end in order may still take after a second signal."""
 
+ECHO = 2.0
+"""Seconds in which another SIGTERM is the first one once more: a scheduler sends it to each process
+of a job, and the job's shell passes it on."""
+
 
 class Interruption:
     """While it is entered, a signal is noted, and `check` raises KeyboardInterrupt for it.
 
     So a signal never meets what must be done as a whole, such as asking a study for a trial and
-    noting that it runs. After a second one the process ends within GRACE seconds, whatever it is
-    doing. A signal that was ignored before, as `nohup` does, stays ignored. Beside the main thread
-    it does nothing.
+    noting that it runs. After a second one, which is no echo of the first, the process ends within
+    GRACE seconds, whatever it is doing. A signal that was ignored before, as `nohup` does, stays
+    ignored. Beside the main thread it does nothing.
 
     message: of the KeyboardInterrupt. at_last: called before an end at once.
     """
@@ -81,6 +87,23 @@ class Interruption:
         end_soon(128 + number, self.at_last)
 
 
+class Echo:
+    """Tells a SIGTERM that is no new one, but comes ECHO seconds after the last at most."""
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def is_heard(self, number: int) -> bool:
+        """Whether this signal, which has just come, is an echo."""
+        if number != signal.SIGTERM:
+            return False
+        now = time.monotonic()
+        if now - self._last < ECHO:
+            return True
+        self._last = now
+        return False
+
+
 class _Count:
     """Calls `second`, from a thread of its own, for the second signal that comes.
 
@@ -107,12 +130,13 @@ class _Count:
 
     def _look(self) -> None:
         count = 0
+        echo = Echo()
         with os.fdopen(self._read, "rb", buffering=0) as signals:
             while True:
                 numbers = signals.read(1)
                 if not numbers:
                     return
-                if numbers[0] not in SIGNALS:
+                if numbers[0] not in SIGNALS or echo.is_heard(numbers[0]):
                     continue
                 count += 1
                 if count == 2:
