@@ -71,6 +71,7 @@ FOREIGN = {
     "mlflow": ("tracking",),
     "tensorboard": ("tracking",),
     "multiprocessing": ("workers",),
+    "submitit": ("workers",),
     "hydra": (
         "__main__",
         "_hydra",

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from cifar_hpo.errors import UserError, named_line
 from cifar_hpo.left_results import LeftResults
+from cifar_hpo.workers._submitit import cancel_left, jobs_apart
 from cifar_hpo.workers.jobs import HydraLauncher, Job, JobResult, WorkerLost
 from cifar_hpo.workers.pool import available_cores
 
@@ -40,6 +41,7 @@ def run_batches(
     left: LeftResults,
     check: Callable[[], None] = lambda: None,
     while_launched: Callable[[], AbstractContextManager[object]] = nullcontext,
+    is_alone: bool = False,
 ) -> Iterator[JobResult]:
     """Launch batch after batch, and yield what came of each job at the end of its batch.
 
@@ -47,8 +49,11 @@ def run_batches(
     called before each batch and while there is none; what it raises ends the sweep. max_size: of a
     batch; None for as many as the launcher runs at a time. take: is given a result before its batch
     ends, from another thread, while this one waits for the launcher. left: where trials leave their
-    results. while_launched: entered while the launcher has control.
+    results. while_launched: entered while the launcher has control. is_alone: whether no other
+    command can have jobs of this study.
     """
+    if is_alone:
+        cancel_left(launcher)
     waiting = _Waiting(jobs)
     size = max_size or jobs_at_a_time(launcher)
     while True:
@@ -73,7 +78,8 @@ def _launch(launcher: HydraLauncher, batch: Sequence[Job]) -> Sequence[JobReturn
     """
     overrides = [job.spec.overrides for job in batch]
     try:
-        return launcher.launch(overrides, initial_job_idx=batch[0].spec.number)
+        with jobs_apart(launcher):
+            return launcher.launch(overrides, initial_job_idx=batch[0].spec.number)
     except (HydraException, UserError):
         raise
     except Exception as error:  # noqa: BLE001  each launcher has errors of its own
@@ -89,7 +95,8 @@ def _launch(launcher: HydraLauncher, batch: Sequence[Job]) -> Sequence[JobReturn
 
 def jobs_at_a_time(launcher: HydraLauncher) -> int:
     """How many jobs a launcher runs at a time, as far as its config tells: Hydra's own runs one,
-    joblib's has `n_jobs`; for any other it is the number of cores.
+    joblib's has `n_jobs`, submitit's for SLURM `array_parallelism`; for any other it is the number
+    of cores.
 
     So a study learns of its trials as early as may be, and stops in time.
     """
@@ -97,6 +104,9 @@ def jobs_at_a_time(launcher: HydraLauncher) -> int:
     cores = available_cores()
     if str(options.get("_target_", "")).endswith("BasicLauncher"):
         return 1
+    of_array = options.get("array_parallelism")
+    if isinstance(of_array, int):
+        return max(1, of_array)
     n_jobs = options.get("n_jobs")
     if not isinstance(n_jobs, int) or n_jobs == 0:
         return cores

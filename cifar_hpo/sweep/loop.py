@@ -246,6 +246,7 @@ class Sweep:
             left=self.left,
             check=check,
             while_launched=self.interruption.raised_at_once,
+            is_alone=not self.study.is_shared,
         )
 
     def _look_elsewhere(self, screen: progress.Screen) -> None:

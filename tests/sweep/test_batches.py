@@ -155,6 +155,7 @@ def test_a_launcher_that_gives_up_has_lost_its_jobs() -> None:
         ({"n_jobs": -1}, available_cores()),
         ({"n_jobs": -99}, 1),
         ({"n_jobs": None}, available_cores()),
+        ({"array_parallelism": 64}, 64),
         ({}, available_cores()),
     ],
 )

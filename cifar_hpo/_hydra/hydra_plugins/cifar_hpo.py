@@ -114,12 +114,14 @@ class StudySweeper(Sweeper):
     def _pool(self, jobs: int | None) -> contextlib.AbstractContextManager[Pool | None]:
         """Our own workers, where they are the launcher; their server imports while data is
         prepared."""
+        from cifar_hpo.workers._submitit import refuse_without_slurm
         from cifar_hpo.workers.pool import Pool
         from cifar_hpo.workers.process import refuse_unguarded
 
         if isinstance(self.launcher, WorkersLauncher):
             refuse_unguarded(self.task_function)
             return Pool(self.launcher, jobs)
+        refuse_without_slurm(self.launcher)
         return contextlib.nullcontext()
 
 
