@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from multiprocessing import connection, forkserver, get_context, parent_process, util
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from cifar_hpo.console import stderr_redirected
@@ -64,6 +65,15 @@ def _choose_temp_folder() -> None:
         raise UserError(f"TMPDIR: no folder for temporary files ({one_line(error)})") from error
     finally:
         tempfile.tempdir = before
+
+
+def start(process: BaseProcess) -> None:
+    """Start a process that is forked from the server; where the server dies meanwhile, as by a
+    signal that a scheduler sends to all, from a new one."""
+    try:
+        process.start()
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        process.start()
 
 
 def server_pid() -> int | None:

@@ -89,7 +89,7 @@ class Worker:
             name=f"worker-{settings.slot}",
             daemon=True,
         )
-        self.process.start()
+        forking.start(self.process)
         self.system_process = psutil.Process(self.process.pid)
         workers_end.close()
 

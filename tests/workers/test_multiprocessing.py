@@ -77,3 +77,31 @@ def test_the_private_attribute_that_holds_its_process_id_is_there() -> None:
     server = forkserver._forkserver  # noqa: SLF001
     assert hasattr(server, "_forkserver_pid"), MEND
     assert os.getpid() != server._forkserver_pid  # noqa: SLF001
+
+
+DYING = """
+import os, signal, threading
+from cifar_hpo.workers import _multiprocessing as forking
+
+def report(pipe):
+    pipe.send(os.getppid())
+
+if __name__ == "__main__":
+    forking.start_server([])
+    server = forking.server_pid()
+    os.kill(server, signal.SIGSTOP)
+    threading.Timer(0.5, os.kill, (server, signal.SIGKILL)).start()
+    context = forking.fork_server()
+    ours, theirs = context.Pipe()
+    forking.start(context.Process(target=report, args=(theirs,)))
+    print(ours.recv() == forking.server_pid() != server)
+"""
+
+
+def test_a_server_that_dies_while_it_forks_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(DYING)
+    command = [sys.executable, "program.py"]
+    shown = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert shown.stdout == "True\n", f"{MEND}\n{shown.stderr}"
