@@ -96,6 +96,7 @@ class Objective:
     )
     logs_itself = True
     unmeant_keys = ("training.tensorboard",)
+    computes_with = ("tensorflow",)
     imports = (
         "cifar_hpo.training.trainer",
         "cifar_hpo.tracking.attempts",

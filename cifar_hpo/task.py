@@ -32,7 +32,8 @@ class Task(Protocol):
     nobody can say. defaults_before: keys that studies of earlier versions do not have, and what
     those did, so that they go on under this one. logs_itself: whether it logs each trial to MLflow;
     what does not is logged for it. unmeant_keys: those that say how trials are logged, so that a
-    study may go on with another value.
+    study may go on with another value. computes_with: libraries that use a GPU where they find one,
+    of those in gpus.LIBRARIES; empty where those say it that the program has loaded.
     """
 
     imports: Sequence[str]
@@ -41,6 +42,7 @@ class Task(Protocol):
     defaults_before: Mapping[str, Any]
     logs_itself: bool
     unmeant_keys: Sequence[str]
+    computes_with: Sequence[str]
 
     def __call__(self, config: DictConfig) -> Any:
         """Run one trial, as Hydra does; returns its value, its metrics or a `TrialResult`."""
@@ -100,6 +102,7 @@ class _Function:
     defaults_before: Mapping[str, Any] = {}
     logs_itself: bool = False
     unmeant_keys: Sequence[str] = ()
+    computes_with: Sequence[str] = ()
 
     def __init__(self, function: Callable[[DictConfig], Any]) -> None:
         self.function = function
@@ -149,6 +152,7 @@ HOOKS = (
     "defaults_before",
     "logs_itself",
     "unmeant_keys",
+    "computes_with",
     "validate",
     "prepare",
     "warnings",

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_hpo import reporting, trial
+from cifar_hpo.gpus import own_gpu
 from cifar_hpo.left_results import LeftResults
 from cifar_hpo.metrics import metric_name, param_name
 from cifar_hpo.redaction import redacted
@@ -118,4 +119,5 @@ def _record(
         config_yaml=redacted(OmegaConf.to_yaml(config)),
         context=context,
         number=number,
+        tags={"gpu": own_gpu()} if own_gpu() else {},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 import pytest
-from support import Clock, Run, images, run_in
+from support import Clock, FakeGpus, Run, images, run_in
 from support_postgres import PostgresServer, new_database, postgres_server, why_not
 
+from cifar_hpo import gpus
 from cifar_hpo.processor import set_tensorflow_switches
 
 if TYPE_CHECKING:
@@ -129,6 +131,26 @@ def run(tmp_path: Path) -> Run:
         return run_in(tmp_path, *arguments, **environment)
 
     return inside
+
+
+@pytest.fixture
+def fake_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpus:
+    """`fake_gpus(*uuids)` lets `nvidia-smi` list them, for this process and all that it starts.
+
+    text: what it prints instead. exit_code: of the command.
+    """
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}/driver:{os.environ['PATH']}")
+
+    def pretend(*uuids: str, text: str = "", exit_code: int = 0) -> None:
+        lines = [f"GPU {i}: NVIDIA Fake {i} (UUID: {uuid})" for i, uuid in enumerate(uuids)]
+        command = tmp_path / "driver" / "nvidia-smi"
+        command.parent.mkdir()
+        listed = text or "".join(f"{line}\n" for line in lines)
+        command.write_text(f"#!/bin/sh\ncat <<'END'\n{listed}END\nexit {exit_code}\n")
+        command.chmod(0o755)
+
+    return pretend
 
 
 @pytest.fixture

@@ -40,6 +40,8 @@ from cifar_hpo.trial import FAILED, FINISHED, PRUNED, TrialResult, TrialSpec
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Clock = Callable[[float], None]
+FakeGpus = Callable[..., None]
+"""The fixture `fake_gpus`."""
 
 IMAGE_FOLDER_CLASSES = ("cat", "dog", "owl")
 StubObjective = Callable[[TrialSpec], TrialResult]

@@ -26,6 +26,7 @@ LAYERS = (
         "redaction",
         "confusion",
         "database",
+        "gpus",
         "hydra_internals",
         "interruption",
         "left_results",

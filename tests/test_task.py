@@ -27,7 +27,7 @@ def test_a_plain_function_runs_and_its_hooks_do_nothing() -> None:
     assert task.own_metrics(CONFIG) == {}
     for nothing in (task.imports, task.metrics, task.defaults_before, task.warnings(CONFIG)):
         assert len(nothing) == 0
-    assert len(task.unmeant_keys) == 0
+    assert len(task.unmeant_keys) == len(task.computes_with) == 0
 
 
 def test_the_hooks_that_a_function_has_are_used() -> None:

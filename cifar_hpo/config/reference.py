@@ -252,6 +252,8 @@ def type_text(field: dataclasses.Field[Any]) -> str:
 def open_type_text(field: dataclasses.Field[Any]) -> str:
     """The type of a key whose annotation leaves it open, by what its limits ask for."""
     words = field.metadata["words"]
+    if words and field.metadata["listed"]:
+        return f"whole number, a list or `{'` or `'.join(words)}`"
     if words:
         return f"number or `{'` or `'.join(words)}`"
     if field.metadata["whole"]:

@@ -15,7 +15,8 @@ from cifar_hpo.paths import GENERATED
 
 SAMPLERS = ("auto", "grid", "random", "tpe", "gp", "cmaes", "nsgaii", "qmc")
 PRUNERS = ("none", "median", "asha", "hyperband", "patient")
-
+ALL_GPUS = "auto"
+"""hydra.launcher.gpus for all that there are."""
 
 OF_HYDRA_OPTUNA_SWEEPER = {
     "n_jobs": "hydra/launcher=workers hydra.launcher.n_workers=N runs N trials at a time",
@@ -242,8 +243,12 @@ class Sweeper:
 @dataclass
 class Launcher:
     _target_: str = "hydra_plugins.cifar_hpo.WorkersLauncher"
+    _convert_: str = "all"
     n_workers: int | None = key(
-        "trials at a time; null is one for each core, if there are as many", default=None, low=1
+        "trials at a time; null is one for each core, or on GPUs per_gpu for each, if there are as "
+        "many",
+        default=None,
+        low=1,
     )
     threads_per_worker: int | None = key(
         "cores of a worker; null is cores / workers", default=None, low=1
@@ -259,6 +264,21 @@ class Launcher:
     )
     memory_limit: float | None = key(
         "GiB of resident memory at which a worker is killed", default=None, above=0
+    )
+    gpus: Any | None = key(
+        "NVIDIA's GPUs for the trials: how many, a list of their numbers in nvidia-smi, 0 for "
+        "none, or auto for all that are here; null is auto where trials compute with TensorFlow, "
+        "PyTorch, JAX or CuPy and that can use them",
+        default=None,
+        low=0,
+        whole=True,
+        words=(ALL_GPUS,),
+        listed=True,
+    )
+    per_gpu: int | None = key(
+        "trials at a time that share a GPU; null is 1, or as many as n_workers asks for",
+        default=None,
+        low=1,
     )
 
 

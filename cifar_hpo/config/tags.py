@@ -14,6 +14,7 @@ OUR_TAGS = (
     "attempt",
     "cpu",
     "data",
+    "gpu",
     "kind",
     "mlflow.note.content",
     "mlflow.parentRunId",

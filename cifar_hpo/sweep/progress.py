@@ -164,6 +164,8 @@ def follow(study: Study, pool: Pool | None) -> Iterator[Screen]:
         line += f", drawn at random from {cells} (hydra.sweeper.sampler.seed={study.draw_seed})"
     if screen.done_before:
         line += f", {screen.done_before} done before"
+    if pool and pool.slots.text:
+        line += f"; {pool.slots.text}"
     console.print(line, **PLAIN)
     if screen.is_live:
         with Live(screen, console=console, refresh_per_second=REDRAWS_PER_SECOND, transient=True):

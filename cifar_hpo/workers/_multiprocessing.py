@@ -1,8 +1,8 @@
-"""What is used of multiprocessing's fork server beyond its documented interface.
+"""What is used of multiprocessing beyond its documented interface, of its fork server above all.
 
 A server process imports what trials need, once; workers are forked from it, so that each is there
-at once and shares that memory. tests/workers/test_multiprocessing.py says what broke when a new
-Python changes one of these.
+at once and shares that memory. A worker with a GPU is a program of its own instead.
+tests/workers/test_multiprocessing.py says what broke when a new Python changes one of these.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import connection, forkserver, get_context, parent_process, util
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from hydra.core.utils import env_override
 
 from cifar_hpo.console import stderr_redirected
 from cifar_hpo.errors import UserError, one_line
@@ -29,6 +31,25 @@ SHORT_TEMP_FOLDERS = ("/tmp", "/var/tmp")  # noqa: S108  multiprocessing makes i
 def fork_server() -> ForkServerContext:
     """The context whose processes are forked from the server."""
     return get_context("forkserver")
+
+
+def new_programs() -> SpawnContext:
+    """The context whose processes are programs of their own, for `start_with`."""
+    return get_context("spawn")
+
+
+def start_with(environment: Mapping[str, str], process: BaseProcess) -> None:
+    """Start a process of `new_programs` with these variables besides this one's own.
+
+    It has them before it loads anything, and so does the file of the user's program, which
+    multiprocessing imports in it before it calls what the process is for. CUDA reads its own once,
+    when a library first asks for GPUs, and does not survive a fork after that.
+
+    Raises UserError where there is no folder for temporary files.
+    """
+    _choose_temp_folder()
+    with env_override(dict(environment)), stderr_redirected(str(server_log())):
+        process.start()
 
 
 def start_server(imports: Sequence[str]) -> None:

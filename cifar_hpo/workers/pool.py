@@ -37,6 +37,7 @@ from cifar_hpo.workers.jobs import (
     compose,
 )
 from cifar_hpo.workers.process import Worker, WorkerSettings, pack_task, thread_environment
+from cifar_hpo.workers.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -53,27 +54,33 @@ class WorkersLauncher(HydraLauncher, Protocol):
 class Pool:
     """The slots of this machine. Use as a context manager: at its end no worker is left.
 
-    n_workers: one for each core that this process may use, but no more than jobs where that is
-    known. threads: an even share of the cores for each worker. The launcher's options may say
-    otherwise. What a worker prints goes to a file in the sweep's folder.
+    slots: one for each core that this process may use, or for each GPU where trials use GPUs, but
+    no more than jobs where that is known; n_workers of them, each with `threads` cores. The
+    launcher's options may say otherwise. What a worker prints goes to a file in the sweep's folder.
+
+    Raises ConfigError for GPUs that are not here.
     """
 
     def __init__(self, launcher: WorkersLauncher, jobs: int | None = None) -> None:
-        cores = available_cores()
         self.launcher = launcher
         self.options = launcher.options
-        self.n_workers: int = self.options.get("n_workers") or min(cores, jobs or cores)
-        even_share = max(1, cores // self.n_workers)
-        self.threads: int = self.options.get("threads_per_worker") or even_share
+        self.task = as_task(launcher.task_function)
+        self.slots = Slots.from_options(
+            self.options, self.task.computes_with, cores=available_cores(), jobs=jobs
+        )
+        self.n_workers = self.slots.count
+        self.threads = self.slots.threads
         self.packed_task = pack_task(launcher)
         self.workers: list[Worker] = []
         self.temporary = ""  # the folder of the workers' temporary files
+        self._environment = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Start to import what the task says that its trials need."""
-        imports = as_task(self.launcher.task_function).imports
-        with env_override(thread_environment(self.threads)):
-            forking.start_server(imports)
+        self._environment.enter_context(env_override(self.slots.parents_environment))
+        if not self.slots.gpus:
+            with env_override(thread_environment(self.threads)):
+                forking.start_server(self.task.imports)
         self.temporary = tempfile.mkdtemp(prefix=paths.TEMPORARY)
         return self
 
@@ -81,6 +88,7 @@ class Pool:
         self.close()
         forking.kill_server()
         shutil.rmtree(self.temporary, ignore_errors=True)
+        self._environment.close()
 
     def close(self) -> None:
         """End every worker, whatever it is doing."""
@@ -107,8 +115,9 @@ class Pool:
                 return worker
             self._retire(worker)
         slot = self._free_slot()
-        if slot is None:
-            return None
+        return None if slot is None else self._new_worker(slot)
+
+    def _new_worker(self, slot: int) -> Worker:
         worker = Worker(self._settings(slot))
         self.workers.append(worker)
         return worker
@@ -123,8 +132,16 @@ class Pool:
     def _settings(self, slot: int) -> WorkerSettings:
         folder = Path(self.launcher.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        log_file = folder / paths.WORKER_LOG.format(slot=slot)
-        return WorkerSettings(slot, self.threads, log_file, self.temporary, self.packed_task)
+        gpu = self.slots.gpu(slot)
+        return WorkerSettings(
+            slot=slot,
+            threads=self.threads,
+            log=folder / paths.WORKER_LOG.format(slot=slot),
+            temporary=self.temporary,
+            packed_task=self.packed_task,
+            gpu=gpu.id if gpu else None,
+            environment=self.slots.environment(slot),
+        )
 
     def _retire(self, worker: Worker) -> None:
         worker.kill()

@@ -16,8 +16,9 @@ import threading
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import CodeType
 from typing import Any, ClassVar
@@ -57,7 +58,8 @@ class WorkerSettings:
 
     threads: cores that it may use. log: the file that takes what it prints. temporary: the folder
     of its temporary files, which the parent removes: a worker that is killed leaves some, and
-    TensorFlow does in any. packed_task: the task function with Hydra's own state, pickled.
+    TensorFlow does in any. packed_task: the task function with Hydra's own state, pickled. gpu:
+    the id of its own, None for a worker without one. environment: of its slot.
     """
 
     slot: int
@@ -65,6 +67,8 @@ class WorkerSettings:
     log: Path
     temporary: str
     packed_task: bytes
+    gpu: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Worker:
@@ -75,21 +79,25 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.slot = settings.slot
+        self.gpu = settings.gpu
         self.log = settings.log
         self.jobs_done = 0
         self.job: Job | None = None
         self.pace = Pace(time.monotonic())
-        context = forking.fork_server()
+        own = {**thread_environment(settings.threads), **settings.environment}
+        own["TMPDIR"] = settings.temporary
+        context = forking.new_programs() if self.gpu else forking.fork_server()
         self.pipe, workers_end = context.Pipe()
-        environment = os.environ | thread_environment(settings.threads)
-        environment["TMPDIR"] = settings.temporary
-        self.process = context.Process(
+        self.process: BaseProcess = context.Process(
             target=serve,
-            args=(workers_end, str(settings.log), environment, settings.packed_task),
+            args=(workers_end, str(settings.log), os.environ | own, settings.packed_task),
             name=f"worker-{settings.slot}",
             daemon=True,
         )
-        forking.start(self.process)
+        if self.gpu:
+            forking.start_with(own, self.process)
+        else:
+            forking.start(self.process)
         self.system_process = psutil.Process(self.process.pid)
         workers_end.close()
 

@@ -75,6 +75,11 @@ def test_a_choice_has_the_values_of_the_files_that_it_builds_on(tmp_path: Path) 
         (field_of("bool | None", key("m")), "true, false or null", ""),
         (field_of("str", key("m", choices=("a", "b"))), "text", "`a`, `b`"),
         (field_of("Any", key("m", low=1, whole=True)), "whole number or a list", "≥ 1"),
+        (
+            field_of("Any | None", key("m", low=0, whole=True, words=("auto",), listed=True)),
+            "whole number, a list, `auto` or null",
+            "≥ 0",
+        ),
         (field_of("Any", key("m", above=0, words=("test",))), "number or `test`", "> 0"),
         (field_of("Any", key("m", choices=())), "text or a list", ""),
     ],

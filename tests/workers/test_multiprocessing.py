@@ -42,9 +42,9 @@ if __name__ == "__main__":
 """
 
 
-def run(folder: Path, *arguments: str) -> tuple[int, int]:
+def run(folder: Path, *arguments: str, program: str = PROGRAM) -> tuple[int, int]:
     """Process ids of the server and of a worker, whose starting process is gone by now."""
-    (folder / "program.py").write_text(PROGRAM)
+    (folder / "program.py").write_text(program)
     ended = subprocess.run(
         [sys.executable, "program.py", *arguments],
         cwd=folder,
@@ -58,12 +58,50 @@ def run(folder: Path, *arguments: str) -> tuple[int, int]:
     return server, worker
 
 
+NEW_PROGRAM = """
+import os, sys
+from cifar_hpo.workers import _multiprocessing as forking
+
+MARK = os.environ.get("MARK")
+if __name__ == "__mp_main__":
+    print("imported", file=sys.stderr)
+
+def report(pipe):
+    pipe.send((sys.modules["__mp_main__"].MARK, os.getppid(), os.environ.get("COMMON")))
+    forking.wait_for_parent_to_end()
+    open("ended", "w").close()
+
+if __name__ == "__main__":
+    os.environ["COMMON"] = "here"
+    context = forking.new_programs()
+    ours, theirs = context.Pipe()
+    process = context.Process(target=report, args=(theirs,))
+    forking.start_with({"MARK": "its own"}, process)
+    assert "MARK" not in os.environ
+    mark, parent, common = ours.recv()
+    assert mark == "its own", "the file of the program was imported before the variables were set"
+    assert (parent, common) == (os.getpid(), "here")
+    assert forking.server_log().read_text() == "imported\\n", "standard error goes elsewhere"
+    assert forking.server_pid() is None
+    print(0, process.pid, flush=True)
+    os._exit(0)
+"""
+
+
 def is_gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_worker_is_forked_from_the_server_and_notices_its_parents_end(tmp_path: Path) -> None:
     _, worker = run(tmp_path)
+    wait_for((tmp_path / "ended").exists)
+    wait_for(lambda: is_gone(worker))
+
+
+def test_a_worker_that_is_a_program_of_its_own_has_its_variables_before_it_loads_anything(
+    tmp_path: Path,
+) -> None:
+    _, worker = run(tmp_path, program=NEW_PROGRAM)
     wait_for((tmp_path / "ended").exists)
     wait_for(lambda: is_gone(worker))
 
