@@ -34,6 +34,17 @@ LISTED = re.compile(r"GPU (\d+): (.+) \(UUID: (GPU-[^)\s]+)\)")
 LISTED_PART = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[^)\s]+)\)")
 """Lines of `nvidia-smi -L`: a GPU, and below it a part of one that is divided in hardware (MIG)."""
 
+OUT_OF_MEMORY = (
+    "ResourceExhaustedError",  # TensorFlow's
+    "OutOfMemoryError",  # PyTorch's and CuPy's
+    "RESOURCE_EXHAUSTED",  # JAX's
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUDA out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What the kind or the message of an error says of a GPU whose memory was too small."""
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -190,3 +201,11 @@ def _has_module(name: str) -> bool:
 
 LIBRARIES = {"tensorflow": _tensorflow, "torch": _torch, "jax": _jax, "cupy": _cupy}
 """Those that compute on a GPU where they find one, without being asked."""
+
+
+def is_out_of_memory(error: object) -> bool:
+    """Whether something is an error which says that a GPU's memory was too small."""
+    if not isinstance(error, BaseException):
+        return False
+    text = f"{type(error).__name__}: {error}"
+    return any(sign in text for sign in OUT_OF_MEMORY)

@@ -108,3 +108,25 @@ def test_no_library_is_loaded_to_be_asked() -> None:
         gpus.can_use_gpus(library)
     loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
     assert not loaded & {*gpus.LIBRARIES, "jaxlib"}
+
+
+def error(name: str, text: str) -> Exception:
+    kind: type[Exception] = type(name, (Exception,), {})
+    return kind(text)
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_it"),
+    [
+        (error("ResourceExhaustedError", "OOM when allocating tensor with shape[4096]"), True),
+        (error("OutOfMemoryError", "CUDA out of memory. Tried to allocate 20.00 MiB"), True),
+        (error("XlaRuntimeError", "RESOURCE_EXHAUSTED: Out of memory while trying"), True),
+        (error("InternalError", "failed to alloc: CUDA_ERROR_OUT_OF_MEMORY: out of memory"), True),
+        (RuntimeError("ResourceExhaustedError: OOM when allocating tensor"), True),
+        (MemoryError("Unable to allocate 4 GiB"), False),
+        (ValueError("no luck"), False),
+        ("CUDA out of memory", False),  # is a value that a task returned
+    ],
+)
+def test_what_says_that_a_gpu_has_too_little_memory(raised: object, is_it: bool) -> None:
+    assert gpus.is_out_of_memory(raised) is is_it

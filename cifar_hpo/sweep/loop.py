@@ -24,6 +24,7 @@ from cifar_hpo.errors import (
     has_no_space,
     one_line,
 )
+from cifar_hpo.gpus import is_out_of_memory
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.interruption import Interruption
 from cifar_hpo.left_results import Left, LeftResults
@@ -174,6 +175,7 @@ class Sweep:
         self.returned: dict[int, JobReturn] = {}
         self.notices: list[str] = []
         self._looked = time.monotonic()
+        self._crowded: set[int] = set()  # trials for which a shared GPU had too little memory
 
     def run(self) -> None:
         """Until nothing is left to try or a limit is reached; the study's run ends with it."""
@@ -303,7 +305,8 @@ class Sweep:
             problem = f"trial {spec.number} {one_line(value)}; {HOW_TO_RETURN}"
             raise ConfigError("hydra.sweeper.metric", problem)
         if not isinstance(value, WorkerLost):
-            return to_trial_result(job_result, self.study.metrics)
+            result = to_trial_result(job_result, self.study.metrics)
+            return self._to_be_alone(job_result, result) if is_out_of_memory(value) else result
         time.sleep(SIGNAL_DELAY)
         self.interruption.check()
         left = self.left.read(spec.number, spec.overrides)
@@ -313,6 +316,17 @@ class Sweep:
             return result
         self.tracker.end_attempt(job_result.run_id, KILLED)
         return to_trial_result(job_result, self.study.metrics)
+
+    def _to_be_alone(self, job_result: JobResult, result: TrialResult) -> TrialResult:
+        """The result of a trial that ran out of a GPU's memory, which is no outcome where the GPU
+        was shared: one further attempt, as of a killed worker, has it for itself."""
+        number = job_result.job.spec.number
+        is_shared = self.pool is not None and self.pool.slots.shares_gpu(job_result.worker)
+        if not is_shared or number in self._crowded:
+            return result
+        self._crowded.add(number)
+        self.left.remove(number)
+        return replace(result, transient=True)
 
     def _has_values(self) -> bool:
         """Whether any trial so far has what the study compares."""
@@ -346,7 +360,14 @@ class Sweep:
                 if spec.attempt and self.study.is_shared:
                     self.tracker.end_earlier_attempts(spec.number, spec.attempt)
                 environment = self._context(spec).to_environment()
-                yield Job(spec, config, environment, checked, is_pruned=self.plan.is_pruned)
+                yield Job(
+                    spec,
+                    config,
+                    environment,
+                    checked,
+                    is_pruned=self.plan.is_pruned,
+                    is_alone=spec.number in self._crowded,
+                )
                 continue
             self.study.discard(spec, reason)
             skipped += 1

@@ -45,7 +45,8 @@ class Job:
 
     checked: what the task made of the config when it was validated, so that the worker need not;
     None where it was not. is_pruned: whether the trial waits after each `Progress` with a value for
-    an answer whether to stop.
+    an answer whether to stop. is_alone: whether it is to have its worker's GPU for itself, though
+    other slots share it.
     """
 
     spec: TrialSpec
@@ -53,6 +54,7 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     checked: Any = None
     is_pruned: bool = False
+    is_alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,9 @@ class Pool:
     no more than jobs where that is known; n_workers of them, each with `threads` cores. The
     launcher's options may say otherwise. What a worker prints goes to a file in the sweep's folder.
 
+    A job that is to be alone on its GPU waits until the GPU's other workers have ended their jobs;
+    these processes are ended, too, because they keep its memory. Meanwhile it gets no other job.
+
     Raises ConfigError for GPUs that are not here.
     """
 
@@ -73,6 +76,7 @@ class Pool:
         self.packed_task = pack_task(launcher)
         self.workers: list[Worker] = []
         self.temporary = ""  # the folder of the workers' temporary files
+        self._waiting: dict[int, Job] = {}  # by their slot, the jobs that are to be alone
         self._environment = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -109,13 +113,46 @@ class Pool:
     def idle_worker(self) -> Worker | None:
         """A worker without a job, started if there is a slot for it; None where all are busy."""
         for worker in list(self.workers):
-            if worker.job:
+            if worker.job or self._is_closed(worker.slot):
                 continue
             if worker.is_alive:
                 return worker
             self._retire(worker)
         slot = self._free_slot()
         return None if slot is None else self._new_worker(slot)
+
+    def start(self, worker: Worker, job: Job) -> None:
+        """Give an idle worker a job, or have its slot wait until the job can be alone."""
+        if job.is_alone and worker.gpu is not None:
+            self._waiting[worker.slot] = job
+            self._start_waiting()
+        else:
+            worker.start(job)
+
+    def _start_waiting(self) -> None:
+        """Start the jobs whose GPU has nothing else to do by now, each in a worker of its own."""
+        for slot, job in list(self._waiting.items()):
+            neighbours = self._on_gpu_of(slot)
+            if any(worker.job for worker in neighbours):
+                continue
+            for worker in neighbours:
+                self._retire(worker)
+            del self._waiting[slot]
+            self._new_worker(slot).start(job)
+
+    def _on_gpu_of(self, slot: int) -> list[Worker]:
+        """The workers that have the GPU of a slot."""
+        gpu = self.slots.gpu(slot)
+        return [worker for worker in self.workers if self.slots.gpu(worker.slot) == gpu]
+
+    def _is_closed(self, slot: int) -> bool:
+        """Whether another job is alone on the GPU of a slot, or waits for that."""
+        gpu = self.slots.gpu(slot)
+        if gpu is None:
+            return False
+        if any(self.slots.gpu(waiting) == gpu for waiting in self._waiting):
+            return True
+        return any(worker.job and worker.job.is_alone for worker in self._on_gpu_of(slot))
 
     def _new_worker(self, slot: int) -> Worker:
         worker = Worker(self._settings(slot))
@@ -125,7 +162,7 @@ class Pool:
     def _free_slot(self) -> int | None:
         taken = {worker.slot for worker in self.workers}
         for slot in range(self.n_workers):
-            if slot not in taken:
+            if slot not in taken and not self._is_closed(slot):
                 return slot
         return None
 
@@ -159,6 +196,7 @@ class Pool:
             if limit:
                 self._retire(worker)
                 yield worker.fail(LimitPassed(limit))
+        self._start_waiting()
 
     def _receive(self, worker: Worker) -> Iterator[JobResult | PruningQuery]:
         """What a worker has sent, to the last."""
@@ -179,7 +217,8 @@ class Pool:
         """Each new shape of network leaves some memory behind; a new worker has none of it."""
         limit = self.options.get("trials_per_worker")
         is_idle = worker in self.workers and not worker.job
-        if limit and is_idle and worker.jobs_done >= limit:
+        is_worn = worker.is_spent or (limit and worker.jobs_done >= limit)
+        if is_idle and is_worn:
             self._retire(worker)
 
     def _passed_limit(self, worker: Worker) -> str:
@@ -225,7 +264,7 @@ def stream(
                 break
             if job is None:
                 break
-            worker.start(job)
+            pool.start(worker, job)
         if is_exhausted and not pool.busy:
             return
         check()

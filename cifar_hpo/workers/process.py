@@ -32,6 +32,7 @@ from omegaconf import DictConfig
 from cifar_hpo import trial
 from cifar_hpo.console import set_up_output
 from cifar_hpo.errors import ConfigError, UserError, named_line
+from cifar_hpo.gpus import is_out_of_memory
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.redaction import redacted
 from cifar_hpo.task import Task, as_task
@@ -75,6 +76,8 @@ class Worker:
     """A slot's process and what it is doing; the parent's side.
 
     job: the one it has, None while it is idle. jobs_done: since it was started. pace: of its job.
+    is_spent: whether it is to have no further job: what TensorFlow took of a GPU's memory it keeps
+    until it ends.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -82,6 +85,7 @@ class Worker:
         self.gpu = settings.gpu
         self.log = settings.log
         self.jobs_done = 0
+        self.is_spent = False
         self.job: Job | None = None
         self.pace = Pace(time.monotonic())
         own = {**thread_environment(settings.threads), **settings.environment}
@@ -114,6 +118,7 @@ class Worker:
         job = self.job
         self.job = None
         self.jobs_done += 1
+        self.is_spent = job.is_alone or is_out_of_memory(return_value(returned))
         seconds = time.monotonic() - self.pace.started
         return JobResult(job, returned, self.pace.progress.run_id, seconds, self.slot)
 

@@ -175,6 +175,9 @@ def meet(x):
         assert time.monotonic() < deadline, f"trial {x} did not run at the same time"
         time.sleep(0.02)
 
+class ResourceExhaustedError(Exception):
+    pass
+
 @hydra.main(version_base="1.3", config_path=None)
 def task(config):
     folder = Path("seen")
@@ -282,3 +285,40 @@ def test_too_many_gpus_are_one_line_before_anything_starts(
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: hydra.launcher.gpus: 8 are more than there are: 0 (NVIDIA Fake")
     assert not seen
+
+
+AUTO = "hydra.launcher.gpus=auto"
+CROWDED = """if WHEN: raise ResourceExhaustedError("OOM when allocating tensor")"""
+
+
+def test_a_trial_that_a_shared_gpu_has_too_little_memory_for_has_it_alone_once(
+    tmp_path: Path, fake_gpus: FakeGpus
+) -> None:
+    fake_gpus("GPU-a")
+    crowded = CROWDED.replace("WHEN", "config.x == 2 and count == 0")
+    body = f"if count == 0: meet(config.x ^ 1)\n{crowded}\ntime.sleep(0.5)"
+    ended, seen = sweep(tmp_path, body, "+x=range(0,6)", "hydra.launcher.per_gpu=2", AUTO)
+    assert ended.returncode == 0, ended.stderr
+    assert "study s: 6 trials; 2 workers on 1 GPU" in ended.stdout
+    (told,) = [line for line in ended.stdout.splitlines() if "will be tried again" in line]
+    assert "trial 2: +x=2: FAILED ResourceExhaustedError: OOM when" in told
+    assert {one.in_task["CUDA_VISIBLE_DEVICES"] for one in seen} == {"GPU-a"}
+    assert sorted(one.x for one in seen) == [0, 1, 2, 2, 3, 4, 5]
+    (alone,) = [one for one in seen if one.attempt == 1]
+    assert not any(alone.overlaps(other) for other in seen if other is not alone)
+    assert not alone.others, "idle workers would keep memory of the GPU"
+    assert sum(one.begin > alone.end for one in seen) == 2, "which is no reason to end the sweep"
+    assert [one.pid for one in seen].count(alone.pid) == 1
+
+
+@pytest.mark.parametrize(("per_gpu", "attempts"), [(2, 2), (1, 1)])
+def test_too_little_memory_for_one_trial_alone_is_a_failure(
+    tmp_path: Path, fake_gpus: FakeGpus, per_gpu: int, attempts: int
+) -> None:
+    fake_gpus("GPU-a")
+    overrides = (f"hydra.launcher.per_gpu={per_gpu}", AUTO, "hydra.sweeper.retries=3")
+    ended, seen = sweep(tmp_path, CROWDED.replace("WHEN", "config.x == 2"), "+x=2,3", *overrides)
+    assert ended.returncode == 1
+    assert "1 of 2 trials failed; the first: ResourceExhaustedError: OOM when" in ended.stderr
+    assert [one.x for one in seen].count(2) == attempts
+    assert [one.x for one in seen].count(3) == 1
