@@ -200,6 +200,7 @@ def attempt_record(
     """
     from cifar_hpo.tracking.attempts import AttemptRecord, DatasetRecord
     from cifar_hpo.tracking.store import experiment_name
+    from cifar_hpo.training.devices import gpu_name
 
     values = flat(OmegaConf.to_container(config, resolve=False))
     # Where runs are stored says nothing of a trial.
@@ -209,6 +210,10 @@ def attempt_record(
     notes = ["" if context.study else checked.mlflow.note]
     if dataset.fallback:
         notes.append(app.SYNTHETIC_NOTICE)
+    computes_on = {"cpu": platform.processor() or platform.machine()}
+    gpu = gpu_name()
+    if gpu:
+        computes_on["gpu"] = gpu
     return AttemptRecord(
         tracking_uri=checked.mlflow.tracking_uri,
         experiment_name=experiment_name(checked.mlflow.experiment, EXPERIMENT),
@@ -221,7 +226,7 @@ def attempt_record(
         context=context,
         number=number,
         note="\n\n".join(filter(None, notes)),
-        tags={**(checked.mlflow.tags or {}), "cpu": platform.processor() or platform.machine()},
+        tags={**(checked.mlflow.tags or {}), **computes_on},
         system_metrics=checked.mlflow.system_metrics,
     )
 

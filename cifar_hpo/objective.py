@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cifar_hpo import processor
+from cifar_hpo import gpus, processor
 from cifar_hpo.attempt import Attempt, EpochLog, attempt_record, selected_by
 from cifar_hpo.config import app
-from cifar_hpo.config.app import Config
+from cifar_hpo.config.app import FLOAT16, FLOAT32, Config
 from cifar_hpo.errors import ConfigError, TrialError, UserError, exit_with
 from cifar_hpo.examination import Examination, set_up_training
 from cifar_hpo.left_results import LeftResults
@@ -187,14 +187,9 @@ class Objective:
         warnings = self._examination.warnings(checked)
         if self._is_streamed(checked):
             warnings.append("data: it comes as streams, so Keras' fit trains, epoch by epoch")
-        if checked.training.precision == "mixed_bfloat16":
-            kind = processor.instruction_set()
-            if not processor.can_compute_in_bfloat16():
-                problem = f"oneDNN has no bfloat16 on {kind}: it is float32"
-                warnings.append(f"training.precision: {problem}")
-            elif not processor.is_fast_in_bfloat16():
-                slow = "mixed_bfloat16 will be slower than float32"
-                warnings.append(f"training.precision: nothing is gained by it on {kind}; {slow}")
+        problem = _precision_problem(checked.training.precision)
+        if problem:
+            warnings.append(f"training.precision: {problem}")
         if checked.training.replicas > 1 and checked.reason_not_fused:
             reason = f"with {checked.reason_not_fused} they train one after the other"
             warnings.append(f"training.replicas: {reason}")
@@ -377,6 +372,21 @@ class Objective:
         return TrialResult(
             FINISHED, metrics, seconds=seconds, run_id=run.run_id, unlogged=run.unlogged
         )
+
+
+def _precision_problem(precision: str) -> str:
+    """What speaks against a precision where trials compute on the processor; empty for nothing."""
+    if precision == FLOAT32 or gpus.tensorflow_has_gpu():
+        return ""
+    kind = processor.instruction_set()
+    slow = f"{precision} will be slower than float32"
+    if precision == FLOAT16:
+        return f"it is for GPUs, and there is none; {slow}"
+    if not processor.can_compute_in_bfloat16():
+        return f"oneDNN has no bfloat16 on {kind}: it is float32"
+    if not processor.is_fast_in_bfloat16():
+        return f"nothing is gained by it on {kind}; {slow}"
+    return ""
 
 
 def _calls_code(checked: Config) -> bool:

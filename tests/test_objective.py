@@ -96,6 +96,7 @@ def test_replicas_that_train_one_after_the_other_are_told_of(
 def test_bfloat16_is_told_of_where_it_gains_nothing(
     monkeypatch: pytest.MonkeyPatch, can: bool, is_fast: bool, said: str
 ) -> None:
+    monkeypatch.setattr("cifar_hpo.gpus.tensorflow_has_gpu", lambda: False)
     monkeypatch.setattr("cifar_hpo.processor.can_compute_in_bfloat16", lambda: can)
     monkeypatch.setattr("cifar_hpo.processor.is_fast_in_bfloat16", lambda: is_fast)
     warnings = objective.warnings(checked("training.precision=mixed_bfloat16"))
@@ -103,6 +104,19 @@ def test_bfloat16_is_told_of_where_it_gains_nothing(
     for warning in warnings:
         assert warning.startswith("training.precision: ")
         assert said in warning
+
+
+def test_what_holds_of_processors_is_not_said_where_trials_have_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cifar_hpo.processor.is_fast_in_bfloat16", lambda: False)
+    for has_gpu in (False, True):
+        monkeypatch.setattr("cifar_hpo.gpus.tensorflow_has_gpu", lambda has_gpu=has_gpu: has_gpu)
+        for precision in ("mixed_bfloat16", "mixed_float16"):
+            warnings = objective.warnings(checked(f"training.precision={precision}"))
+            assert [text.endswith("slower than float32") for text in warnings] == (
+                [] if has_gpu else [True]
+            )
 
 
 def test_a_wrong_value_is_refused_with_its_path() -> None:

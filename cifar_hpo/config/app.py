@@ -40,6 +40,7 @@ SYNTHETIC_NOTICE = (
 ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid")
 WHITENING_SIZE = 2
 """Side of the whitening layer's kernel, pixels; it has no padding."""
+FLOAT32, BFLOAT16, FLOAT16 = PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 AUGMENTATIONS = ("flip", "shift", "cutout")
 SHIFT = 4
 """The most pixels by which an augmented image is shifted each way."""
@@ -311,10 +312,13 @@ class RMSprop:
 class Training:
     epochs: int = key("passes over the training images", low=1)
     batch_size: int = key("images in a step", low=1)
-    precision: str = key("of the arithmetic", choices=("float32", "mixed_bfloat16"))
+    precision: str = key(
+        "of the arithmetic; mixed_float16 is for GPUs, with a loss that is scaled",
+        choices=PRECISIONS,
+    )
     replicas: int = key(
         "seeds to train: seed, seed + 1, …, as one network where layers are narrow, without "
-        "muon, early stopping and callbacks; the value is their mean",
+        "muon, mixed_float16, early stopping and callbacks; the value is their mean",
         low=1,
         high=64,
     )
@@ -395,15 +399,23 @@ class Config:
     @property
     def reason_not_fused(self) -> str:
         """Why replicas train one after the other; empty where they can be one network."""
-        if isinstance(self.model, Call):
-            return "a model of your own"  # whose layers may do anything with one another's channels
-        for name in ("early_stopping", "callbacks"):
-            if getattr(self.training, name):
-                return f"training.{name}"  # a replica ends at its own epoch
-        if self.data.folds:
-            return "data.folds"  # a replica has images of its own
-        if isinstance(self.optimizer, Muon):
-            return "optimizer=muon"  # it looks at a kernel as a whole
+        training = self.training
+        reasons = {
+            # Its layers may do anything with one another's channels.
+            "a model of your own": isinstance(self.model, Call),
+            # A replica ends at its own epoch.
+            "training.early_stopping": training.early_stopping,
+            "training.callbacks": training.callbacks,
+            # A replica has images of its own.
+            "data.folds": self.data.folds,
+            # It looks at a kernel as a whole.
+            "optimizer=muon": isinstance(self.optimizer, Muon),
+            # A replica's loss has a scale of its own, and steps that it skips.
+            "training.precision=mixed_float16": training.precision == FLOAT16,
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                return reason
         limit = processor.fused_below()
         if self.model.stages[0] >= limit:
             return f"{limit} neurons or more in the first layer"  # one network fills the lanes

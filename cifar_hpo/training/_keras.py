@@ -131,6 +131,14 @@ def test_step(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> dict[
     return dict(model.test_step((images, labels)))
 
 
+def reset_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
+    """Put an optimizer at rest, as it is before its first step."""
+    for variable in optimizer.variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.dynamic_scale.assign(optimizer.initial_scale)
+
+
 def handle(variable: Any) -> tf.Tensor:
     """The resource of a variable, for TensorFlow's operations that change it in place.
 
@@ -155,6 +163,8 @@ def sgd_momentum(optimizer: keras.optimizers.SGD, variable: Any) -> Any:
 
 def averaged_weights(optimizer: keras.optimizers.Optimizer) -> list[Any]:
     """The averages that `use_ema` keeps, in the order of the model's trainable variables."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
     return list(optimizer._model_variables_moving_average)  # noqa: SLF001
 
 

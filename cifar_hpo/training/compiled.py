@@ -22,9 +22,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo import processor
 from cifar_hpo.config.app import Config
-from cifar_hpo.training import _keras, fitting, layers, optimizers, replicas
+from cifar_hpo.training import _keras, devices, fitting, layers, optimizers, replicas
 from cifar_hpo.training.fitting import EVAL_BATCH, batch_of
 from cifar_hpo.training.model import WHITENING_IMAGES, build, whitening_weights, with_flip_tta
 from cifar_hpo.training.replicas import Weights
@@ -62,9 +61,7 @@ def compile_by_keras(model: keras.Model, config: Config, signature: Signature) -
 
 def set_precision(config: Config) -> None:
     """Let Keras build layers of the config's precision; of float32 where bfloat16 can't be had."""
-    precision = config.training.precision
-    if precision == "mixed_bfloat16" and not processor.can_compute_in_bfloat16():
-        precision = "float32"
+    precision = devices.computed_precision(config.training.precision)
     keras.mixed_precision.set_dtype_policy(precision)
 
 
@@ -142,10 +139,8 @@ class Network:
         weights = [model.get_weights() for model in initial_models]
         self.model.set_weights(replicas.stack_replicas(weights))
         self._copy_random_states(initial_models)
-        optimizer = self.model.optimizer
-        for variable in optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
-        optimizer.learning_rate.assign(learning_rate)
+        _keras.reset_optimizer(self.model.optimizer)
+        self.model.optimizer.learning_rate.assign(learning_rate)
         self._peak = tf.constant(learning_rate)
 
     def _initial_models(self, seeds: Sequence[int], images: tf.Tensor | None) -> list[keras.Model]:

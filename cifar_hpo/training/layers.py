@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from cifar_hpo import processor
-from cifar_hpo.training import _keras
+from cifar_hpo.training import _keras, devices
 
 
 class Conv2D(keras.layers.Layer):  # type: ignore[misc]
@@ -27,7 +27,8 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
 
     filters: of a group. padding: same or valid. groups: which divide the channels; with one all
     filters read all channels. block: rows and columns of pixels that are taken as one, which must
-    divide the result's height and width; None takes what is fastest on this processor.
+    divide the result's height and width; None takes what is fastest on this processor, and single
+    pixels on a GPU.
     """
 
     def __init__(
@@ -55,14 +56,15 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
         self.kernel = self.add_weight(kernel_shape, name="kernel")
         self.bias = self.add_weight((width,), name="bias") if self.use_bias else None
         if self.block is None:
-            self.block = processor.block(
-                self.kernel_size,
-                channels,
-                self.filters,
-                self.groups,
-                self._size(shape),
-                dtype=self.compute_dtype,
-            )
+            self.block = self._fastest_block(channels, self._size(shape))
+
+    def _fastest_block(self, channels: int, size: tuple[int, int]) -> tuple[int, int]:
+        """What was measured for processors is nothing for a GPU, nor for float16."""
+        if devices.has_gpu() or self.compute_dtype == "float16":
+            return 1, 1
+        return processor.block(
+            self.kernel_size, channels, self.filters, self.groups, size, dtype=self.compute_dtype
+        )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel = tf.convert_to_tensor(self.kernel)

@@ -155,7 +155,7 @@ def keras_optimizer(config: app.Config) -> keras.optimizers.Optimizer:
     kind = getattr(keras.optimizers, config.optimizer.KERAS)
     options = _options(config)
     options.pop("others", None)  # Muon's
-    return kind(**options)
+    return _with_scaled_loss(kind(**options), config)
 
 
 def fast_optimizer(config: app.Config) -> keras.optimizers.Optimizer:
@@ -166,7 +166,20 @@ def fast_optimizer(config: app.Config) -> keras.optimizers.Optimizer:
     options = _options(config)
     if isinstance(config.optimizer, app.Muon):
         options["other_weights_lr_scale"] = options.pop("others")
-    return kind(**options)
+    return _with_scaled_loss(kind(**options), config)
+
+
+def _with_scaled_loss(
+    optimizer: keras.optimizers.Optimizer, config: app.Config
+) -> keras.optimizers.Optimizer:
+    """The same in float16 with a loss that is scaled, without which small gradients are 0.
+
+    Keras does so by itself when a model is compiled, but not when it is loaded and the precision of
+    that process is another.
+    """
+    if config.training.precision != app.FLOAT16:
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer)
 
 
 def _options(config: app.Config) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import ConfigError, TrialError, disk_error
 from cifar_hpo.metrics import VALIDATION, best_over_epochs, direction_of
 from cifar_hpo.paths import CHECKPOINT
-from cifar_hpo.training import checkpoint
+from cifar_hpo.training import checkpoint, devices
 from cifar_hpo.training.callbacks import Callbacks, make_callbacks
 from cifar_hpo.training.inputs import in_form, input_of
 from cifar_hpo.training.networks import forget, initial_network, keras_model
@@ -92,8 +92,10 @@ def set_up(config: Training) -> None:
 
     Keras' own settings are set back from what the user's keras.json says to its defaults.
 
-    Raises ConfigError when the process has already computed with another number of threads.
+    Raises ConfigError when the process has already computed with another number of threads, and
+    where its GPU is none for this training.
     """
+    devices.validate(config)
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)

@@ -224,6 +224,7 @@ def test_a_section_that_is_null_is_refused() -> None:
         (["training.early_stopping=2"], "training.early_stopping"),
         (["training.callbacks=[{_target_: keras.callbacks.History}]"], "training.callbacks"),
         (["optimizer=muon"], "optimizer=muon"),
+        (["training.precision=mixed_float16"], "training.precision=mixed_float16"),
         (["model.filters=16"], "neurons or more in the first layer"),
     ],
 )

@@ -40,6 +40,11 @@ OPTIONS: dict[str, list[str]] = {
         "optimizer.learning_rate=1.5",
     ],
     "muon": ["optimizer=muon"],
+    "fp16, averaged": [
+        "training.precision=mixed_float16",
+        "training.weight_averaging=0.9",
+        "training.schedule=cosine",
+    ],
     "bf16, momentum, one cycle": [
         "training.schedule=one_cycle",
         "training.precision=mixed_bfloat16",

@@ -39,6 +39,7 @@ def test_muons_own_key_scales_the_steps_of_other_weights(config: ComposeConfig) 
     [
         ("float32", []),
         ("mixed_bfloat16", []),
+        ("mixed_float16", []),
         (
             "float32",
             [
@@ -90,7 +91,7 @@ def test_an_epoch_in_one_graph_agrees_with_keras_fit(
 @pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning"
 )  # Keras' own, where it saves
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_a_mirrored_model_finds_the_same_for_an_image_and_its_mirror_image(
     config: ComposeConfig, precision: str, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_mirrored_model_finds_the_same_for_an_image_and_its_mirror_image(
     network = networks.initial_network(checked, TEN, [0])
     model = trainer.to_keras_model(checked, TEN, network.weights()[0])
     model.save(tmp_path / "model.keras")
+    keras.mixed_precision.set_dtype_policy("float32")  # as it is where the model is loaded
     probabilities = keras.models.load_model(tmp_path / "model.keras")(images)
     assert probabilities.dtype == tf.float32
     close = 1e-6 if precision == "float32" else 1e-2

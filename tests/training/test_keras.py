@@ -256,7 +256,9 @@ def test_sgd_keeps_the_sum_of_a_weights_steps() -> None:
     )
 
 
-def test_an_optimizer_with_use_ema_keeps_averages_in_the_order_of_the_weights() -> None:
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_an_optimizer_with_use_ema_keeps_averages_in_the_order_of_the_weights(policy: str) -> None:
+    keras.mixed_precision.set_dtype_policy(policy)  # of float16 it is inside of another optimizer
     model = small_model(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.75))
     _keras.create_variables(model, TWO)
     history = []
@@ -268,6 +270,24 @@ def test_an_optimizer_with_use_ema_keeps_averages_in_the_order_of_the_weights() 
         assert average.numpy() == pytest.approx(0.75 * first + 0.25 * second, abs=1e-6), (
             f"the averages of use_ema are no longer in _model_variables_moving_average {MEND}"
         )
+
+
+def test_an_optimizer_at_rest_is_as_it_was_made() -> None:
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    model = small_model(keras.optimizers.SGD(0.1, momentum=0.9))
+    _keras.create_variables(model, TWO)
+    variables = model.optimizer.variables
+    initial = [variable.numpy() for variable in variables]
+    for variable in variables:
+        variable.assign(variable + 3)
+    _keras.reset_optimizer(model.optimizer)
+    learning_rate = model.optimizer.inner_optimizer.variables[1]
+    for variable, value in zip(variables, initial, strict=True):
+        if variable is not learning_rate:
+            assert np.array_equal(variable, value), (
+                f"{variable.path} of an optimizer does not begin with 0, or its loss scale has "
+                f"another name {MEND}"
+            )
 
 
 def test_a_dropout_layer_draws_the_same_from_the_same_random_state() -> None:

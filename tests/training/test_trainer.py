@@ -56,9 +56,10 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(
         ("sgd", "float32"),
         ("rmsprop", "float32"),
         ("adam", "mixed_bfloat16"),
+        ("adam", "mixed_float16"),
     ],
 )
-def test_every_optimizer_learns_and_either_precision(
+def test_every_optimizer_learns_and_every_precision(
     config: ComposeConfig, optimizer: str, precision: str
 ) -> None:
     options = {
@@ -84,7 +85,34 @@ def test_every_optimizer_learns_and_either_precision(
     assert (trained.confidence <= 1).all()
     model = trainer.to_keras_model(checked, Signature(10), trained.weights)
     wanted = "sgd" if optimizer == "muon" else optimizer
+    if precision == "mixed_float16":
+        wanted = "lossscaleoptimizer"
     assert type(model.optimizer).__name__.lower() == wanted
+
+
+@pytest.mark.parametrize("by_fit", [False, True])
+def test_a_step_whose_scaled_gradient_overflows_is_skipped_and_the_scale_halved(
+    config: ComposeConfig, by_fit: bool
+) -> None:
+    """In an epoch of one graph as in Keras' own fit; the next training begins with Keras' scale."""
+    checked = config(*ONE_STEP, "training.precision=mixed_float16")
+    (images, labels), _ = load_dataset(checked.data).splits(checked.data)
+    data = tf.constant(images), tf.constant(labels)
+    network = networks.initial_network(checked, Signature(10), [0], by_fit=by_fit)
+    before = network.weights()[0]
+    optimizer = network.model.optimizer
+    optimizer.dynamic_scale.assign(2.0**100)
+    network.fit(*data, 0, 2)
+    assert float(optimizer.dynamic_scale) == 2.0**99
+    for weight, initial in zip(network.weights()[0], before, strict=True):
+        assert np.array_equal(weight, initial)
+    optimizer.dynamic_scale.assign(2.0**10)
+    network.fit(*data, 1, 2)
+    assert (float(optimizer.dynamic_scale), int(optimizer.step_counter)) == (2.0**10, 1)
+    assert not np.array_equal(network.weights()[0][0], before[0])
+    again = networks.initial_network(checked, Signature(10), [0], by_fit=by_fit)
+    assert again is network, "a process keeps it"
+    assert (float(optimizer.dynamic_scale), int(optimizer.step_counter)) == (2.0**15, 0)
 
 
 def test_a_diverging_loss_ends_the_trial(config: ComposeConfig) -> None:
