@@ -65,6 +65,7 @@ class Objective:
         "data.name": None,
         "training.early_stopping_metric": "val_loss",
         "training.callbacks": [],
+        "training.deterministic": True,
     }
     metrics = (
         "val_accuracy",

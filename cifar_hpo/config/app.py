@@ -349,6 +349,9 @@ class Training:
         "how one is given"
     )
     tensorboard: bool = key("leave scalars for TensorBoard in the trial's folder")
+    deterministic: bool = key(
+        "the same seed gives the same bits each time, which may be slower on a GPU", default=True
+    )
     threads: int | None = key(
         "threads of a single run; null takes the launcher's share, else all cores", low=1
     )

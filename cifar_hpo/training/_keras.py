@@ -1,4 +1,5 @@
-"""What Keras does not promise: every use of its private or undocumented parts, behind a name each.
+"""What Keras does not promise: every use of its private or undocumented parts, and one of
+TensorFlow's, behind a name each.
 
 tests/training/test_keras.py holds a test for each function, which says what a new version changed.
 """
@@ -11,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.framework import config  # which alone can turn determinism off again
 
 from cifar_hpo.training.signature import Signature
 
@@ -30,6 +32,13 @@ def seed_next_model(seed: int) -> None:
 def release_global_state() -> None:
     """Let go of what Keras keeps of earlier models: names of layers, and TensorFlow's kernels."""
     keras.utils.clear_session()
+
+
+def set_determinism(*, is_on: bool) -> None:
+    """Let TensorFlow's operations give the same bits each time, or be as fast as they can; from now
+    on, in this process."""
+    switch = config.enable_op_determinism if is_on else config.disable_op_determinism
+    switch()
 
 
 def create_variables(model: keras.Model, signature: Signature) -> None:

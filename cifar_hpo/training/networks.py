@@ -79,6 +79,7 @@ def network_shape(
         optimizer,
         training.batch_size,
         training.precision,
+        training.deterministic,
         training.schedule,
         training.label_smoothing,
         training.weight_averaging,

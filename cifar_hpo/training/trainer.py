@@ -27,7 +27,7 @@ from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import ConfigError, TrialError, disk_error
 from cifar_hpo.metrics import VALIDATION, best_over_epochs, direction_of
 from cifar_hpo.paths import CHECKPOINT
-from cifar_hpo.training import checkpoint, devices
+from cifar_hpo.training import _keras, checkpoint, devices
 from cifar_hpo.training.callbacks import Callbacks, make_callbacks
 from cifar_hpo.training.inputs import in_form, input_of
 from cifar_hpo.training.networks import forget, initial_network, keras_model
@@ -99,8 +99,8 @@ def set_up(config: Training) -> None:
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
-    os.environ["TF_DETERMINISTIC_OPS"] = "1"
-    tf.config.experimental.enable_op_determinism()
+    os.environ["TF_DETERMINISTIC_OPS"] = str(int(config.deterministic))
+    _keras.set_determinism(is_on=config.deterministic)  # as the trial before may not have had it
     if config.threads is None:
         return
     try:
@@ -125,10 +125,11 @@ def train(
 ) -> list[Trained]:
     """Train all replicas, as one network where `is_fused`, else one after the other.
 
-    A seed gives the same weights with the same number of threads, bit for bit, on one machine;
-    fused with others it gives them but for rounding. folder: where checkpoints lie, from which it
-    goes on, and where it leaves one after each epoch. Raises TrialError when a loss diverges,
-    ConfigError when a batch is larger than the training images.
+    A seed gives the same weights with the same number of threads, bit for bit, on one machine,
+    unless training.deterministic is off; fused with others it gives them but for
+    rounding. folder: where checkpoints lie, from which it goes on, and where it leaves one after
+    each epoch. Raises TrialError when a loss diverges, ConfigError when a batch is larger than the
+    training images.
     """
     numbers = list(range(config.training.replicas))
     groups = [numbers] if is_fused(config, dataset) else [[number] for number in numbers]

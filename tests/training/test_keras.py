@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from cifar_hpo.training import _keras
 from cifar_hpo.training.signature import Signature
@@ -288,6 +289,12 @@ def test_an_optimizer_at_rest_is_as_it_was_made() -> None:
                 f"{variable.path} of an optimizer does not begin with 0, or its loss scale has "
                 f"another name {MEND}"
             )
+
+
+def test_determinism_can_be_turned_on_and_off() -> None:
+    for is_on in (False, True):
+        _keras.set_determinism(is_on=is_on)
+        assert is_op_determinism_enabled() is is_on, f"TensorFlow has changed {MEND}"
 
 
 def test_a_dropout_layer_draws_the_same_from_the_same_random_state() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from support_training import (
     train,
     train_first,
 )
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from cifar_hpo.data.dataset import load_dataset
 from cifar_hpo.data.labels import CLASSES
@@ -113,6 +115,17 @@ def test_a_step_whose_scaled_gradient_overflows_is_skipped_and_the_scale_halved(
     again = networks.initial_network(checked, Signature(10), [0], by_fit=by_fit)
     assert again is network, "a process keeps it"
     assert (float(optimizer.dynamic_scale), int(optimizer.step_counter)) == (2.0**15, 0)
+
+
+def test_each_trial_of_a_process_is_deterministic_or_not_as_it_says(config: ComposeConfig) -> None:
+    free, bound = config("training.deterministic=false"), config()
+    wanted = train_first(bound)
+    for checked in (free, bound):
+        trained = train_first(checked)
+        assert is_op_determinism_enabled() is checked.training.deterministic
+        assert os.environ["TF_DETERMINISTIC_OPS"] == str(int(checked.training.deterministic))
+        assert all_weights(trained) == pytest.approx(all_weights(wanted), abs=1e-3)
+    assert np.array_equal(all_weights(trained), all_weights(wanted))
 
 
 def test_a_diverging_loss_ends_the_trial(config: ComposeConfig) -> None:
