@@ -194,3 +194,10 @@ class WrappedTask:
     def around(self, config: DictConfig, run: Callable[[], Any]) -> Any:
         """Run one trial, which `run` does, and return what it returns."""
         raise NotImplementedError
+
+
+def unwrapped(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """The task function inside of all that was added to it."""
+    while isinstance(function, WrappedTask):
+        function = function.function
+    return function

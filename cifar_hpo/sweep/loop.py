@@ -38,6 +38,7 @@ from cifar_hpo.sweep.code import note_code
 from cifar_hpo.sweep.plan import Plan
 from cifar_hpo.sweep.tracker import StudyTracker
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult, TrialSpec
+from cifar_hpo.workers.engine import Engine
 from cifar_hpo.workers.jobs import (
     Job,
     JobResult,
@@ -45,7 +46,7 @@ from cifar_hpo.workers.jobs import (
     PruningQuery,
     WorkerLost,
 )
-from cifar_hpo.workers.pool import Pool, stream
+from cifar_hpo.workers.pool import stream
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ Batches = list[list[JobReturn]]
 
 
 def run_sweep(
-    plan: Plan, pool: Pool | None, open_tracker: Callable[[Plan, Study], StudyTracker]
+    plan: Plan, pool: Engine | None, open_tracker: Callable[[Plan, Study], StudyTracker]
 ) -> Batches:
     """Run a sweep to its end, and return what this call ran, in the order of trial numbers.
 
@@ -162,7 +163,7 @@ class Sweep:
         left: LeftResults,
         interruption: Interruption,
         *,
-        pool: Pool | None,
+        pool: Engine | None,
         recovered: list[TrialResult] | None = None,
     ) -> None:
         self.plan = plan
@@ -321,7 +322,7 @@ class Sweep:
         """The result of a trial that ran out of a GPU's memory, which is no outcome where the GPU
         was shared: one further attempt, as of a killed worker, has it for itself."""
         number = job_result.job.spec.number
-        is_shared = self.pool is not None and self.pool.slots.shares_gpu(job_result.worker)
+        is_shared = self.pool is not None and self.pool.shares_gpu(job_result.worker)
         if not is_shared or number in self._crowded:
             return result
         self._crowded.add(number)

@@ -25,9 +25,8 @@ from cifar_hpo.sweep.plan import Plan
 from cifar_hpo.sweep.tracker import StudyTracker
 from cifar_hpo.table import Table
 from cifar_hpo.trial import FINISHED, PRUNED, TrialResult, TrialSpec
+from cifar_hpo.workers.engine import Engine, WorkerState
 from cifar_hpo.workers.pace import Pace
-from cifar_hpo.workers.pool import Pool
-from cifar_hpo.workers.process import Worker
 
 MAX_ROWS = 10
 """Rows of the ranking that are shown; MLflow has all trials."""
@@ -44,7 +43,7 @@ class Screen:
     nothing was printed for a while.
     """
 
-    def __init__(self, study: Study, pool: Pool | None, console: Console) -> None:
+    def __init__(self, study: Study, pool: Engine | None, console: Console) -> None:
         self.study = study
         self.pool = pool
         self.console = console
@@ -128,7 +127,7 @@ class Screen:
         """Counted trials of all planned ones."""
         return f"[{len(self.study.finished_trials())}/{self.study.planned() or '?'}]"
 
-    def _running(self) -> list[tuple[Worker, TrialSpec]]:
+    def _running(self) -> list[tuple[WorkerState, TrialSpec]]:
         """Busy workers and what each tries, as of now: the sweep goes on in another thread."""
         running = []
         for worker in list(self.pool.workers) if self.pool else []:
@@ -154,7 +153,7 @@ class Screen:
 
 
 @contextlib.contextmanager
-def follow(study: Study, pool: Pool | None) -> Iterator[Screen]:
+def follow(study: Study, pool: Engine | None) -> Iterator[Screen]:
     """The screen while the sweep runs."""
     console = terminal()
     screen = Screen(study, pool, console)
@@ -164,8 +163,8 @@ def follow(study: Study, pool: Pool | None) -> Iterator[Screen]:
         line += f", drawn at random from {cells} (hydra.sweeper.sampler.seed={study.draw_seed})"
     if screen.done_before:
         line += f", {screen.done_before} done before"
-    if pool and pool.slots.text:
-        line += f"; {pool.slots.text}"
+    if pool and pool.text:
+        line += f"; {pool.text}"
     console.print(line, **PLAIN)
     if screen.is_live:
         with Live(screen, console=console, refresh_per_second=REDRAWS_PER_SECOND, transient=True):
@@ -184,7 +183,7 @@ def print_summary(
     study: Study,
     plan: Plan,
     tracker: StudyTracker,
-    pool: Pool | None,
+    pool: Engine | None,
     notices: Sequence[str] = (),
 ) -> None:
     """The ranking, where everything is, and what to type next.

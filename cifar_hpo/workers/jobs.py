@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from hydra.core.utils import JobReturn, setup_globals
@@ -59,16 +58,19 @@ class Job:
 
 @dataclass(frozen=True)
 class PruningQuery:
-    """A running trial's progress, with the question whether it should stop."""
+    """A running trial's progress, with the question whether it should stop.
+
+    send: takes the answer to the worker.
+    """
 
     job: Job
     progress: Progress
-    pipe: Connection
+    send: Callable[[bool], object]
 
     def answer(self, should_prune: bool) -> None:
         """Let the trial go on or stop; a worker that is gone by now needs no answer."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.pipe.send(should_prune)
+            self.send(should_prune)
 
 
 @dataclass(frozen=True)

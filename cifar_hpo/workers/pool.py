@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -27,6 +27,7 @@ from cifar_hpo.console import Heartbeat
 from cifar_hpo.task import as_task
 from cifar_hpo.trial import Progress, TrialSpec
 from cifar_hpo.workers import _multiprocessing as forking
+from cifar_hpo.workers.engine import Engine, EngineLauncher
 from cifar_hpo.workers.jobs import (
     HydraLauncher,
     Job,
@@ -121,6 +122,15 @@ class Pool:
         slot = self._free_slot()
         return None if slot is None else self._new_worker(slot)
 
+    @property
+    def text(self) -> str:
+        """Which GPUs trials have; empty where they have none."""
+        return self.slots.text
+
+    def shares_gpu(self, slot: int | None) -> bool:
+        """Whether a slot's GPU is also another's."""
+        return self.slots.shares_gpu(slot)
+
     def start(self, worker: Worker, job: Job) -> None:
         """Give an idle worker a job, or have its slot wait until the job can be alone."""
         if job.is_alone and worker.gpu is not None:
@@ -192,7 +202,7 @@ class Pool:
             yield from self._receive(worker)
             self._retire_if_worn(worker)
         for worker in self.busy:
-            limit = self._passed_limit(worker)
+            limit = passed_limit(worker, self.options)
             if limit:
                 self._retire(worker)
                 yield worker.fail(LimitPassed(limit))
@@ -208,7 +218,7 @@ class Pool:
                     continue
                 worker.pace.note(message)
                 if worker.job.is_pruned and message.value is not None:
-                    yield PruningQuery(worker.job, message, worker.pipe)
+                    yield PruningQuery(worker.job, message, worker.pipe.send)
         except (EOFError, ConnectionResetError):  # nobody but the worker holds the other end
             self._retire(worker)
             yield worker.fail(WorkerLost(worker.cause_of_death()))
@@ -221,17 +231,18 @@ class Pool:
         if is_idle and is_worn:
             self._retire(worker)
 
-    def _passed_limit(self, worker: Worker) -> str:
-        """The limit that a worker's job has passed, as a sentence; empty where it passed none."""
-        timeout = self.options.get("trial_timeout")
-        if timeout and time.monotonic() - worker.pace.started > timeout:
-            return f"timed out after {timeout:g} s (hydra.launcher.trial_timeout)"
-        memory = self.options.get("memory_limit")
-        if memory:
-            used = worker.gibibytes
-            if used > memory:
-                return f"used {used:.1f} GiB, more than {memory:g} (hydra.launcher.memory_limit)"
-        return ""
+
+def passed_limit(worker: Worker, options: Mapping[str, Any]) -> str:
+    """The limit that a worker's job has passed, as a sentence; empty where it passed none."""
+    timeout = options.get("trial_timeout")
+    if timeout and time.monotonic() - worker.pace.started > timeout:
+        return f"timed out after {timeout:g} s (hydra.launcher.trial_timeout)"
+    memory = options.get("memory_limit")
+    if memory:
+        used = worker.gibibytes
+        if used > memory:
+            return f"used {used:.1f} GiB, more than {memory:g} (hydra.launcher.memory_limit)"
+    return ""
 
 
 def available_cores() -> int:
@@ -242,7 +253,7 @@ def available_cores() -> int:
 
 
 def stream(
-    jobs: Iterator[Job | None], pool: Pool, check: Callable[[], None] = lambda: None
+    jobs: Iterator[Job | None], pool: Engine, check: Callable[[], None] = lambda: None
 ) -> Iterator[JobResult | PruningQuery]:
     """Feed jobs to idle workers, and yield each result as it comes and each question on the way.
 
@@ -255,7 +266,7 @@ def stream(
         while not is_exhausted:
             check()
             worker = pool.idle_worker()
-            if worker is None:
+            if worker is None:  # all are busy, or on their way
                 break
             try:
                 job = next(jobs)
@@ -272,7 +283,7 @@ def stream(
 
 
 def launch(
-    launcher: WorkersLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    launcher: EngineLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
 ) -> Sequence[JobReturn]:
     """Hydra's contract: run a batch and return it in order. A sweeper that knows `stream` has no
     need of it."""
@@ -285,7 +296,7 @@ def launch(
     def print_status() -> None:
         log.info("%d of %d jobs done", len(returned), len(specs))
 
-    with Pool(launcher, len(specs)) as pool, Heartbeat(print_status):
+    with launcher.engine(len(specs)) as pool, Heartbeat(print_status):
         jobs = (Job(spec, compose(launcher, spec.number, spec.overrides)) for spec in specs)
         for event in stream(jobs, pool):
             if isinstance(event, JobResult):

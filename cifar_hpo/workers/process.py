@@ -13,7 +13,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,8 +37,8 @@ from cifar_hpo.redaction import redacted
 from cifar_hpo.task import Task, as_task
 from cifar_hpo.trial import Progress
 from cifar_hpo.workers import _multiprocessing as forking
-from cifar_hpo.workers.jobs import HydraLauncher, Job, JobResult
-from cifar_hpo.workers.pace import Pace
+from cifar_hpo.workers.engine import WorkerState
+from cifar_hpo.workers.jobs import HydraLauncher, Job
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -72,22 +71,18 @@ class WorkerSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-class Worker:
+class Worker(WorkerState):
     """A slot's process and what it is doing; the parent's side.
 
-    job: the one it has, None while it is idle. jobs_done: since it was started. pace: of its job.
     is_spent: whether it is to have no further job: what TensorFlow took of a GPU's memory it keeps
     until it ends.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self.slot = settings.slot
+        super().__init__(settings.slot)
         self.gpu = settings.gpu
         self.log = settings.log
-        self.jobs_done = 0
         self.is_spent = False
-        self.job: Job | None = None
-        self.pace = Pace(time.monotonic())
         own = {**thread_environment(settings.threads), **settings.environment}
         own["TMPDIR"] = settings.temporary
         context = forking.new_programs() if self.gpu else forking.fork_server()
@@ -106,27 +101,18 @@ class Worker:
         workers_end.close()
 
     def start(self, job: Job) -> None:
-        """Give it a job."""
-        self.pace = Pace(time.monotonic())
-        self.job = job
+        super().start(job)
+        self.send(cloudpickle.dumps(job))
+
+    def send(self, packed_job: bytes) -> None:
+        """Give it a job that is pickled already."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is noticed later
-            self.pipe.send(cloudpickle.dumps(job))
+            self.pipe.send(packed_job)
 
     def finish(self, returned: JobReturn) -> JobResult:
-        """What came of its job; it is idle from now on."""
         assert self.job is not None
-        job = self.job
-        self.job = None
-        self.jobs_done += 1
-        self.is_spent = job.is_alone or is_out_of_memory(return_value(returned))
-        seconds = time.monotonic() - self.pace.started
-        return JobResult(job, returned, self.pace.progress.run_id, seconds, self.slot)
-
-    def fail(self, error: Exception) -> JobResult:
-        """The same for a job that did not come to an end of its own."""
-        returned = JobReturn(status=JobStatus.FAILED)
-        returned.return_value = error
-        return self.finish(returned)
+        self.is_spent = self.job.is_alone or is_out_of_memory(return_value(returned))
+        return super().finish(returned)
 
     @property
     def is_alive(self) -> bool:

@@ -6,6 +6,7 @@ What they do is elsewhere, and imported when they do it.
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from cifar_hpo.study.study import Study
     from cifar_hpo.sweep.plan import Plan
     from cifar_hpo.sweep.tracker import StudyTracker
-    from cifar_hpo.workers.pool import Pool
+    from cifar_hpo.workers.engine import Engine
 
 HELP = """== cifar_hpo: sweeps of CNNs ==
 
@@ -111,16 +112,12 @@ class StudySweeper(Sweeper):
             self.hydra_context.callbacks.on_multirun_end(config=config, config_name=name)
             raise
 
-    def _pool(self, jobs: int | None) -> contextlib.AbstractContextManager[Pool | None]:
-        """Our own workers, where they are the launcher; their server imports while data is
-        prepared."""
+    def _pool(self, jobs: int | None) -> contextlib.AbstractContextManager[Engine | None]:
+        """The slots of a launcher of ours, which import while data is prepared."""
         from cifar_hpo.workers._submitit import refuse_without_slurm
-        from cifar_hpo.workers.pool import Pool
-        from cifar_hpo.workers.process import refuse_unguarded
 
-        if isinstance(self.launcher, WorkersLauncher):
-            refuse_unguarded(self.task_function)
-            return Pool(self.launcher, jobs)
+        if isinstance(self.launcher, OwnLauncher):
+            return self.launcher.engine(jobs)
         refuse_without_slurm(self.launcher)
         return contextlib.nullcontext()
 
@@ -179,11 +176,8 @@ def _open_tracker(plan: Plan, study: Study) -> StudyTracker:
     return run
 
 
-class WorkersLauncher(Launcher):
-    """Trials in warm local processes, each with its share of the cores.
-
-    Options as in `config.sweep.Launcher`.
-    """
+class OwnLauncher(Launcher):
+    """One whose jobs need not come in batches; `slots` says where they go."""
 
     config: DictConfig
     hydra_context: HydraContext
@@ -207,6 +201,25 @@ class WorkersLauncher(Launcher):
         from cifar_hpo.workers.pool import launch
 
         return launch(self, job_overrides, initial_job_idx)
+
+    @abstractmethod
+    def engine(self, jobs: int | None) -> Engine:
+        """The slots of this engine. jobs: how many there are at most, where that is known."""
+
+
+class WorkersLauncher(OwnLauncher):
+    """Trials in warm local processes, each with its share of the cores.
+
+    Options as in `config.sweep.Launcher`.
+    """
+
+    def engine(self, jobs: int | None) -> Engine:
+        from cifar_hpo.task import unwrapped
+        from cifar_hpo.workers.pool import Pool
+        from cifar_hpo.workers.process import refuse_unguarded
+
+        refuse_unguarded(unwrapped(self.task_function))
+        return Pool(self, jobs)
 
 
 class SweepsSearchPath(SearchPathPlugin):
