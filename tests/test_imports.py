@@ -72,6 +72,7 @@ FOREIGN = {
     "mlflow": ("tracking",),
     "tensorboard": ("tracking",),
     "multiprocessing": ("workers",),
+    "ray": ("workers",),
     "submitit": ("workers",),
     "hydra": (
         "__main__",

@@ -24,6 +24,7 @@ from cifar_hpo.config.sweep import (
     SAMPLER_SCHEMAS,
     Launcher,
     Pruner,
+    RayLauncher,
     Sampler,
     Sweeper,
 )
@@ -104,6 +105,8 @@ def sections() -> list[str]:
     parts += ["## hydra/sweeper/pruner", keys_table("hydra.sweeper.pruner", Pruner)]
     parts += option_sections("pruner", PRUNER_SCHEMAS, Pruner)
     parts += ["## hydra.launcher", keys_table("hydra.launcher", Launcher)]
+    parts += ["### hydra/launcher=ray", "Needs ray: `pip install -e '.[ray]'`."]
+    parts += [keys_table("hydra.launcher", RayLauncher)]
     parts += ["## Hydra's own keys that are set here", hydra_table()]
     return parts
 

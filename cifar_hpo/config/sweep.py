@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -282,6 +283,61 @@ class Launcher:
     )
 
 
+@dataclass
+class RayLauncher:
+    _target_: str = "hydra_plugins.cifar_hpo.RayLauncher"
+    _convert_: str = "all"
+    address: str | None = key(
+        "of the cluster, host:port, or auto for the one of this machine; null starts a Ray of its "
+        "own here, which ends with the sweep",
+        default=None,
+    )
+    n_workers: int | None = key(
+        "trials at a time; null is as many as the cluster's nodes hold, if there are as many",
+        default=None,
+        low=1,
+    )
+    num_cpus: float = key(
+        "CPUs that a trial takes, and its threads; a share lets more trials run than there are",
+        default=1,
+        above=0,
+    )
+    num_gpus: float = key(
+        "GPUs that a trial takes, the only ones that it sees; 0.5 shares one between two",
+        default=0,
+        low=0,
+    )
+    resources: dict[str, Any] = meant(
+        "custom resources that a trial takes, by the names that nodes have them: {special: 1}", {}
+    )
+    runtime_env: dict[str, Any] = meant(
+        "Ray's runtime environment: {env_vars: {NAME: text}}, working_dir, pip", {}
+    )
+    trials_per_worker: int | None = key(
+        "trials after which a worker's process is replaced, because each new shape of network "
+        "leaves some 10 MB",
+        default=25,
+        low=1,
+    )
+    trial_timeout: float | None = key(
+        "seconds after which a trial is killed", default=None, above=0
+    )
+    memory_limit: float | None = key(
+        "GiB of resident memory at which a trial is killed", default=None, above=0
+    )
+
+
+RAY_NAMES = ("ray", "ray_slots")
+"""The second is nobody else's: hydra-ray-launcher, where it is installed, has a `ray`, too."""
+
+
+def launcher_schema(options: Mapping[str, Any]) -> type | None:
+    """Of the launcher that has these options; None for one that is not ours."""
+    if "n_workers" not in options:
+        return None
+    return RayLauncher if "num_cpus" in options else Launcher
+
+
 KEY_WIDTH = 26
 """Characters of the column of keys in `--help`."""
 
@@ -293,7 +349,7 @@ def schemas() -> dict[str, type]:
     parts |= {"hydra.sweeper": Sweeper, "hydra/sweeper/sampler": Sampler}
     parts |= {f"hydra/sweeper/sampler={name}": schema for name, schema in SAMPLER_SCHEMAS.items()}
     parts |= {f"hydra/sweeper/pruner={name}": schema for name, schema in PRUNER_SCHEMAS.items()}
-    parts["hydra.launcher"] = Launcher
+    parts |= {"hydra.launcher": Launcher, "hydra/launcher=ray": RayLauncher}
     return parts
 
 

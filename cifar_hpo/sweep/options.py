@@ -19,10 +19,10 @@ from cifar_hpo.config.sweep import (
     OF_HYDRA_OPTUNA_SWEEPER,
     PRUNER_SCHEMAS,
     SAMPLER_SCHEMAS,
-    Launcher,
     Pruner,
     Sampler,
     Sweeper,
+    launcher_schema,
 )
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.metrics import direction_of, likely_direction, without_spread
@@ -189,9 +189,10 @@ def _validate_ranges(options: Options, launcher: Mapping[str, Any]) -> None:
     check_values("hydra.sweeper", Sweeper, options)
     check_values("hydra.sweeper.sampler", sampler_schema, sampler)
     check_values("hydra.sweeper.pruner", pruner_schema, pruner)
-    if "n_workers" in launcher:
-        _refuse_unknown("hydra.launcher", launcher, Launcher)
-        check_values("hydra.launcher", Launcher, launcher)
+    schema = launcher_schema(launcher)
+    if schema:
+        _refuse_unknown("hydra.launcher", launcher, schema)
+        check_values("hydra.launcher", schema, launcher)
 
 
 def _validate_name(name: str | None) -> None:

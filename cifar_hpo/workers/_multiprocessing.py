@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection, forkserver, get_context, parent_process, util
@@ -95,6 +96,14 @@ def start(process: BaseProcess) -> None:
         process.start()
     except (BrokenPipeError, ConnectionResetError, EOFError):
         process.start()
+
+
+def forget_main_file() -> None:
+    """Let workers not run anew the file that this process was started with, as they would."""
+    main = sys.modules["__main__"]
+    main.__spec__ = None
+    if hasattr(main, "__file__"):
+        del main.__file__
 
 
 def server_pid() -> int | None:

@@ -38,7 +38,7 @@ from cifar_hpo.task import Task, as_task
 from cifar_hpo.trial import Progress
 from cifar_hpo.workers import _multiprocessing as forking
 from cifar_hpo.workers.engine import WorkerState
-from cifar_hpo.workers.jobs import HydraLauncher, Job
+from cifar_hpo.workers.jobs import HydraLauncher, Job, JobResult
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

@@ -1,4 +1,4 @@
-"""Hydra's plugins: `StudySweeper`, `WorkersLauncher`, and the search path of sweeps/.
+"""Hydra's plugins: `StudySweeper`, `WorkersLauncher`, `RayLauncher`, the search path of sweeps/.
 
 What they do is elsewhere, and imported when they do it.
 """
@@ -222,6 +222,18 @@ class WorkersLauncher(OwnLauncher):
         return Pool(self, jobs)
 
 
+class RayLauncher(OwnLauncher):
+    """Trials in warm actors of a Ray cluster.
+
+    Options as in `config.sweep.RayLauncher`.
+    """
+
+    def engine(self, jobs: int | None) -> Engine:
+        from cifar_hpo.workers.ray_pool import RayPool
+
+        return RayPool(self, jobs)
+
+
 class SweepsSearchPath(SearchPathPlugin):
     """Lets `-cn NAME` find the named studies of sweeps/, in this project's own app alone."""
 
@@ -238,5 +250,7 @@ for _name in options.PRUNERS:
     _pruner = options.PRUNER_SCHEMAS.get(_name, options.Pruner)(name=_name)
     store_config("hydra/sweeper/pruner", _name, _pruner)
 store_config("hydra/launcher", "workers", options.Launcher)
+for _name in options.RAY_NAMES:
+    store_config("hydra/launcher", _name, options.RayLauncher)
 _help = {"app_name": "cifar_hpo", "template": HELP + options.keys_help()}
 store_config("hydra/help", "cifar_hpo", _help)
