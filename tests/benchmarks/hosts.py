@@ -51,7 +51,7 @@ def work(database: str, side: int) -> list[Timed]:
     choices = Choices({n: str(n) for n in range(side)})
     space = Space({"+a": choices, "+b": choices})
     draw = random.Random(os.getpid())
-    timed = []
+    timed: list[Timed] = []
     given = {**options("grid", side**2), "storage": database}
     with Study.open("growth", space, given, {}) as study:
         specs = study.specs()

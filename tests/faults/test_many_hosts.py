@@ -267,7 +267,7 @@ def test_a_cnn_swept_on_two_hosts_comes_to_what_it_does_on_one(
     assert client.get_run(model.run_id).data.params["model.filters"] == str(best)
 
 
-def values(url: str) -> dict[int, dict[str, float]]:
+def values(url: str) -> dict[object, dict[str, float]]:
     """Metrics by width of the study `cnn`, without its times."""
     storage = open_storage(url)
     trials = finished_trials(load_study(storage, "cnn").trials, {})

@@ -177,7 +177,7 @@ def _open_tracker(plan: Plan, study: Study) -> StudyTracker:
 
 
 class OwnLauncher(Launcher):
-    """One whose jobs need not come in batches; `slots` says where they go."""
+    """One whose jobs need not come in batches; `engine` says where they go."""
 
     config: DictConfig
     hydra_context: HydraContext
