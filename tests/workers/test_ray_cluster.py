@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -13,6 +14,12 @@ from support import wait_for
 from support_ray import Node, cluster, needs_ray, ray_app, seen, states
 
 pytestmark = needs_ray
+
+
+def left_by(pid: int) -> list[Path]:
+    """The folders for temporary files of a process that started a Ray of its own."""
+    sessions = Path(tempfile.gettempdir()).glob(f"cifar_hpo-*/session_*_{pid}")
+    return [session.parent for session in sessions]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
@@ -35,7 +42,7 @@ def test_a_sweep_that_ends_early_leaves_nothing_of_its_own_ray_and_goes_on_witho
     if sent != signal.SIGKILL:
         assert process.returncode == 130
         assert err.splitlines() == ["interrupted; the same command goes on from here"]
-        assert not list(Path(tempfile.gettempdir()).glob(f"cifar_hpo-*/*_{process.pid}"))
+        assert not left_by(process.pid)
         return
     (tmp_path / "again").touch()
     again = ray_app(tmp_path, body, "+x=0,1,2,3", launcher="workers")
@@ -43,6 +50,8 @@ def test_a_sweep_that_ends_early_leaves_nothing_of_its_own_ray_and_goes_on_witho
     assert again.returncode == 0, err
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "2", "2", "3", "3"]
     assert states(tmp_path) == ["COMPLETE"] * 4
+    for folder in left_by(process.pid):
+        shutil.rmtree(folder)
     for agent in agents:
         with contextlib.suppress(psutil.NoSuchProcess):
             agent.kill()

@@ -195,13 +195,21 @@ def test_what_no_node_has_ends_the_sweep_before_it_starts(tmp_path: Path, at: st
 
 
 @needs_ray
+@pytest.mark.long
 def test_networks_come_to_the_same_values_as_with_local_workers(
     tmp_path: Path, at: str, small: list[str], store: None
 ) -> None:
+    sweep = [
+        "-m",
+        "model.filters=4,8,16",
+        *small,
+        "training.epochs=1",
+        "mlflow.system_metrics=false",
+    ]
     values: list[list[Any]] = []
     for more in (["hydra/launcher=workers"], ["hydra/launcher=ray", at]):
         name = f"hydra.sweeper.study_name=s{len(values)}"
-        shown = run_in(tmp_path, "-m", "model.filters=4,8,16", *small, name, *more, **UNGUARDED)
+        shown = run_in(tmp_path, *sweep, name, *more, **UNGUARDED)
         assert shown.returncode == 0, shown.stderr
         storage = f"sqlite:///{tmp_path}/mlruns/studies.db"
         trials = optuna.load_study(study_name=f"s{len(values)}", storage=storage).trials
