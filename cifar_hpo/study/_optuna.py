@@ -209,18 +209,25 @@ def set_metric_names(study: optuna.Study, names: Sequence[str]) -> None:
 def set_user_attributes(
     storage: BaseStorage, trial: optuna.Trial, attributes: Mapping[str, Any]
 ) -> None:
-    """Note several of an unfinished trial's attributes; in a database in one transaction, since
-    each takes a disk some milliseconds."""
+    """Note several of an unfinished trial's attributes; in a database in one transaction and one
+    insertion, since each takes a disk or a network some milliseconds."""
     number = id_of(trial)
     if not isinstance(storage, RDBStorage):
         for key, value in attributes.items():
             storage.set_trial_user_attr(number, key, value)
         return
     with _create_scoped_session(storage.scoped_session, True) as session:
+        trial_model = TrialModel.find_or_raise_by_id(number, session)
+        storage.check_trial_is_updatable(number, trial_model.state)
+        noted = TrialUserAttributeModel.where_trial_id(number, session)
+        known = {attribute.key: attribute for attribute in noted}
         for key, value in attributes.items():
-            storage._set_trial_attr_without_commit(  # noqa: SLF001
-                session, TrialUserAttributeModel, number, key, value
-            )
+            text = json.dumps(value)
+            if key in known:
+                known[key].value_json = text
+            else:
+                new = TrialUserAttributeModel(trial_id=number, key=key, value_json=text)
+                session.add(new)
 
 
 def note(storage: BaseStorage, study: str) -> str:

@@ -185,7 +185,7 @@ def test_values_have_names_without_a_warning(study: optuna.Study) -> None:
 
 
 def test_several_attributes_of_a_trial_are_noted(study: optuna.Study, storage: BaseStorage) -> None:
-    with expects("RDBStorage._set_trial_attr_without_commit notes an attribute in a session"):
+    with expects("the tables of RDBStorage have a row for each attribute of a trial"):
         trial = _optuna.open_trial(study, storage, 1)
         trial.set_user_attr("a", 0)
         _optuna.set_user_attributes(storage, trial, {"a": 1.5, "b": {"c": [1]}})
