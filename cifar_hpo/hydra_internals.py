@@ -37,6 +37,10 @@ HAS_WHITELIST = "execution_whitelist" in inspect.signature(hydra.main).parameter
 Hydra warns of the `version_base` that earlier ones need."""
 
 
+TELLS_OF_EVERY_END = HAS_WHITELIST
+"""Whether callbacks are told of a sweep's end also where it raises, as from Hydra 1.4 on."""
+
+
 def hydra_main(
     task: Callable[[DictConfig], Any],
     config_path: str,

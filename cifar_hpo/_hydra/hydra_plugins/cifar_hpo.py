@@ -100,13 +100,16 @@ class StudySweeper(Sweeper):
 
     @contextlib.contextmanager
     def _ending_multirun(self) -> Iterator[None]:
-        """Tell callbacks of the end of a sweep with failed trials, which raises; Hydra tells them
-        of the others."""
+        """Tell callbacks of the end of a sweep with failed trials, which raises, where Hydra tells
+        them of the others alone."""
         from cifar_hpo.errors import SweepFailed
+        from cifar_hpo.hydra_internals import TELLS_OF_EVERY_END
 
         try:
             yield
         except SweepFailed:
+            if TELLS_OF_EVERY_END:
+                raise
             config = self.launcher.config
             name = config.hydra.job.config_name
             self.hydra_context.callbacks.on_multirun_end(config=config, config_name=name)
