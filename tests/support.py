@@ -116,14 +116,19 @@ def write_cifar10_batches(root: Path, images_per_batch: int = 10, cifar: Cifar =
     return root
 
 
+VERSION_BASE_WARNING = "ignore:The version_base parameter is deprecated"
+"""What Hydra 1.4 says on standard error of an app that gives what Hydra 1.3 wants."""
+
+
 def clean() -> dict[str, str]:
     """The environment without what other tests in this process left there: MLflow's store, and
     where images were decoded."""
-    return {
+    kept = {
         name: value
         for name, value in os.environ.items()
         if name not in ("MLFLOW_TRACKING_URI", PREPARED)
     }
+    return {"PYTHONWARNINGS": VERSION_BASE_WARNING, **kept}
 
 
 def run_in(
