@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection, forkserver, get_context, parent_process, util
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -27,6 +28,12 @@ MAX_TEMP_FOLDER = 70
 """Bytes of the longest folder for temporary files in which a socket fits: the path of a socket has
 104 at most on macOS and 108 on Linux, of which multiprocessing's own names take 32."""
 SHORT_TEMP_FOLDERS = ("/tmp", "/var/tmp")  # noqa: S108  multiprocessing makes its own folder there
+
+STARTS = 5
+"""Servers that are tried for one worker."""
+
+STARTS_PAUSE = 0.1
+"""Seconds between two of them."""
 
 
 def fork_server() -> ForkServerContext:
@@ -91,11 +98,18 @@ def _choose_temp_folder() -> None:
 
 def start(process: BaseProcess) -> None:
     """Start a process that is forked from the server; where the server dies meanwhile, as by a
-    signal that a scheduler sends to all, from a new one."""
-    try:
-        process.start()
-    except (BrokenPipeError, ConnectionResetError, EOFError):
-        process.start()
+    signal that a scheduler sends to all or of what it imports, from a new one.
+
+    Raises UserError where STARTS servers in a row died so.
+    """
+    for _ in range(STARTS):
+        try:
+            process.start()
+        except (BrokenPipeError, ConnectionResetError, EOFError):
+            time.sleep(STARTS_PAUSE)
+        else:
+            return
+    raise UserError(f"no worker can be started; {server_log()} may say why")
 
 
 def forget_main_file() -> None:

@@ -165,7 +165,7 @@ def dead_server(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_a_dead_postgresql_is_told_soon_without_its_password(
     tmp_path: Path, dead_server: int
 ) -> None:
-    pytest.importorskip("psycopg2", reason="the driver of PostgreSQL is not installed")
+    pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed")
     started = time.monotonic()
     url = f"postgresql://me:geheim@127.0.0.1:{dead_server}/studies"
     shown = sweep(tmp_path, "hydra.sweeper.storage=${oc.env:STUDIES}", STUDIES=url)
