@@ -33,6 +33,7 @@ WITH_COMMANDS = (
     "README.md",
     "conf/README.md",
     "sweeps/README.md",
+    "sweeps/clusters.md",
     "cifar_hpo/README.md",
     "cifar_hpo/report/README.md",
 )
