@@ -28,6 +28,19 @@ fi
 : "${STUDY_URL:?the URL of a PostgreSQL database: export it, or write it to $secrets}"
 : "${MLFLOW_TRACKING_URI:?the address of an MLflow server: export it, or write it to $secrets}"
 
+# USR1 comes 90 s before the time limit, to this shell alone: end in order, and come back. TERM is
+# of who preempts or cancels the job: end in order; SLURM brings back what it has preempted. Either
+# may come before there is a sweep.
+sweep=
+is_ended=no
+comes_back=no
+end_sweep() {
+    is_ended=yes
+    [ -z "$sweep" ] || kill -TERM "$sweep" 2>/dev/null || true
+}
+trap end_sweep TERM
+trap 'comes_back=yes; end_sweep' USR1
+
 # In single quotes: Python reads the URL, and no list of processes shows it.
 # shellcheck disable=SC2016
 storage='hydra.sweeper.storage=${oc.env:STUDY_URL}'
@@ -35,12 +48,7 @@ cores=${SLURM_CPUS_PER_TASK:-1}
 "${PYTHON:-python}" -m cifar_hpo -m "$storage" hydra.launcher.n_workers="$cores" \
     hydra.launcher.threads_per_worker=1 "$@" &
 sweep=$!
-
-# USR1 comes 90 s before the time limit, to this shell alone: end in order, and come back. TERM is
-# of who preempts or cancels the job: end in order; SLURM brings back what it has preempted.
-comes_back=no
-trap 'kill -TERM "$sweep" 2>/dev/null || true' TERM
-trap 'comes_back=yes; kill -TERM "$sweep" 2>/dev/null || true' USR1
+[ "$is_ended" = no ] || end_sweep
 
 # A signal ends `wait`, not the sweep.
 while kill -0 "$sweep" 2>/dev/null; do

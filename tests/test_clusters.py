@@ -27,7 +27,7 @@ from cifar_hpo.paths import SWEEPS
 from cifar_hpo.study.storage import load_study, open_storage
 
 SCRIPT = SWEEPS / "slurm-array.sh"
-MANIFEST = SWEEPS / "kubernetes-job.yml"
+MANIFEST = SWEEPS / "kubernetes-job.yaml.example"
 
 GRACE = 30
 """Seconds that a preempted job has to end."""

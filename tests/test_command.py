@@ -109,7 +109,7 @@ print("study one: 2 trials")
         (["hydra.sweeper.storage=memory"], "null", "memory"),
         (["-cn", "mine"], "sqlite:///other.db", OTHER),
         (["-cn", "mine"], "'sqlite:///${oc.env:NAME}.db'", OTHER),
-        (["-cn", "mine"], "'${hydra:runtime.cwd}'", None),
+        (["-cn", "mine"], "'${of_a_sweep:x}'", None),
         (["--config-dir=hydra.sweeper.storage=x"], "null", None),
         ([], "null", None),
     ],
