@@ -234,7 +234,7 @@ for options in sys.argv[2:]:
         config = validate_config(compose("config", options.split()))
     trainer.set_up(config.training)
     weights = []
-    for trained in trainer.train(config, load_dataset(config.data), lambda *_, best, restored: None):
+    for trained in trainer.train(config, load_dataset(config.data), lambda *_, **__: None):
         for weight in trained.weights:
             weights.append(weight.ravel())
     arrays.append(np.concatenate(weights).astype(np.float64))
