@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy
@@ -45,9 +46,17 @@ TIMEOUT_OPTIONS = {
 DRIVERS = {"postgresql": ("psycopg", "psycopg2")}
 """The drivers of a database by the scheme of its URLs; the first that is installed is taken."""
 
-KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-"""Arguments of PostgreSQL's drivers, in seconds and probes: a server that has gone without a word
-is noticed within half a minute."""
+KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Arguments of PostgreSQL's drivers, in seconds, probes and milliseconds: a server that has gone
+without a word is noticed within half a minute, also while it is asked something."""
+
+UTC = {"options": "-c timezone=UTC"}
+"""Leases are compared as times without a zone: of all processes' sessions it must be the same."""
 
 PACKAGES = {
     "psycopg": "'psycopg[binary]'",
@@ -158,12 +167,15 @@ class Database:
         hint = "" if self.file else "; see whether it runs and lets you in"
         return f"can't be used ({last}){hint}"
 
-    def connect_options(self) -> dict[str, int]:
+    def connect_options(self) -> dict[str, Any]:
         """The arguments of a server's driver that let it give up in time."""
         driver = sqlalchemy.make_url(self.engine_url).get_dialect().driver
         option = TIMEOUT_OPTIONS.get(driver)
-        options = {option: CONNECT_TIMEOUT} if option else {}
-        return options | KEEPALIVE if driver in DRIVERS["postgresql"] else options
+        options: dict[str, Any] = {option: CONNECT_TIMEOUT} if option else {}
+        if driver not in DRIVERS["postgresql"]:
+            return options
+        own = "options" in sqlalchemy.make_url(self.engine_url).query
+        return options | KEEPALIVE | ({} if own else UTC)
 
     def _connect(self) -> None:
         """Ask a server for a connection: its driver would wait for minutes."""

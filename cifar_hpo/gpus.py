@@ -27,6 +27,9 @@ NO_GPU = "-1"
 OWN = "CIFAR_HPO_GPU"
 """The environment variable in which a worker is told what its GPU is called."""
 
+AS_NEEDED = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""Lets TensorFlow and JAX take of a GPU's memory what they need; else they take all of it."""
+
 PATIENCE = 30.0
 """Seconds for `nvidia-smi`, which takes some where no process keeps the driver awake."""
 
@@ -42,6 +45,7 @@ OUT_OF_MEMORY = (
     "CUDA out of memory",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "Dst tensor is not initialized",  # TensorFlow's, of a copy to a GPU that is full
 )
 """What the kind or the message of an error says of a GPU whose memory was too small."""
 
@@ -124,12 +128,7 @@ def environment_for(gpu: Gpu) -> dict[str, str]:
 
     Of its memory the libraries that would take all, TensorFlow and JAX, take what they need.
     """
-    return {
-        VISIBLE: gpu.id,
-        OWN: gpu.name,
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    }
+    return {VISIBLE: gpu.id, OWN: gpu.name, **AS_NEEDED}
 
 
 def own_gpu() -> str:

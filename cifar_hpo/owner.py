@@ -34,6 +34,18 @@ def is_alive(owner: str) -> bool:
         return False
 
 
+def is_gone(owner: str) -> bool:
+    """Whether no process has its number on this host, which is so whatever a clock has done since;
+    of one on another host nobody can say."""
+    host, pid, _ = owner.rsplit(":", 2)
+    if host != _host():
+        return False
+    try:
+        return psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def host_of(owner: str) -> str:
     """The name of its host, as a person knows it."""
     return owner.partition("/")[0].partition(":")[0]

@@ -171,16 +171,17 @@ def running(servers: Sequence[Server]) -> Iterator[list[subprocess.Popen[bytes]]
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End the process group of each, by force after STOP_TIMEOUT.
+    """End the process group of each, by force after STOP_TIMEOUT for all together.
 
     A further signal may end this on the way; then they are killed, too, as their pipes close.
     """
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
+    until = time.monotonic() + STOP_TIMEOUT
     for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT)
+            process.wait(max(0.1, until - time.monotonic()))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 

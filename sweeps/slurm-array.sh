@@ -44,9 +44,11 @@ trap 'comes_back=yes; end_sweep' USR1
 # In single quotes: Python reads the URL, and no list of processes shows it.
 # shellcheck disable=SC2016
 storage='hydra.sweeper.storage=${oc.env:STUDY_URL}'
-cores=${SLURM_CPUS_PER_TASK:-1}
-"${PYTHON:-python}" -m cifar_hpo -m "$storage" hydra.launcher.n_workers="$cores" \
-    hydra.launcher.threads_per_worker=1 "$@" &
+slots=("hydra.launcher.n_workers=${SLURM_CPUS_PER_TASK:-1}" hydra.launcher.threads_per_worker=1)
+if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+    slots=() # a worker for each GPU of the job
+fi
+"${PYTHON:-python}" -m cifar_hpo -m "$storage" "${slots[@]}" "$@" &
 sweep=$!
 [ "$is_ended" = no ] || end_sweep
 

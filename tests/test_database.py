@@ -13,7 +13,7 @@ import sqlalchemy
 from support import garble, wait_for
 
 from cifar_hpo import database
-from cifar_hpo.database import CONNECT_TIMEOUT, KEEPALIVE, Database, new_file
+from cifar_hpo.database import CONNECT_TIMEOUT, KEEPALIVE, UTC, Database, new_file
 from cifar_hpo.errors import StudyError
 
 
@@ -122,7 +122,7 @@ def test_a_server_is_given_up_in_time_by_the_option_of_its_driver() -> None:
     in_time = {"connect_timeout": CONNECT_TIMEOUT}
     assert at("mysql+pymysql://me@host/x").connect_options() == in_time
     for driver in ("postgresql+psycopg2", "postgresql+psycopg", "postgresql"):
-        assert at(f"{driver}://me@host/x").connect_options() == in_time | KEEPALIVE
+        assert at(f"{driver}://me@host/x").connect_options() == in_time | KEEPALIVE | UTC
     assert at("postgresql+pg8000://me@host/x").connect_options() == {"timeout": CONNECT_TIMEOUT}
     assert at("postgresql+asyncpg://me@host/x").connect_options() == {}
 

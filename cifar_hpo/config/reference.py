@@ -254,6 +254,8 @@ def type_text(field: dataclasses.Field[Any]) -> str:
 
 def open_type_text(field: dataclasses.Field[Any]) -> str:
     """The type of a key whose annotation leaves it open, by what its limits ask for."""
+    if "words" not in field.metadata:
+        return "mapping or null"
     words = field.metadata["words"]
     if words and field.metadata["listed"]:
         return f"whole number, a list or `{'` or `'.join(words)}`"

@@ -307,11 +307,11 @@ class RayLauncher:
         default=0,
         low=0,
     )
-    resources: dict[str, Any] = meant(
-        "custom resources that a trial takes, by the names that nodes have them: {special: 1}", {}
+    resources: Any = meant(
+        "custom resources that a trial takes, by the names that nodes have them: {special: 1}", None
     )
-    runtime_env: dict[str, Any] = meant(
-        "Ray's runtime environment: {env_vars: {NAME: text}}, working_dir, pip", {}
+    runtime_env: Any = meant(
+        "Ray's runtime environment: {env_vars: {NAME: text}}, working_dir, pip", None
     )
     trials_per_worker: int | None = key(
         "trials after which a worker's process is replaced, because each new shape of network "

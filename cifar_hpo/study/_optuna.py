@@ -217,9 +217,9 @@ def set_user_attributes(
             storage.set_trial_user_attr(number, key, value)
         return
     with _create_scoped_session(storage.scoped_session, True) as session:
-        trial_model = TrialModel.find_or_raise_by_id(number, session)
+        trial_model: Any = TrialModel.find_or_raise_by_id(number, session)
         storage.check_trial_is_updatable(number, trial_model.state)
-        noted = TrialUserAttributeModel.where_trial_id(number, session)
+        noted: list[Any] = TrialUserAttributeModel.where_trial_id(number, session)
         known = {attribute.key: attribute for attribute in noted}
         for key, value in attributes.items():
             text = json.dumps(value)

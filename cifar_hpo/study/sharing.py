@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cifar_hpo.database import Database
 from cifar_hpo.errors import StudyError, named_line
-from cifar_hpo.owner import host_of, is_alive, owner
+from cifar_hpo.owner import host_of, is_gone, owner
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study import _optuna
 from cifar_hpo.study.turns import Turn
@@ -34,9 +34,9 @@ RENEWAL = 5
 LEASE = 30
 """Seconds after which a lease that was not renewed has expired."""
 
-SECOND_LOOK = 5.0
+SECOND_LOOK = 15.0
 """Seconds in which a lease must stay expired: when a database comes back that was away, all leases
-are old until their holders have renewed them."""
+are old until their holders have renewed them, which may take RENEWAL and a new connection."""
 
 EXPIRY_INTERVAL = 1.0
 """Seconds between two questions for expired leases, for which a database looks at all trials."""
@@ -77,6 +77,9 @@ class Sharing(Protocol):
         """The trials that have begun and not ended and are not this process's, as of the last
         look."""
 
+    def is_anyone_at_work(self) -> bool:
+        """Whether one of them is running, or was when its process died."""
+
     def elsewhere(self) -> dict[int, str]:
         """Those of them that others run, by number, and the host of each."""
 
@@ -110,6 +113,9 @@ class Alone:
 
     def others(self) -> list[FrozenTrial]:
         return []
+
+    def is_anyone_at_work(self) -> bool:
+        return False
 
     def elsewhere(self) -> dict[int, str]:
         return {}
@@ -175,14 +181,18 @@ class Shared:
                 self._lose(trial)
                 continue
             self._unfinished.pop(trial_id, None)
-            if trial.number in self._held:
-                self.let_go(trial.number)  # its result was told
-            else:
+            was_held = trial.number in self._held
+            self.let_go(trial.number)
+            is_told = was_held and trial.user_attrs.get(HOLDER) == self._me
+            if not is_told:
                 ended.append(trial)
-        self._note_expired()
         return ended
 
+    def is_anyone_at_work(self) -> bool:
+        return any(trial.state is TrialState.RUNNING for trial in self.others())
+
     def abandoned(self) -> Iterator[FrozenTrial]:
+        self._note_expired()
         for trial in self.others():
             if trial.state is TrialState.WAITING or self._is_abandoned(trial):
                 yield trial
@@ -204,9 +214,11 @@ class Shared:
 
     def refuse_others(self) -> None:
         self.look()
+        self._note_expired()
         if self._expired:
             time.sleep(SECOND_LOOK)
             self.look()
+            self._note_expired()
         for number, host in self.elsewhere().items():
             problem = f"trial {number} runs on {host}"
             raise StudyError(f"study {self._study}: {problem}; wait for its end, or end it")
@@ -216,7 +228,7 @@ class Shared:
         with self._lock:
             self._held.clear()
         if self._renewal is not None:
-            self._renewal.join()
+            self._renewal.join(RENEWAL)  # it may wait for a database that is away
         self._turn.close()
         _optuna.disconnect(self._storage)
 
@@ -224,7 +236,7 @@ class Shared:
         """Whether nobody runs a running trial: it has no holder, because its process died in its
         turn, or one that is known to be dead, or one whose lease has expired."""
         holder = trial.user_attrs.get(HOLDER)
-        if holder is None or not is_alive(holder):
+        if holder is None or is_gone(holder):
             return True
         since = self._expired.get(trial.number)
         return since is not None and time.monotonic() - since >= SECOND_LOOK

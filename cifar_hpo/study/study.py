@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import OperationalError
 
@@ -116,6 +116,7 @@ class Study:
         self._finished = CountedTrials(self.directions)
         self._requeued: deque[TrialSpec] = deque()
         self._open_trials: dict[int, optuna.Trial] = {}
+        self._retried: set[str] | None = None  # any configuration may go on
         self._taken: set[str] = set()
         self._counted_elsewhere: list[FinishedTrial] = []
         self._failures = 0
@@ -227,13 +228,16 @@ class Study:
 
     def release(self) -> None:
         """Let unfinished trials wait for the next command, or another one that is at work."""
+        specs = [*self.running.values(), *self._requeued]
+        self.running.clear()
+        self._requeued.clear()
+        if not specs:
+            return
         with self._sharing.turn():
-            for spec in (*self.running.values(), *self._requeued):
+            for spec in specs:
                 if self._sharing.holds(spec.number):
                     self._stored.set_state(spec.number, TrialState.WAITING)
                     self._sharing.let_go(spec.number)
-        self.running.clear()
-        self._requeued.clear()
 
     def set_run(self, uri: str, run_id: str) -> None:
         """Note where MLflow has this study, for the report; not where the URI holds a password."""
@@ -340,19 +344,32 @@ class Study:
         """What is still to be tried; None when that depends on what is running now."""
         self._budget.start()
         candidates = self._candidates()
-        while not self._is_budget_spent():
+        while True:
             with self._sharing.turn():
                 self.look()
+                if self._is_budget_spent():
+                    return
                 spec = self._next_spec(candidates)
                 if spec:
                     self.running[spec.number] = spec
-            if not spec and not self.running and not self.elsewhere():
+            if not spec and not self.running and not self._sharing.is_anyone_at_work():
                 return
             yield spec
 
     def should_prune(self, spec: TrialSpec, progress: Progress) -> bool:
-        """Note a running trial's value after an epoch, and ask the pruner."""
-        return should_prune(self._open_trials[spec.number], progress)
+        """Note a running trial's value after an epoch, and ask the pruner.
+
+        In a shared study a trial that somebody else has finished is to stop, and a database that is
+        away stops none.
+        """
+        try:
+            return should_prune(self._open_trials[spec.number], progress)
+        except UpdateFinishedTrialError:
+            return True
+        except (OperationalError, StorageInternalError):
+            if not self.is_shared:
+                raise
+            return False
 
     def discard(self, spec: TrialSpec, reason: str) -> None:
         """Give up a trial before it starts; it does not count."""
@@ -389,6 +406,10 @@ class Study:
         """Count what was counted, and go on with what an interrupted or dead command left; in a
         shared study whoever asks next does so."""
         self._sharing.look()
+        if self.options["retry_failed"]:
+            attributes = self._stored.study.user_attrs
+            before = finished_trials(self._stored.trials(), attributes)
+            self._retried = identities(trial.params for trial in before if trial.state in FAILURES)
         if not self._sharing.is_shared:
             self._requeued.extend(self._take_up(self._stored.unfinished_trials()))
         trials = self._stored.trials()
@@ -400,11 +421,7 @@ class Study:
 
     def _take_up(self, trials: Iterable[FrozenTrial]) -> list[TrialSpec]:
         """Go on with unfinished trials that nobody runs, or close them."""
-        failed: set[str] | None = None  # any configuration may go on
-        if self.options["retry_failed"]:
-            attributes = self._stored.study.user_attrs
-            counted = finished_trials(self._stored.trials(), attributes)
-            failed = identities(trial.params for trial in counted if trial.state in FAILURES)
+        failed = self._retried
 
         def left_outcome(spec: TrialSpec) -> dict[str, Any] | None:
             result = self._left_result(self, spec)
@@ -484,6 +501,8 @@ class Study:
         if self._requeued:
             return self._requeued.popleft()
         for abandoned in self._sharing.abandoned():
+            if self._is_left_waiting(abandoned):
+                continue
             for spec in self._take_up([abandoned]):
                 return spec
         if not self.options["retry_failed"] and not self._budget.allows(self._begun):
@@ -495,6 +514,12 @@ class Study:
         self._open_trials[trial.number] = trial
         self._sharing.hold(trial)
         return TrialSpec(trial.number, self.space.overrides(params), dict(params))
+
+    def _is_left_waiting(self, trial: FrozenTrial) -> bool:
+        """Whether a trial waits that is none of those that are to be tried again now."""
+        if self._retried is None or trial.state is not TrialState.WAITING:
+            return False
+        return identity(trial.params) not in self._retried
 
     @property
     def _begun(self) -> int:

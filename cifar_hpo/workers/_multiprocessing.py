@@ -36,6 +36,10 @@ STARTS_PAUSE = 0.1
 """Seconds between two of them."""
 
 
+class ServerDied(Exception):
+    """No server lives until it has forked a worker; `server_log` may say why."""
+
+
 def fork_server() -> ForkServerContext:
     """The context whose processes are forked from the server."""
     return get_context("forkserver")
@@ -100,7 +104,7 @@ def start(process: BaseProcess) -> None:
     """Start a process that is forked from the server; where the server dies meanwhile, as by a
     signal that a scheduler sends to all or of what it imports, from a new one.
 
-    Raises UserError where STARTS servers in a row died so.
+    Raises ServerDied where STARTS servers in a row died so.
     """
     for _ in range(STARTS):
         try:
@@ -109,7 +113,7 @@ def start(process: BaseProcess) -> None:
             time.sleep(STARTS_PAUSE)
         else:
             return
-    raise UserError(f"no worker can be started; {server_log()} may say why")
+    raise ServerDied
 
 
 def forget_main_file() -> None:

@@ -89,7 +89,7 @@ def connect(address: str | None, runtime_env: Mapping[str, Any], folder: str, co
                 log_to_driver=False,
             )
             _keep_terminal()
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError, ray.exceptions.RayError) as error:
         key = "runtime_env" if runtime_env and not address else "address"
         asks = address not in (None, AUTO) and AUTH_MODE not in os.environ
         hint = f"; {HOW_TO_AUTHENTICATE}" if asks else ""

@@ -96,9 +96,18 @@ class Worker(WorkerState):
         if self.gpu:
             forking.start_with(own, self.process)
         else:
-            forking.start(self.process)
+            self._fork()
         self.system_process = psutil.Process(self.process.pid)
         workers_end.close()
+
+    def _fork(self) -> None:
+        """Raises UserError where none can be forked, because of what the program imports."""
+        try:
+            forking.start(self.process)
+        except forking.ServerDied:
+            cause = last_line(forking.server_log())
+            problem = f"no worker can be started, their server ended with exit code 1: {cause}"
+            raise UserError(problem) from None
 
     def start(self, job: Job) -> None:
         super().start(job)

@@ -18,7 +18,7 @@ from typing import Any
 
 from hydra.core.utils import env_override
 
-from cifar_hpo import paths
+from cifar_hpo import gpus, paths
 from cifar_hpo.trial import Progress
 from cifar_hpo.workers import _multiprocessing as forking
 from cifar_hpo.workers.jobs import LimitPassed, WorkerLost
@@ -58,10 +58,14 @@ class SlotActor:
     def __init__(self, settings: ActorSettings) -> None:
         self.settings = settings
         self.worker: Worker | None = None
+        self.lost: WorkerLost | None = None
         if settings.folder and Path(settings.folder).is_dir():
             os.chdir(settings.folder)
         if settings.hides_gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+            os.environ[gpus.VISIBLE] = ""
+        else:  # Ray has said which
+            visible = os.environ.get(gpus.VISIBLE, "")
+            os.environ.update({gpus.OWN: f"GPU {visible}", **gpus.AS_NEEDED})
         forking.forget_main_file()
         self.temporary = tempfile.mkdtemp(prefix=paths.TEMPORARY, dir=settings.temporary)
         with env_override(thread_environment(settings.threads)):
@@ -90,7 +94,8 @@ class SlotActor:
     def next(self) -> list[Message]:
         """What the trial tells, as soon as it tells something; its end comes last."""
         worker = self.worker
-        assert worker is not None
+        if worker is None:  # it died behind its last message
+            return [self.lost or WorkerLost("worker lost")]
         while True:
             try:
                 if worker.pipe.poll(SUPERVISION_INTERVAL):
@@ -125,7 +130,8 @@ class SlotActor:
 
     def _lost(self, worker: Worker) -> WorkerLost:
         self._retire()
-        return WorkerLost(worker.cause_of_death())
+        self.lost = WorkerLost(worker.cause_of_death())
+        return self.lost
 
     def _retire_if_worn(self, worker: Worker) -> None:
         limit = self.settings.options.get("trials_per_worker")

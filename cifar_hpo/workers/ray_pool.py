@@ -100,7 +100,7 @@ class RayPool:
         """
         self.temporary = tempfile.mkdtemp(prefix=paths.TEMPORARY, dir=_short_folder())
         try:
-            runtime_env = self.options["runtime_env"]
+            runtime_env = self.options["runtime_env"] or {}
             _ray.connect(self.options["address"], runtime_env, self.temporary, available_cores())
             room = room_for(self.needs, _ray.node_resources())
             self.n_workers = self.options["n_workers"] or min(room, self.jobs or room)
@@ -221,7 +221,7 @@ class RayPool:
         actor_class = ray.remote(SlotActor).options(
             num_cpus=options["num_cpus"],
             num_gpus=options["num_gpus"],
-            resources=dict(options["resources"]),
+            resources=dict(options["resources"] or {}),
             max_restarts=0,
             max_concurrency=2,  # `close` beside the call that is under way
         )
@@ -230,7 +230,7 @@ class RayPool:
             self.workers.append(RayWorker(slot, actor, self.launcher))
 
     def _settings(self, slot: int) -> ActorSettings:
-        has_own_folder = "working_dir" in self.options["runtime_env"]
+        has_own_folder = "working_dir" in (self.options["runtime_env"] or {})
         return ActorSettings(
             slot=slot,
             threads=self.threads,
@@ -272,7 +272,12 @@ def needs_of(options: Mapping[str, Any]) -> dict[str, float]:
 
     Raises ConfigError for an amount that Ray knows none of.
     """
-    needs = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], **options["resources"]}
+    needs = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
+    for name, amount in (options["resources"] or {}).items():
+        if name in needs:
+            problem = f"it is not among Ray's custom resources; write {key_of(name)}={amount}"
+            raise ConfigError(f"hydra.launcher.resources.{name}", problem)
+        needs[name] = amount
     for name, amount in needs.items():
         is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
         if not is_number or amount < 0:

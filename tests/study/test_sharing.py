@@ -23,7 +23,7 @@ from cifar_hpo.study import _optuna, sharing, storage
 from cifar_hpo.study.space import Space
 from cifar_hpo.study.storage import load_study, open_storage, study_lock
 from cifar_hpo.study.study import Study
-from cifar_hpo.trial import FAILED, TrialResult, TrialSpec
+from cifar_hpo.trial import FAILED, Progress, TrialResult, TrialSpec
 
 TESTS = Path(__file__).parents[1]
 
@@ -34,9 +34,9 @@ Open = Callable[..., Study]
 def open_study(database: str, space: Callable[..., Space]) -> Open:
     """Opens the study `s` of that server, as each of several commands would."""
 
-    def opened(*overrides: str, sampler: str = "grid", **options: Any) -> Study:
+    def opened(*overrides: str, sampler: str = "grid", name: str = "s", **options: Any) -> Study:
         wanted = study_options(sampler, storage=database, **options)
-        return Study.open("s", space(*(overrides or ("+x=1,2,3,4",))), wanted, {"a": 1})
+        return Study.open(name, space(*(overrides or ("+x=1,2,3,4",))), wanted, {"a": 1})
 
     return opened
 
@@ -74,8 +74,9 @@ def test_what_others_do_counts_for_budget_patience_and_target(open_study: Open) 
         for study, spec in ((one, first), (two, second), (two, third)):
             study.tell(spec, finished(0.5))
         assert list(of_one) == []
-    with open_study(sampler="random", n_trials=9, target=0.9) as one:
-        with open_study(sampler="random", n_trials=9, target=0.9) as two:
+    aim = {"sampler": "random", "n_trials": 9, "target": 0.9, "fresh": True}
+    with open_study("+x=interval(0,1)", **aim) as one:
+        with open_study("+x=interval(0,1)", **aim | {"fresh": False}, name=one.name) as two:
             two.tell(take(two.specs()), finished(0.95))
         assert list(one.specs()) == []
 
@@ -122,8 +123,10 @@ def test_the_trial_of_a_host_that_dies_is_given_to_another_and_its_late_result_d
             spec = next(specs)
         assert spec
         assert (spec.number, spec.attempt) == (lost.number, 1)
-        assert not two.tell(lost, finished(0.1)), "it was superseded"
         assert one.tell(spec, finished(0.7))
+        two.look()
+        assert [trial.values for trial in two.ranking()] == [[0.7]]
+        assert not two.tell(lost, finished(0.1)), "it was superseded"
         assert [trial.values for trial in one.ranking()] == [[0.7]]
     two_again = open_study("+x=1")
     with two_again:
@@ -269,3 +272,12 @@ def test_nothing_is_left_of_a_study_that_was_closed(open_study: Open) -> None:
         take(study.specs())
         assert threading.active_count() == before + 1
     wait_for(lambda: threading.active_count() == before, 10)
+
+
+def test_a_trial_that_another_command_has_finished_is_to_stop(open_study: Open) -> None:
+    with open_study("+x=1") as one:
+        spec = take(one.specs())
+        opened = open_storage(one.options["storage"])
+        _optuna.set_state(opened, "s", spec.number, TrialState.FAIL)
+        _optuna.disconnect(opened)
+        assert one.should_prune(spec, Progress(1, 3, 0.5))

@@ -59,6 +59,7 @@ def test_a_running_sweep_says_where_each_trial_is(lines: list[tuple[float, str]]
     )
 
 
+@pytest.mark.long  # the other tests' load makes trials slower than their first epochs
 def test_the_sweep_is_estimated_as_soon_as_an_epoch_is_timed(
     lines: list[tuple[float, str]],
 ) -> None:

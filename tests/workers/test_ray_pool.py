@@ -194,6 +194,24 @@ def test_what_no_node_has_ends_the_sweep_before_it_starts(tmp_path: Path, at: st
     assert seen(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        (
+            "hydra.launcher.resources={GPU: 1}",
+            "hydra.launcher.resources.GPU: it is not among Ray's custom resources; write ",
+        ),
+        ("hydra.launcher.runtime_env={env_vars: {N: 1}}", "hydra.launcher.runtime_env: "),
+    ],
+)
+@needs_ray
+def test_what_ray_does_not_take_is_one_line(tmp_path: Path, option: str, problem: str) -> None:
+    _, err = ended(process := ray_app(tmp_path, "", "+x=0,1", option))
+    assert process.returncode == 2, err
+    assert err.startswith(f"error: {problem}")
+    assert err.count("\n") == 1
+
+
 @needs_ray
 @pytest.mark.long
 def test_networks_come_to_the_same_values_as_with_local_workers(
