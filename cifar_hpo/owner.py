@@ -26,29 +26,29 @@ def is_alive(owner: str) -> bool:
     host, pid, started = owner.rsplit(":", 2)
     if host not in (_host(), socket.gethostname()):  # the latter is what earlier versions noted
         return True
-    try:
-        process = psutil.Process(int(pid))
-        is_same = abs(process.create_time() - float(started)) < 0.1
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    process = _running(int(pid))
+    return process is not None and abs(process.create_time() - float(started)) < 0.1
 
 
 def is_gone(owner: str) -> bool:
     """Whether no process has its number on this host, which is so whatever a clock has done since;
     of one on another host nobody can say."""
     host, pid, _ = owner.rsplit(":", 2)
-    if host != _host():
-        return False
-    try:
-        return psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return host == _host() and _running(int(pid)) is None
 
 
 def host_of(owner: str) -> str:
     """The name of its host, as a person knows it."""
     return owner.partition("/")[0].partition(":")[0]
+
+
+def _running(pid: int) -> psutil.Process | None:
+    """This host's process of that number; None where there is none, or only what is left of one."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _host() -> str:

@@ -421,14 +421,10 @@ class Study:
 
     def _take_up(self, trials: Iterable[FrozenTrial]) -> list[TrialSpec]:
         """Go on with unfinished trials that nobody runs, or close them."""
-        failed = self._retried
 
         def left_outcome(spec: TrialSpec) -> dict[str, Any] | None:
             result = self._left_result(self, spec)
             return None if result is None else _outcome(result, self.metrics)
-
-        def is_wanted(params: Mapping[str, Value]) -> bool:
-            return failed is None or identity(params) in failed
 
         recovered = recover(
             self._stored,
@@ -436,7 +432,7 @@ class Study:
             self.space,
             is_grid=self.is_grid,
             left_outcome=left_outcome,
-            is_wanted=is_wanted,
+            is_wanted=self._may_go_on,
         )
         for trial in recovered:
             self._open_trials[trial.spec.number] = trial.trial
@@ -501,7 +497,8 @@ class Study:
         if self._requeued:
             return self._requeued.popleft()
         for abandoned in self._sharing.abandoned():
-            if self._is_left_waiting(abandoned):
+            is_waiting = abandoned.state is TrialState.WAITING
+            if is_waiting and not self._may_go_on(abandoned.params):
                 continue
             for spec in self._take_up([abandoned]):
                 return spec
@@ -515,11 +512,9 @@ class Study:
         self._sharing.hold(trial)
         return TrialSpec(trial.number, self.space.overrides(params), dict(params))
 
-    def _is_left_waiting(self, trial: FrozenTrial) -> bool:
-        """Whether a trial waits that is none of those that are to be tried again now."""
-        if self._retried is None or trial.state is not TrialState.WAITING:
-            return False
-        return identity(trial.params) not in self._retried
+    def _may_go_on(self, params: Mapping[str, Value]) -> bool:
+        """Whether an unfinished trial of a configuration is tried again now; else it waits."""
+        return self._retried is None or identity(params) in self._retried
 
     @property
     def _begun(self) -> int:
