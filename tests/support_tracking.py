@@ -70,13 +70,15 @@ class Server:
 
     state: of the gate. `open`; `hanging`, when it passes nothing on until it is open again;
     `failing`, when it answers each request with status 500; `silent`, when it passes requests on
-    and no answer back. passed: how many pieces of requests it has passed on.
+    and no answer back. passed: how many pieces of requests it has passed on. lost_answers: how many
+    answers it is still to lose while it is open.
     """
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.state = "open"
         self.passed = 0
+        self.lost_answers = 0
         self._changed = threading.Condition()
         self._gate = socket.create_server(("127.0.0.1", 0))
         self.uri = f"http://127.0.0.1:{self._gate.getsockname()[1]}"
@@ -122,7 +124,10 @@ class Server:
     def _pass_answers(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(65536):
-                if self.state == "silent":
+                with self._changed:
+                    is_lost = self.state == "silent" or self.lost_answers > 0
+                    self.lost_answers = max(self.lost_answers - 1, 0)
+                if is_lost:
                     break
                 client.sendall(data)
         end(client, server)

@@ -23,7 +23,7 @@ from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.delivery import NO_ANSWER, Delivery, Undelivered, reason
 from cifar_hpo.tracking.ownership import OWNER, RUNNING, end_dead_runs
 from cifar_hpo.tracking.source import is_dirty, source_tags, uncommitted_diff
-from cifar_hpo.tracking.store import connect, experiment
+from cifar_hpo.tracking.store import SERVERS, connect, experiment
 from cifar_hpo.tracking.writer import (
     NOT_YET,
     UNREADABLE,
@@ -150,7 +150,17 @@ class StudyRun:
     def _create(self, study: str, study_id: str) -> str:
         tags = {"study": study, "kind": "study", STUDY_ID: study_id, OWNER: owner()}
         run = self.client.create_run(self.experiment_id, tags=tags, run_name=f"study {study}")
-        return str(run.info.run_id)
+        run_id = str(run.info.run_id)
+        if self.uri.startswith(SERVERS):
+            self._delete_twins(run_id, study_id)
+        return run_id
+
+    def _delete_twins(self, run_id: str, study_id: str) -> None:
+        """MLflow repeats a request whose answer is late, which may have made two runs."""
+        condition = f"tags.`{STUDY_ID}` = '{study_id}' and tags.`{OWNER}` = '{owner()}'"
+        for run in self.client.search_runs([self.experiment_id], condition):
+            if run.info.run_id != run_id:
+                self.client.delete_run(run.info.run_id)
 
     def _describe(self, note: str | None) -> str:
         """Give the run the user's tags and note; returns the note, or an earlier command's."""

@@ -20,7 +20,7 @@ from mlflow.entities import Metric, Param, RunTag
 from cifar_hpo import paths
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.ownership import end_dead_runs
-from cifar_hpo.tracking.store import store_lock
+from cifar_hpo.tracking.store import SERVERS, store_lock
 from cifar_hpo.whole_files import whole_file
 
 Entry = tuple[str, Mapping[str, Any]]
@@ -81,9 +81,13 @@ class RunWriter:
     def create(
         self, experiment_id: str, name: str, tags: Mapping[str, str], start_time: int
     ) -> None:
-        """Make the run, unless an earlier call that seemed to fail has made it, or two did."""
-        if self.may_exist:
+        """Make the run, unless an earlier call that seemed to fail has made it, or two did.
+
+        One call to a server can make two, for MLflow repeats a request whose answer is late.
+        """
+        if self.may_exist or self.uri.startswith(SERVERS):
             self._doubtful = (experiment_id, f"tags.`{ATTEMPT}` = '{tags[ATTEMPT]}'")
+        if self.may_exist:
             self._take_one()
         self.may_exist = True
         if not self.run_id:

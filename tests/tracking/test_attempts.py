@@ -250,6 +250,19 @@ def test_a_store_that_comes_back_while_an_attempt_runs_has_all_at_its_end(
     assert kept_in(tmp_path) == []
 
 
+@pytest.mark.usefixtures("uri", "impatient")
+def test_a_request_that_mlflow_repeats_because_its_answer_is_lost_makes_one_run(
+    server: Server, tmp_path: Path
+) -> None:
+    study = StudyRun(server.uri, "repeated", "s")
+    server.lost_answers = 1
+    with attempt_run(record(server.uri, study), tmp_path) as run:
+        log_all(run)
+    assert server.lost_answers == 0
+    assert_all_is_there(run.run_id)
+    assert [child.info.run_id for child in children(study)] == [run.run_id]
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_locked_database_is_waited_for_and_else_has_all_later(uri: str, tmp_path: Path) -> None:
     study = StudyRun(uri, "locked", "s")

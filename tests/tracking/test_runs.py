@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -199,6 +200,23 @@ def test_a_store_that_hangs_holds_up_nothing_of_a_sweep_and_its_end_for_a_bounde
     assert study.deliver_kept(tmp_path) == {}
     server.become("open")
     wait_for(lambda: fetch(study.run_id).info.status == "FINISHED")
+
+
+@pytest.mark.usefixtures("uri")
+def test_a_request_that_mlflow_repeats_because_its_answer_is_lost_makes_one_run_of_a_study(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_run = mlflow.MlflowClient.create_run
+
+    def create_run_unheard(*arguments: Any, **options: Any) -> Any:
+        server.lost_answers = 1
+        return create_run(*arguments, **options)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "create_run", create_run_unheard)
+    study = StudyRun(server.uri, "repeated, a study", "s", study_id="1")
+    assert server.lost_answers == 0
+    (run,) = study.client.search_runs([study.experiment_id])
+    assert run.info.run_id == study.run_id
 
 
 class WithModel(StudyRun):
