@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
@@ -76,8 +77,31 @@ def changed_trials(
     return {trial._trial_id: trial for trial in trials}  # noqa: SLF001
 
 
-def id_of(trial: optuna.Trial) -> int:
-    """The storage's own id of a trial that is open."""
+def states(
+    storage: BaseStorage, trial_ids: set[int], attribute: str
+) -> dict[int, tuple[TrialState, Any]]:
+    """The state of trials and one of their users' attributes, None where they have it not.
+
+    Read without all else that trials have, which takes a millisecond for each.
+    """
+    assert isinstance(storage, RDBStorage)
+    of_trial = TrialUserAttributeModel.trial_id == TrialModel.trial_id
+    is_wanted = TrialUserAttributeModel.key == attribute
+    columns = (TrialModel.trial_id, TrialModel.state, TrialUserAttributeModel.value_json)
+    found: dict[int, tuple[TrialState, Any]] = {}
+    if not trial_ids:
+        return found
+    with _create_scoped_session(storage.scoped_session) as session:
+        query = session.query(*columns).outerjoin(
+            TrialUserAttributeModel, sqlalchemy.and_(of_trial, is_wanted)
+        )
+        for trial_id, state, value in query.filter(TrialModel.trial_id.in_(trial_ids)):
+            found[trial_id] = (state, None if value is None else json.loads(value))
+    return found
+
+
+def id_of(trial: optuna.Trial | FrozenTrial) -> int:
+    """The storage's own id of a trial."""
     return trial._trial_id  # noqa: SLF001
 
 

@@ -23,6 +23,14 @@ ATTEMPT = "attempt"
 """The attribute of Optuna's trial that counts its attempts before this one."""
 
 
+LOST = "lost"
+"""The attribute of Optuna's trial that counts the processes that died with it."""
+
+MAX_LOST = 10
+"""Processes that may die with a trial before that is its outcome: it may well be what kills them,
+and would go from host to host for ever."""
+
+
 class Recovered(NamedTuple):
     """A trial that goes on: what is to be tried, and Optuna's trial, which is running."""
 
@@ -30,9 +38,9 @@ class Recovered(NamedTuple):
     trial: optuna.Trial
 
 
-LeftOutcome = Callable[[TrialSpec], Mapping[str, Any] | None]
-"""Gives the outcome that a trial left on disk, as it is noted with the trial; None where it left
-none."""
+KnownOutcome = Callable[[TrialSpec, int], Mapping[str, Any] | None]
+"""Gives the outcome of a trial that left it on disk, or that has lost so many processes, as it is
+noted with the trial; None where it is to go on."""
 
 
 def recover(
@@ -41,7 +49,7 @@ def recover(
     space: Space,
     *,
     is_grid: bool,
-    left_outcome: LeftOutcome,
+    known_outcome: KnownOutcome,
     is_wanted: Callable[[Mapping[str, Value]], bool],
 ) -> list[Recovered]:
     """Leave none of these unfinished trials RUNNING without a holder; returns those that go on.
@@ -55,7 +63,7 @@ def recover(
         can_go_on = _can_go_on(trial, space)
         outcome = trial.user_attrs.get(OUTCOME)
         if not outcome and can_go_on:
-            outcome = left_outcome(_spec(space, trial))
+            outcome = known_outcome(_spec(space, trial), _lost(trial))
             if outcome:
                 stored.note_outcome(stored.open_trial(trial.number), outcome)
         if outcome:
@@ -83,7 +91,15 @@ def _another_attempt(stored: StoredStudy, space: Space, trial: FrozenTrial) -> R
     open_trial = stored.open_trial(trial.number)
     spec = _spec(space, trial)
     open_trial.set_user_attr(ATTEMPT, spec.attempt)
+    if trial.state is TrialState.RUNNING:
+        open_trial.set_user_attr(LOST, _lost(trial))
     return Recovered(spec, open_trial)
+
+
+def _lost(trial: FrozenTrial) -> int:
+    """How many processes have died with a trial, the last one among them."""
+    before: int = trial.user_attrs.get(LOST, 0)
+    return before + (trial.state is TrialState.RUNNING)
 
 
 def _spec(space: Space, trial: FrozenTrial) -> TrialSpec:

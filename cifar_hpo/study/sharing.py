@@ -58,6 +58,9 @@ class Sharing(Protocol):
     def turn(self) -> AbstractContextManager[None]:
         """In which nobody else changes the study."""
 
+    def check(self) -> None:
+        """Raise TurnLost unless the turn has lasted until now."""
+
     def hold(self, trial: optuna.Trial) -> None:
         """This process runs a trial from now on; in a turn."""
 
@@ -69,6 +72,9 @@ class Sharing(Protocol):
 
     def look(self) -> list[FrozenTrial]:
         """The trials of others that have ended since the last look."""
+
+    def lost(self) -> list[int]:
+        """The trials that this process held and another has been given, since the last call."""
 
     def abandoned(self) -> Iterator[FrozenTrial]:
         """Unfinished trials that nobody runs, as of the last look; in a turn."""
@@ -98,6 +104,8 @@ class Alone:
     def turn(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
+    def check(self) -> None: ...
+
     def hold(self, trial: optuna.Trial) -> None: ...
 
     def let_go(self, number: int) -> None: ...
@@ -106,6 +114,9 @@ class Alone:
         return True
 
     def look(self) -> list[FrozenTrial]:
+        return []
+
+    def lost(self) -> list[int]:
         return []
 
     def abandoned(self) -> Iterator[FrozenTrial]:
@@ -136,6 +147,7 @@ class Shared:
         self._turn = Turn(database, study)
         self._me = owner()
         self._held: dict[int, int] = {}  # ids by number
+        self._lost: list[int] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._renewal: threading.Thread | None = None
@@ -146,6 +158,9 @@ class Shared:
 
     def turn(self) -> AbstractContextManager[None]:
         return self._turn
+
+    def check(self) -> None:
+        self._turn.check()
 
     def hold(self, trial: optuna.Trial) -> None:
         trial_id = _optuna.id_of(trial)
@@ -171,7 +186,7 @@ class Shared:
 
     def look(self) -> list[FrozenTrial]:
         changed = _optuna.changed_trials(
-            self._storage, self._study, set(self._unfinished), self._last_id
+            self._storage, self._study, self._changed_ids(), self._last_id
         )
         ended = []
         for trial_id, trial in sorted(changed.items()):
@@ -184,9 +199,15 @@ class Shared:
             was_held = trial.number in self._held
             self.let_go(trial.number)
             is_told = was_held and trial.user_attrs.get(HOLDER) == self._me
+            if was_held and not is_told:
+                self._lost.append(trial.number)
             if not is_told:
                 ended.append(trial)
         return ended
+
+    def lost(self) -> list[int]:
+        lost, self._lost = self._lost, []
+        return lost
 
     def is_anyone_at_work(self) -> bool:
         return any(trial.state is TrialState.RUNNING for trial in self.others())
@@ -195,7 +216,8 @@ class Shared:
         self._note_expired()
         for trial in self.others():
             if trial.state is TrialState.WAITING or self._is_abandoned(trial):
-                yield trial
+                # Its holder may have begun another attempt since it was read.
+                yield self._storage.get_trial(_optuna.id_of(trial))
 
     def others(self) -> list[FrozenTrial]:
         others = []
@@ -255,6 +277,15 @@ class Shared:
         numbers = [trial.number for trial in running if trial.number in expired]
         self._expired = {number: self._expired.get(number, now) for number in numbers}
 
+    def _changed_ids(self) -> set[int]:
+        """Which unfinished trials are not any more as they were read."""
+        states = _optuna.states(self._storage, set(self._unfinished), HOLDER)
+        changed = set()
+        for trial_id, trial in self._unfinished.items():
+            if states.get(trial_id) != (trial.state, trial.user_attrs.get(HOLDER)):
+                changed.add(trial_id)
+        return changed
+
     def _lose(self, trial: FrozenTrial) -> None:
         """Renew a lease no more that another process has taken, which this one was too slow to
         renew."""
@@ -262,17 +293,22 @@ class Shared:
         if trial.number in self._held and not is_mine:
             log.warning("trial %d was given to another process meanwhile", trial.number)
             self.let_go(trial.number)
+            self._lost.append(trial.number)
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEWAL):
-            with self._lock:
-                held = list(self._held.values())
-            for trial_id in held:
-                try:
-                    _optuna.renew_lease(self._storage, trial_id)
-                except Exception as error:  # noqa: BLE001  of whichever driver; the next may succeed
-                    log.warning("a lease was not renewed: %s", redacted(named_line(error)))
-                    break
+            try:
+                self._renew_all()
+            except Exception as error:  # noqa: BLE001  of whichever driver; the next may succeed
+                log.warning("a lease was not renewed: %s", redacted(named_line(error)))
+
+    def _renew_all(self) -> None:
+        """Renew the leases of what this process still holds; another's are its own affair."""
+        with self._lock:
+            held = set(self._held.values())
+        for trial_id, (_, holder) in _optuna.states(self._storage, held, HOLDER).items():
+            if holder == self._me:
+                _optuna.renew_lease(self._storage, trial_id)
 
 
 @contextlib.contextmanager

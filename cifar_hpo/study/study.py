@@ -44,11 +44,12 @@ from cifar_hpo.study.order import (
 )
 from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import LATE_RUN, CountedTrials, FinishedTrial, finished_trials
-from cifar_hpo.study.recovery import ATTEMPT, recover
+from cifar_hpo.study.recovery import ATTEMPT, MAX_LOST, recover
 from cifar_hpo.study.sharing import Sharing, sharing
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import is_file, open_storage, server, study_lock
 from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name, write_note
+from cifar_hpo.study.turns import TurnLost
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Progress, TrialResult, TrialSpec
 
@@ -119,6 +120,7 @@ class Study:
         self._retried: set[str] | None = None  # any configuration may go on
         self._taken: set[str] = set()
         self._counted_elsewhere: list[FinishedTrial] = []
+        self._lost: list[int] = []
         self._failures = 0
 
     @classmethod
@@ -208,9 +210,18 @@ class Study:
         counted, self._counted_elsewhere = self._counted_elsewhere, []
         return counted
 
+    def lost(self) -> list[int]:
+        """The trials that other commands have been given while this one could not renew its leases,
+        since the last call; whatever runs them here is to be ended."""
+        lost, self._lost = self._lost, []
+        return lost
+
     def look(self) -> None:
         """Count what other commands' trials came to since the last look."""
-        for trial in self._sharing.look():
+        ended = self._sharing.look()
+        for number in self._sharing.lost():
+            self._give_up(number)
+        for trial in ended:
             if SKIPPED in trial.user_attrs and self.is_grid and self.space.holds(trial.params):
                 self.leave_out([identity(trial.params)])
             for counted in finished_trials([trial], {}):
@@ -219,6 +230,14 @@ class Study:
                 self._failures += counted.state in FAILURES
                 self._counted_elsewhere.append(counted)
         self._taken |= identities(trial.params for trial in self._sharing.others())
+
+    def _give_up(self, number: int) -> None:
+        """A trial is another command's now."""
+        self.running.pop(number, None)
+        for spec in list(self._requeued):
+            if spec.number == number:
+                self._requeued.remove(spec)
+        self._lost.append(number)
 
     def look_around(self) -> None:
         """The same outside of a turn, where nothing depends on it: a database that is away is left
@@ -345,13 +364,16 @@ class Study:
         self._budget.start()
         candidates = self._candidates()
         while True:
-            with self._sharing.turn():
-                self.look()
-                if self._is_budget_spent():
-                    return
-                spec = self._next_spec(candidates)
-                if spec:
-                    self.running[spec.number] = spec
+            try:
+                with self._sharing.turn():
+                    self.look()
+                    if self._is_budget_spent():
+                        return
+                    spec = self._next_spec(candidates)
+                    if spec:
+                        self.running[spec.number] = spec
+            except TurnLost:
+                continue
             if not spec and not self.running and not self._sharing.is_anyone_at_work():
                 return
             yield spec
@@ -359,9 +381,11 @@ class Study:
     def should_prune(self, spec: TrialSpec, progress: Progress) -> bool:
         """Note a running trial's value after an epoch, and ask the pruner.
 
-        In a shared study a trial that somebody else has finished is to stop, and a database that is
-        away stops none.
+        In a shared study a trial that somebody else has or has finished is to stop, and a database
+        that is away stops none.
         """
+        if spec.number not in self.running:
+            return True
         try:
             return should_prune(self._open_trials[spec.number], progress)
         except UpdateFinishedTrialError:
@@ -422,8 +446,10 @@ class Study:
     def _take_up(self, trials: Iterable[FrozenTrial]) -> list[TrialSpec]:
         """Go on with unfinished trials that nobody runs, or close them."""
 
-        def left_outcome(spec: TrialSpec) -> dict[str, Any] | None:
+        def known_outcome(spec: TrialSpec, lost: int) -> dict[str, Any] | None:
             result = self._left_result(self, spec)
+            if result is None and lost >= MAX_LOST:
+                result = TrialResult(FAILED, error=f"its process died, {lost} times")
             return None if result is None else _outcome(result, self.metrics)
 
         recovered = recover(
@@ -431,7 +457,7 @@ class Study:
             trials,
             self.space,
             is_grid=self.is_grid,
-            left_outcome=left_outcome,
+            known_outcome=known_outcome,
             is_wanted=self._may_go_on,
         )
         for trial in recovered:
@@ -494,8 +520,11 @@ class Study:
     def _next_spec(self, candidates: Candidates) -> TrialSpec | None:
         """A requeued trial, else one that nobody runs any more, else a new one if there may be
         more; None where there is none now."""
-        if self._requeued:
-            return self._requeued.popleft()
+        self._sharing.check()
+        while self._requeued:
+            spec = self._requeued.popleft()
+            if self._sharing.holds(spec.number):
+                return spec
         for abandoned in self._sharing.abandoned():
             is_waiting = abandoned.state is TrialState.WAITING
             if is_waiting and not self._may_go_on(abandoned.params):

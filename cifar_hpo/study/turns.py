@@ -2,6 +2,7 @@
 
 A turn is a lock of the server's own and no row of a table, so nothing of it is left behind: it ends
 with the connection of a process that dies, and after MAX_SILENCE with that of a host that is gone.
+A thread keeps the connection from being silent while its process is at work, however long.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ sweep, which ask MLflow's server, some seconds."""
 PAUSE = 0.5
 """Seconds between two tries to reach a server that is away."""
 
-MAX_SILENCE = 60
+MAX_SILENCE = 15
 """Seconds after which the server ends a connection that has the turn and says nothing."""
+
+SIGN_OF_LIFE = 4.0
+"""Seconds after which a process that still has its turn says so."""
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +41,15 @@ DIALECTS = ("postgresql", "mysql", "mariadb")
 """The databases that have such locks; MySQL's are written by its manual, and were never tried."""
 
 
+class TurnLost(Exception):
+    """Another process may have had its turn meanwhile, because this one stood still for long."""
+
+
 class Turn:
     """The right to change what goes by a name in a database; `with turn:` waits for it.
 
-    Any thread may ask; one that has it already may ask again.
+    Any thread may ask; one that has it already may ask again. A process that was stopped, or whose
+    machine slept, may have lost it meanwhile: `check` says so.
 
     Raises StudyError where it does not come within PATIENCE seconds.
     """
@@ -52,8 +61,11 @@ class Turn:
             database.engine_url, connect_args=database.connect_options(), poolclass=NullPool
         )
         self._connection: Connection | None = None
+        self._speaking = threading.Lock()  # whoever uses the connection while the turn lasts
         self._threads = threading.RLock()
         self._depth = 0
+        self._closed = threading.Event()
+        self._signs: threading.Thread | None = None
 
     def __enter__(self) -> None:
         self._threads.acquire()
@@ -73,13 +85,41 @@ class Turn:
         finally:
             self._threads.release()
 
+    def check(self) -> None:
+        """Raise TurnLost unless the turn has lasted until now; to be asked before a change that
+        must not be made twice."""
+        with self._speaking:
+            if not self._is_heard():
+                raise TurnLost
+
     def close(self) -> None:
         """End the connection."""
+        self._closed.set()
         with self._threads:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        with self._speaking:
             if self._connection is not None:
                 with contextlib.suppress(SQLAlchemyError):
                     self._connection.close()
             self._connection = None
+
+    def _is_heard(self) -> bool:
+        """Whether the server still hears the connection that has the turn."""
+        if self._connection is None:
+            return False
+        try:
+            self._connection.execute(sqlalchemy.text("SELECT 1"))
+        except SQLAlchemyError:  # what comes next on it fails likewise
+            return False
+        return True
+
+    def _give_signs(self) -> None:
+        while not self._closed.wait(SIGN_OF_LIFE):
+            with self._speaking:
+                if self._depth:
+                    self._is_heard()
 
     def _take(self) -> None:
         with self.database.errors():
@@ -97,7 +137,7 @@ class Turn:
                 return self._ask()
             except OperationalError as error:
                 was_connected = self._connection is not None
-                self.close()
+                self._disconnect()
                 if "lock timeout" in str(error):
                     return False
                 if time.monotonic() > deadline:
@@ -109,6 +149,9 @@ class Turn:
 
     def _ask(self) -> bool:
         """Wait for the turn, in a transaction that is open as long as it lasts."""
+        if self._signs is None:
+            self._signs = threading.Thread(target=self._give_signs, name="turn", daemon=True)
+            self._signs.start()
         if self._connection is None:
             self._connection = self._engine.connect()
         connection = self._connection
@@ -128,12 +171,13 @@ class Turn:
         if self._connection is None:
             return
         try:
-            if self._connection.dialect.name != "postgresql":
-                release = sqlalchemy.text("SELECT RELEASE_LOCK(:key)")
-                self._connection.execute(release, {"key": f"cifar_hpo {_as_number(self.name)}"})
-            self._connection.rollback()
+            with self._speaking:
+                if self._connection.dialect.name != "postgresql":
+                    release = sqlalchemy.text("SELECT RELEASE_LOCK(:key)")
+                    self._connection.execute(release, {"key": f"cifar_hpo {_as_number(self.name)}"})
+                self._connection.rollback()
         except SQLAlchemyError:  # the connection is gone, and the lock with it
-            self.close()
+            self._disconnect()
 
 
 def _as_number(name: str) -> int:

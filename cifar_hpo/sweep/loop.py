@@ -259,6 +259,9 @@ class Sweep:
         if time.monotonic() - self._looked >= LOOK_INTERVAL:
             self.study.look_around()
             self._looked = time.monotonic()
+        for number in self.study.lost():
+            if self.pool:
+                self.pool.drop(number)
         for trial in self.study.counted_elsewhere():
             screen.counted_elsewhere(trial)
         self._end_recovered()

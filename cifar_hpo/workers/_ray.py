@@ -49,7 +49,7 @@ images lie in files."""
 MAX_PROBLEM = 300
 """Characters of what Ray says that are shown."""
 
-OF_RAY = ("node:", "accelerator_type:")
+OF_RAY = "node:"
 OF_MEMORY = ("memory", "object_store_memory")
 """What nodes list among their resources, and nobody asks for here."""
 

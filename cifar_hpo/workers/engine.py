@@ -83,6 +83,9 @@ class Engine(Protocol):
     def shares_gpu(self, slot: int | None) -> bool:
         """Whether a slot's GPU is also another's."""
 
+    def drop(self, number: int) -> None:
+        """End the job of a trial, if it has one, of which nobody wants to know any more."""
+
     def wait(self) -> Iterator[JobResult | PruningQuery]:
         """Block until something happens, but not for long; yield what did."""
 

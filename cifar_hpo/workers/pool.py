@@ -139,6 +139,15 @@ class Pool:
         else:
             worker.start(job)
 
+    def drop(self, number: int) -> None:
+        """End the worker that has the job of a trial."""
+        for slot, job in list(self._waiting.items()):
+            if job.spec.number == number:
+                del self._waiting[slot]
+        for worker in self.busy:
+            if worker.job and worker.job.spec.number == number:
+                self._retire(worker)
+
     def _start_waiting(self) -> None:
         """Start the jobs whose GPU has nothing else to do by now, each in a worker of its own."""
         for slot, job in list(self._waiting.items()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -41,6 +42,13 @@ MAX_FAILED_STARTS = 3
 
 CLOSE_SECONDS = 3.0
 """In which actors end their trials and remove temporary files, before Ray ends them."""
+
+
+ANSWER_SECONDS = 1.0
+"""In which an idle actor answers that is still there."""
+
+ROOM_SECONDS = 10.0
+"""In which Ray places a first actor, where there is room for one."""
 
 
 class RayWorker(WorkerState):
@@ -91,6 +99,7 @@ class RayPool:
         self.packed_task = pack_task(launcher)
         self.workers: list[RayWorker] = []
         self.failed_starts: dict[int, int] = {}
+        self._without_actor: float | None = None  # since when
         self.temporary = ""  # the folder of a Ray of our own
 
     def __enter__(self) -> Self:
@@ -142,6 +151,12 @@ class RayPool:
         """Give an idle actor a job."""
         worker.start(job)
 
+    def drop(self, number: int) -> None:
+        """End the actor that has the job of a trial."""
+        for worker in self.busy:
+            if worker.job and worker.job.spec.number == number:
+                self._retire(worker)
+
     def shares_gpu(self, slot: int | None) -> bool:  # noqa: ARG002
         """Nobody can tell: Ray places actors, and moves none for another's sake."""
         return False
@@ -154,15 +169,30 @@ class RayPool:
     def idle_worker(self) -> RayWorker | None:
         """An actor that is there and has no job; None where none is. Free slots get one."""
         self._fill_slots()
-        for worker in self.workers:
-            if worker.is_ready and not worker.job:
+        for worker in list(self.workers):
+            if worker.is_ready and not worker.job and self._is_there(worker):
                 return worker
         return None
+
+    def _is_there(self, worker: RayWorker) -> bool:
+        """Whether an idle actor lives still, whose node may have gone: a trial that it was given
+        would have lost an attempt."""
+        import ray
+
+        try:
+            ray.get(worker.actor.ready.remote(), timeout=ANSWER_SECONDS)
+        except ray.exceptions.GetTimeoutError:  # known to be dead later, or there again
+            return False
+        except ray.exceptions.RayError:
+            self._retire(worker)
+            return False
+        return True
 
     def wait(self) -> Iterator[JobResult | PruningQuery]:
         """Block until something happens, at most SUPERVISION_INTERVAL; yield what did."""
         import ray
 
+        self._tell_of_no_room()
         pending = {worker.pending: worker for worker in self.workers if worker.pending is not None}
         calls = list(pending)
         if not calls:  # other hosts are at work on the study
@@ -173,6 +203,17 @@ class RayPool:
             done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
         for call in done:
             yield from self._receive(pending[call])
+
+    def _tell_of_no_room(self) -> None:
+        """Say once that all wait for room, such as where the only fitting node was lost."""
+        now = time.monotonic()
+        if self._without_actor is None or any(worker.is_ready for worker in self.workers):
+            self._without_actor = now
+        elif now - self._without_actor > ROOM_SECONDS:
+            self._without_actor = math.inf
+            wanted, nodes = _resources_text(self.needs), _ray.node_resources()
+            have = "; ".join(_resources_text(node) for node in nodes) or "nothing"
+            log.warning("no node has room for a trial, which takes %s; nodes have %s", wanted, have)
 
     def _receive(self, worker: RayWorker) -> Iterator[JobResult | PruningQuery]:
         """What a call that is done has brought."""

@@ -19,10 +19,13 @@ from support import clean, finished, study_options, wait_for
 from support_postgres import PostgresServer
 
 from cifar_hpo.errors import StudyError
-from cifar_hpo.study import _optuna, sharing, storage
+from cifar_hpo.owner import owner
+from cifar_hpo.study import _optuna, sharing, storage, turns
+from cifar_hpo.study import study as study_module
 from cifar_hpo.study.space import Space
-from cifar_hpo.study.storage import load_study, open_storage, study_lock
+from cifar_hpo.study.storage import load_study, open_storage, server, study_lock
 from cifar_hpo.study.study import Study
+from cifar_hpo.study.turns import Turn, TurnLost
 from cifar_hpo.trial import FAILED, Progress, TrialResult, TrialSpec
 
 TESTS = Path(__file__).parents[1]
@@ -125,6 +128,9 @@ def test_the_trial_of_a_host_that_dies_is_given_to_another_and_its_late_result_d
         assert (spec.number, spec.attempt) == (lost.number, 1)
         assert one.tell(spec, finished(0.7))
         two.look()
+        assert two.lost() == [lost.number], "whoever runs it there is to end"
+        assert two.running == {}
+        assert two.should_prune(lost, Progress(1, 3, 0.5))
         assert [trial.values for trial in two.ranking()] == [[0.7]]
         assert not two.tell(lost, finished(0.1)), "it was superseded"
         assert [trial.values for trial in one.ranking()] == [[0.7]]
@@ -168,6 +174,103 @@ def test_a_process_that_died_in_its_turn_leaves_a_trial_that_nobody_holds(
 
 def dies_here(shared: object, trial: object) -> None:
     raise SystemExit
+
+
+END_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
+def two_turns(database: str) -> tuple[Turn, Turn]:
+    """The same of two processes."""
+    opened = server(database)
+    assert opened
+    return Turn(opened, "s"), Turn(opened, "s")
+
+
+def test_a_turn_lasts_longer_than_its_connection_may_be_silent(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "MAX_SILENCE", 1)
+    monkeypatch.setattr(turns, "SIGN_OF_LIFE", 0.2)
+    mine, others = two_turns(database)
+    taken: list[float] = []
+
+    def take_turn() -> None:
+        with others:
+            taken.append(time.monotonic())
+
+    other = threading.Thread(target=take_turn)
+    with mine:
+        other.start()
+        time.sleep(2.5)
+        mine.check()
+        assert not taken
+        ended = time.monotonic()
+    other.join(20)
+    assert taken[0] >= ended
+    mine.close()
+    others.close()
+
+
+def test_a_turn_of_a_process_that_stood_still_is_another_s(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "MAX_SILENCE", 1)
+    monkeypatch.setattr(turns, "SIGN_OF_LIFE", 60)
+    mine, others = two_turns(database)
+    with mine:
+        with others:  # comes though the first has not ended
+            pass
+        with pytest.raises(TurnLost):
+            mine.check()
+    with mine:
+        mine.check()
+    mine.close()
+    others.close()
+
+
+def test_a_command_that_lost_its_turn_tries_nothing_before_it_has_another(
+    open_study: Open, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_study() as one, open_study() as two:
+        look = Study.look
+
+        def look_and_stand_still(study: Study) -> None:
+            look(study)
+            monkeypatch.setattr(Study, "look", look)
+            with psycopg.connect(database, autocommit=True) as connection:
+                connection.execute(END_OTHERS)
+            assert take(two.specs()).number == 0
+
+        monkeypatch.setattr(Study, "look", look_and_stand_still)
+        spec = take(one.specs())
+        assert (spec.number, spec.params["+x"]) == (1, 2)
+
+
+def test_a_trial_with_which_one_process_after_the_other_dies_fails(
+    open_study: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_module, "MAX_LOST", 3)
+    this_host, _, _ = owner().rsplit(":", 2)
+    numbers = []
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            ended = subprocess.Popen(["true"])
+            ended.wait()
+            gone = f"{this_host}:{ended.pid}:1.00"
+            patch.setattr(sharing, "owner", lambda gone=gone: gone)
+            lost = open_study("+x=1")
+            spec = take(lost.specs())
+            numbers.append((spec.number, spec.attempt))
+            lost._sharing.close()  # noqa: SLF001  it has died, and releases nothing
+    assert numbers == [(0, 0), (0, 1), (0, 2)]
+    with open_study("+x=1") as study:
+        assert not any(study.specs())
+        (failed,) = study.ranking()
+        assert failed.state == FAILED
+        assert failed.error == "its process died, 3 times"
 
 
 def test_many_threads_of_commands_try_each_configuration_once(
@@ -224,10 +327,7 @@ def test_a_lost_connection_does_not_end_a_study(open_study: Open, database: str)
     with open_study() as study:
         first = take(study.specs())
         with psycopg.connect(database, autocommit=True) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+            connection.execute(END_OTHERS)
         assert study.tell(first, finished(0.4))
         assert take(study.specs()).number == 1
 
@@ -270,7 +370,7 @@ def test_nothing_is_left_of_a_study_that_was_closed(open_study: Open) -> None:
     before = threading.active_count()
     with open_study() as study:
         take(study.specs())
-        assert threading.active_count() == before + 1
+        assert threading.active_count() == before + 2, "leases are renewed, and turns kept"
     wait_for(lambda: threading.active_count() == before, 10)
 
 
