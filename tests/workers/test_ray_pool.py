@@ -152,6 +152,26 @@ if config.x == 4: raise OSError("no luck")"""
 
 
 @needs_ray
+def test_an_idle_actor_that_died_gets_no_trial(tmp_path: Path, at: str) -> None:
+    """Trial 1 ends the actor that trial 0 has left idle, and then its own process."""
+    body = """died = Path("died")
+if config.x == 1 and not died.exists():
+    while not Path("seen.txt").read_text().count("\\n") == 2: time.sleep(0.02)
+    time.sleep(1)
+    died.touch()
+    x, pid = Path("seen.txt").read_text().split()[:2]
+    assert x == "0"
+    psutil.Process(int(pid)).parent().parent().kill()
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)"""
+    out, err = ended(process := ray_app(tmp_path, body, at, "+x=0,1"))
+    assert process.returncode == 0, err
+    assert "worker killed by SIGKILL" in out
+    assert out.count("will be tried again") == 1
+    assert [x for x, *_ in seen(tmp_path)] == ["0", "1", "1"]
+
+
+@needs_ray
 def test_a_trial_beyond_a_limit_is_killed_labelled_and_not_tried_again(
     tmp_path: Path, at: str
 ) -> None:
