@@ -60,7 +60,8 @@ class RunWriter:
         self.folder = folder
         self.run_id = run_id
         self.may_exist = may_exist
-        self._doubtful: tuple[str, str] | None = None
+        # One call to a server can make two runs: MLflow repeats a request whose answer is late.
+        self._may_be_twice = may_exist or uri.startswith(SERVERS)
 
     @cached_property
     def client(self) -> mlflow.MlflowClient:
@@ -81,24 +82,18 @@ class RunWriter:
     def create(
         self, experiment_id: str, name: str, tags: Mapping[str, str], start_time: int
     ) -> None:
-        """Make the run, unless an earlier call that seemed to fail has made it, or two did.
-
-        One call to a server can make two, for MLflow repeats a request whose answer is late.
-        """
-        if self.may_exist or self.uri.startswith(SERVERS):
-            self._doubtful = (experiment_id, f"tags.`{ATTEMPT}` = '{tags[ATTEMPT]}'")
+        """Make the run, unless an earlier call that seemed to fail has made it, or two did."""
         if self.may_exist:
-            self._take_one()
+            self._may_be_twice = True
+            self._take_one(experiment_id, tags[ATTEMPT])
         self.may_exist = True
         if not self.run_id:
             run = self.client.create_run(experiment_id, start_time, dict(tags), name)
             self.run_id = str(run.info.run_id)
 
-    def _take_one(self) -> None:
+    def _take_one(self, experiment_id: str, attempt: str) -> None:
         """Find the run that was made by calls without an answer, and delete what is too many."""
-        if self._doubtful is None:
-            return
-        experiment_id, condition = self._doubtful
+        condition = f"tags.`{ATTEMPT}` = '{attempt}'"
         for run in self.client.search_runs([experiment_id], condition):
             self.run_id = self.run_id or str(run.info.run_id)
             if run.info.run_id != self.run_id:
@@ -136,7 +131,10 @@ class RunWriter:
     def end(self, status: str, end_time: int) -> None:
         """end_time: milliseconds since 1970."""
         self.client.set_terminated(self.run_id, status, end_time)
-        self._take_one()  # a request that hung may have come through since
+        if self._may_be_twice:  # a request that hung may have come through since
+            run = self.client.get_run(self.run_id)
+            if ATTEMPT in run.data.tags:  # not in those of earlier versions
+                self._take_one(run.info.experiment_id, run.data.tags[ATTEMPT])
 
 
 class KeptRun(NamedTuple):

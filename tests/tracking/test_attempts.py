@@ -263,6 +263,22 @@ def test_a_request_that_mlflow_repeats_because_its_answer_is_lost_makes_one_run(
     assert [child.info.run_id for child in children(study)] == [run.run_id]
 
 
+@pytest.mark.usefixtures("uri", "impatient")
+def test_a_request_that_was_repeated_makes_one_run_though_the_store_was_away_at_the_end(
+    server: Server, tmp_path: Path
+) -> None:
+    study = StudyRun(server.uri, "repeated, then away", "s")
+    server.lost_answers = 1
+    with attempt_run(record(server.uri, study), tmp_path) as run:
+        assert run.wait()
+        assert len(children(study)) == 2
+        server.become("failing")
+        log_all(run)
+    server.become("open")
+    assert study.deliver_kept(tmp_path) == {7: run.run_id}
+    assert [child.info.run_id for child in children(study)] == [run.run_id]
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_locked_database_is_waited_for_and_else_has_all_later(uri: str, tmp_path: Path) -> None:
     study = StudyRun(uri, "locked", "s")
