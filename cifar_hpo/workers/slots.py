@@ -144,6 +144,8 @@ def _usable_gpus(libraries: Sequence[str]) -> list[Gpu]:
 
 
 def _with_numbers(numbers: Sequence[Any], here: Sequence[Gpu]) -> list[Gpu]:
+    """Those with these numbers; of a GPU that is divided all parts. CUDA_VISIBLE_DEVICES may have
+    narrowed them down by their UUIDs."""
     chosen: list[Gpu] = []
     for number in numbers:
         found = [gpu for gpu in here if gpu.number == number]

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 from support import FakeGpus, run_command
 
+from cifar_hpo import gpus
 from cifar_hpo.errors import ConfigError
+from cifar_hpo.gpus import Gpu
 from cifar_hpo.workers.slots import Slots
 
 CORES = 8
@@ -117,6 +119,15 @@ def test_those_that_the_environment_hides_are_not_there(
     assert slots(gpus="auto").gpus == ()
     with pytest.raises(ConfigError, match=r"none that nvidia-smi lists, by CUDA_VISIBLE_DEVICES="):
         slots(gpus=1)
+
+
+def test_the_number_of_a_divided_gpu_means_all_of_its_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = [Gpu("MIG-1", 0, "A"), Gpu("MIG-2", 0, "A"), Gpu("GPU-b", 1, "B")]
+    monkeypatch.setattr(gpus, "visible_gpus", lambda: parts)
+    assert ids(slots(gpus=[0])) == ["MIG-1", "MIG-2"]
+    assert ids(slots(gpus=[1, 0])) == ["GPU-b", "MIG-1", "MIG-2"]
 
 
 def test_unless_it_is_said_gpus_are_used_where_trials_can(
