@@ -35,7 +35,7 @@ from cifar_hpo.metrics import (
     without_best,
 )
 from cifar_hpo.task import OwnMetric
-from cifar_hpo.trial import FINISHED, Context, Pruned, TrialResult
+from cifar_hpo.trial import FINISHED, Context, Paused, Pruned, TrialResult
 from cifar_hpo.trust import Call
 
 log = logging.getLogger(__name__)
@@ -408,12 +408,14 @@ def in_starting_folder() -> contextlib.AbstractContextManager[None]:
 def checkpoints_cleared(folder: Path) -> Iterator[None]:
     """Remove the checkpoints of a trial that came to its end.
 
-    One that was interrupted keeps them to go on from.
+    One that was interrupted, or pauses, keeps them to go on from.
     """
     from cifar_hpo.training import checkpoint
 
     try:
         yield
+    except Paused:
+        raise
     except (Pruned, TrialError):
         checkpoint.clear(folder)
         raise

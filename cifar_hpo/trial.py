@@ -23,6 +23,9 @@ every launcher."""
 
 FINISHED, FAILED, KILLED, PRUNED = "FINISHED", "FAILED", "KILLED", "PRUNED"
 
+PAUSED = "PAUSED"
+"""What comes of an attempt whose trial waits for the others, and is no outcome."""
+
 
 @dataclass(frozen=True)
 class TrialSpec:
@@ -91,6 +94,8 @@ class TrialResult:
     @classmethod
     def of_error(cls, error: BaseException) -> TrialResult:
         """What an exception that a trial raised means for it, with no password in the text."""
+        if isinstance(error, Paused):
+            return cls(PAUSED, error=one_line(error))
         if isinstance(error, Pruned):
             return cls(PRUNED, error=one_line(error))
         if isinstance(error, TrialError):
@@ -190,9 +195,17 @@ class Context:
         return cls(**values)
 
 
+PAUSING = ("promotion", "first")
+"""The pruners that let a trial pause where others would end it."""
+
+
 class Pruned(Exception):
     """Raised inside a trial that was told to stop; the message says after which epoch and by
     what."""
+
+
+class Paused(Pruned):
+    """The same of one that may go on later from where it is, and keeps what it needs for that."""
 
 
 Reporter = Callable[[Progress], bool]
@@ -209,7 +222,8 @@ def report(progress: Progress) -> None:
     if _reporter and _reporter(progress):
         pruner = Context.from_environment().pruner or {}
         when = f"after epoch {progress.epoch} of {progress.epochs}"
-        raise Pruned(f"{when} by {pruner.get('name')}, at {progress.value:.4f}")
+        stopped = Paused if pruner.get("name") in PAUSING else Pruned
+        raise stopped(f"{when} by {pruner.get('name')}, at {progress.value:.4f}")
 
 
 def has_reporter() -> bool:

@@ -15,7 +15,7 @@ from cifar_hpo.config.fields import key, meant
 from cifar_hpo.paths import GENERATED
 
 SAMPLERS = ("auto", "grid", "random", "tpe", "gp", "cmaes", "nsgaii", "qmc")
-PRUNERS = ("none", "median", "asha", "hyperband", "patient")
+PRUNERS = ("none", "median", "asha", "hyperband", "patient", "promotion", "first")
 ALL_GPUS = "auto"
 """hydra.launcher.gpus for all that there are."""
 
@@ -146,11 +146,29 @@ class Patient(Pruner):
     min_delta: float | None = key("what counts as worse", default=None, low=0)
 
 
+@dataclass
+class Promotion(Pruner):
+    """Ours: trials pause and go on when they deserve it, as `study.rungs` says."""
+
+    min_resource: int = key("epochs every trial gets before it pauses", default=1, low=1)
+    reduction_factor: int = key("one in how many goes on", default=3, low=2)
+
+
+@dataclass
+class First(Pruner):
+    """Ours: a few epochs for all, and the best of them go on to their end."""
+
+    epochs: int = key("epochs every trial gets before it pauses", default=1, low=1)
+    top: int = key("trials that go on", default=3, low=1)
+
+
 PRUNER_SCHEMAS: dict[str, type[Pruner]] = {
     "median": Median,
     "asha": Asha,
     "hyperband": Hyperband,
     "patient": Patient,
+    "promotion": Promotion,
+    "first": First,
 }
 
 

@@ -16,7 +16,7 @@ from optuna.pruners import BasePruner
 from cifar_hpo.study import _optuna
 from cifar_hpo.study.samplers import given_options
 from cifar_hpo.study.storage import open_storage
-from cifar_hpo.trial import Progress
+from cifar_hpo.trial import PAUSING, Progress
 
 PRUNERS: Mapping[str, type[BasePruner]] = {
     "none": optuna.pruners.NopPruner,
@@ -24,7 +24,10 @@ PRUNERS: Mapping[str, type[BasePruner]] = {
     "asha": optuna.pruners.SuccessiveHalvingPruner,
     "hyperband": optuna.pruners.HyperbandPruner,
     "patient": optuna.pruners.PatientPruner,
+    "promotion": optuna.pruners.NopPruner,
+    "first": optuna.pruners.NopPruner,
 }
+"""Of those that let trials pause Optuna knows nothing: `study.rungs` has them."""
 
 
 def pruner(options: Mapping[str, Any]) -> BasePruner:
@@ -32,6 +35,8 @@ def pruner(options: Mapping[str, Any]) -> BasePruner:
     given = given_options(options)
     if options["name"] == "patient":
         given["wrapped_pruner"] = None
+    if options["name"] in PAUSING:
+        given = {}
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         return PRUNERS[options["name"]](**given)
 

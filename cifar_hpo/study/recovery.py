@@ -23,6 +23,10 @@ ATTEMPT = "attempt"
 """The attribute of Optuna's trial that counts its attempts before this one."""
 
 
+PAUSED = "paused"
+"""The attribute of Optuna's trial with the outcome that it will have unless it goes on; None or
+missing for one that does not pause."""
+
 LOST = "lost"
 """The attribute of Optuna's trial that counts the processes that died with it."""
 
@@ -69,7 +73,7 @@ def recover(
         if outcome:
             stored.close_trial(trial.number, outcome)
         elif can_go_on and is_wanted(trial.params):
-            recovered.append(_another_attempt(stored, space, trial))
+            recovered.append(another_attempt(stored, space, trial))
         elif can_go_on:
             stored.set_state(trial.number, TrialState.WAITING)
         elif trial.state is TrialState.RUNNING or is_grid:
@@ -85,12 +89,14 @@ def _can_go_on(trial: FrozenTrial, space: Space) -> bool:
     return space.holds(trial.params)
 
 
-def _another_attempt(stored: StoredStudy, space: Space, trial: FrozenTrial) -> Recovered:
+def another_attempt(stored: StoredStudy, space: Space, trial: FrozenTrial) -> Recovered:
     """Let a trial run again under its number."""
     stored.set_state(trial.number, TrialState.RUNNING)
     open_trial = stored.open_trial(trial.number)
     spec = _spec(space, trial)
     open_trial.set_user_attr(ATTEMPT, spec.attempt)
+    if trial.user_attrs.get(PAUSED):
+        open_trial.set_user_attr(PAUSED, None)
     if trial.state is TrialState.RUNNING:
         open_trial.set_user_attr(LOST, _lost(trial))
     return Recovered(spec, open_trial)

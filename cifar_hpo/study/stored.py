@@ -39,7 +39,7 @@ CHOICES = "choices"
 """In a meaning, by group and choice, what choices of groups set beyond the group's own section, and
 that section where it calls code of the user's."""
 
-ATTRIBUTES = (OUTCOME, WARM_START, "attempt", "skipped")
+ATTRIBUTES = (OUTCOME, WARM_START, "attempt", "skipped", "paused", "lost")
 """What trials have as attributes beside their metrics."""
 
 NOTE_LINE = "*cifar_hpo writes what is below this line anew; what is above it stays.*"
@@ -116,6 +116,10 @@ class StoredStudy(NamedTuple):
         """A running trial of this configuration, past the sampler."""
         distributions = self.distributions.select(params)
         return _optuna.create_running_trial(self.study, self.storage, params, distributions)
+
+    def trial(self, number: int) -> FrozenTrial:
+        """A trial as it stands."""
+        return self.storage.get_trial(_optuna.trial_id(self.storage, self.name, number))
 
     def open_trial(self, number: int) -> optuna.Trial:
         """A trial that is there already."""

@@ -44,14 +44,25 @@ from cifar_hpo.study.order import (
 )
 from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import LATE_RUN, CountedTrials, FinishedTrial, finished_trials
-from cifar_hpo.study.recovery import ATTEMPT, MAX_LOST, recover
+from cifar_hpo.study.recovery import ATTEMPT, MAX_LOST, PAUSED, another_attempt, recover
+from cifar_hpo.study.rungs import Rungs
 from cifar_hpo.study.sharing import Sharing, sharing
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import is_file, open_storage, server, study_lock
 from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name, write_note
 from cifar_hpo.study.turns import TurnLost
 from cifar_hpo.study.workload import Workload
-from cifar_hpo.trial import FAILED, FINISHED, KILLED, Progress, TrialResult, TrialSpec
+from cifar_hpo.trial import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    PAUSING,
+    PRUNED,
+    Progress,
+    TrialResult,
+    TrialSpec,
+)
+from cifar_hpo.trial import PAUSED as PAUSED_STATE
 
 __all__ = ["FOLDER", "MEANING", "RUN", "Study"]
 
@@ -122,6 +133,9 @@ class Study:
         self._counted_elsewhere: list[FinishedTrial] = []
         self._lost: list[int] = []
         self._failures = 0
+        is_pausing = options["pruner"]["name"] in PAUSING
+        self._rungs = Rungs(options["pruner"], self.directions[0]) if is_pausing else None
+        self._ended_paused: list[FinishedTrial] = []
 
     @classmethod
     def open(
@@ -148,6 +162,10 @@ class Study:
         storage = open_storage(options["storage"])
         name = choose_name(storage, name, earlier_name, is_fresh=options["fresh"])
         shared = sharing(storage, server(options["storage"]), name)
+        if shared.is_shared and options["pruner"]["name"] in PAUSING:
+            problem = "trials pause and go on in a study of one command alone"
+            hint = "keep it in an SQLite file, or take pruner=asha"
+            raise ConfigError("hydra.sweeper.pruner", f"{problem}; {hint}")
         with contextlib.ExitStack() as until_opened:
             until_opened.callback(shared.close)
             if not shared.is_shared:
@@ -209,6 +227,11 @@ class Study:
         """What other commands' trials came to since the last call."""
         counted, self._counted_elsewhere = self._counted_elsewhere, []
         return counted
+
+    def ended_paused(self) -> list[FinishedTrial]:
+        """The trials that paused to the end, which are PRUNED now, since the last call."""
+        ended, self._ended_paused = self._ended_paused, []
+        return ended
 
     def lost(self) -> list[int]:
         """The trials that other commands have been given while this one could not renew its leases,
@@ -375,6 +398,7 @@ class Study:
             except TurnLost:
                 continue
             if not spec and not self.running and not self._sharing.is_anyone_at_work():
+                self._end_paused()
                 return
             yield spec
 
@@ -387,13 +411,20 @@ class Study:
         if spec.number not in self.running:
             return True
         try:
-            return should_prune(self._open_trials[spec.number], progress)
+            is_hopeless = should_prune(self._open_trials[spec.number], progress)
+            return is_hopeless or self._is_to_pause(spec.number, progress)
         except UpdateFinishedTrialError:
             return True
         except (OperationalError, StorageInternalError):
             if not self.is_shared:
                 raise
             return False
+
+    def _is_to_pause(self, number: int, progress: Progress) -> bool:
+        """Whether a trial has come to a rung before its end."""
+        if self._rungs is None or progress.value is None or progress.epoch >= progress.epochs:
+            return False
+        return self._rungs.reach(number, progress.epoch, progress.value)
 
     def discard(self, spec: TrialSpec, reason: str) -> None:
         """Give up a trial before it starts; it does not count."""
@@ -417,6 +448,9 @@ class Study:
             self._open_trials[spec.number].set_user_attr(ATTEMPT, again.attempt)
             self._requeued.append(again)
             return False
+        if result.state == PAUSED_STATE:
+            self._pause(spec, result)
+            return False
         if result.state in FAILURES:
             self._failures += 1
         outcome = _outcome(result, self.metrics)
@@ -426,6 +460,55 @@ class Study:
         self._count(FinishedTrial(number=spec.number, params=spec.params, **outcome))
         return True
 
+    def _pause(self, spec: TrialSpec, result: TrialResult) -> None:
+        """Let a trial wait on its rung, with the outcome that it has if it never goes on."""
+        assert self._rungs is not None
+        outcome = _outcome(replace(result, state=PRUNED), self.metrics)
+        trial = self._open_trials.pop(spec.number)
+        trial.set_user_attr(PAUSED, outcome)
+        self._stored.set_state(spec.number, TrialState.WAITING)
+        self._sharing.let_go(spec.number)
+        self._rungs.pause(spec.number, trial_epoch(self._stored.trial(spec.number)))
+
+    def _promote(self, *, are_all_begun: bool) -> TrialSpec | None:
+        """The trial that goes on from its rung; None where none does now."""
+        if self._rungs is None:
+            return None
+        number = self._rungs.promoted(self.running, are_all_begun=are_all_begun)
+        if number is None:
+            return None
+        self._rungs.leave(number)
+        again = another_attempt(self._stored, self.space, self._stored.trial(number))
+        self._open_trials[number] = again.trial
+        self._sharing.hold(again.trial)
+        return again.spec
+
+    def _end_paused(self) -> None:
+        """Nothing else is left to try, so what pauses will not go on."""
+        if self._rungs is None:
+            return
+        for number in self._rungs.paused:
+            trial = self._stored.trial(number)
+            outcome = trial.user_attrs[PAUSED]
+            self._stored.note_outcome(self._stored.open_trial(number), outcome)
+            self._stored.close_trial(number, outcome)
+            ended = FinishedTrial(number=number, params=trial.params, **outcome)
+            self._rungs.leave(number)
+            self._count(ended)
+            self._ended_paused.append(ended)
+
+    def _recover_rungs(self, trials: Iterable[FrozenTrial]) -> set[int]:
+        """Put trials back on their rungs; returns which of them pause there."""
+        if self._rungs is None:
+            return set()
+        for trial in trials:
+            for epoch, value in sorted(trial.intermediate_values.items()):
+                self._rungs.reach(trial.number, epoch, value)
+            is_waiting = trial.state is TrialState.WAITING and self.space.holds(trial.params)
+            if is_waiting and trial.user_attrs.get(PAUSED):
+                self._rungs.pause(trial.number, trial_epoch(trial))
+        return set(self._rungs.paused)
+
     def _recover(self) -> None:
         """Count what was counted, and go on with what an interrupted or dead command left; in a
         shared study whoever asks next does so."""
@@ -434,8 +517,11 @@ class Study:
             attributes = self._stored.study.user_attrs
             before = finished_trials(self._stored.trials(), attributes)
             self._retried = identities(trial.params for trial in before if trial.state in FAILURES)
+        paused = self._recover_rungs(self._stored.trials())
         if not self._sharing.is_shared:
-            self._requeued.extend(self._take_up(self._stored.unfinished_trials()))
+            unfinished = self._stored.unfinished_trials()
+            left = [trial for trial in unfinished if trial.number not in paused]
+            self._requeued.extend(self._take_up(left))
         trials = self._stored.trials()
         for counted in finished_trials(trials, self._stored.study.user_attrs):
             self._count(counted)
@@ -480,6 +566,7 @@ class Study:
     def _candidates(self) -> Candidates:
         """What may be tried beside the requeued trials."""
         requeued = identities(spec.params for spec in self._requeued)
+        requeued |= self._paused_configurations()
         if self.options["retry_failed"]:
             failed = self._failed_configurations()
             again = [params for params in failed if identity(params) not in requeued]
@@ -531,11 +618,13 @@ class Study:
                 continue
             for spec in self._take_up([abandoned]):
                 return spec
-        if not self.options["retry_failed"] and not self._budget.allows(self._begun):
-            return None
-        candidate = candidates.ask()
+        promoted = self._promote(are_all_begun=False)
+        if promoted:
+            return promoted
+        is_allowed = self.options["retry_failed"] or self._budget.allows(self._begun)
+        candidate = candidates.ask() if is_allowed else None
         if candidate is None:
-            return None
+            return self._promote(are_all_begun=True)
         trial, params = candidate
         self._open_trials[trial.number] = trial
         self._sharing.hold(trial)
@@ -549,11 +638,16 @@ class Study:
     def _begun(self) -> int:
         """Trials that were counted or will be, whoever runs them."""
         unfinished = len(self.running) + len(self._requeued) + len(self._sharing.others())
+        unfinished += len(self._rungs.paused) if self._rungs else 0
         return len(self._finished) + unfinished
 
     def _is_budget_spent(self) -> bool:
         best = self.best.value if self.best else None
         return self._budget.is_spent(best, self._finished.since_best, self._failures)
+
+    def _paused_configurations(self) -> set[str]:
+        paused = self._rungs.paused if self._rungs else []
+        return identities(self._stored.trial(number).params for number in paused)
 
     def _finished_configurations(self) -> set[str]:
         return identities(trial.params for trial in self._finished)
@@ -565,6 +659,11 @@ class Study:
     def _count(self, trial: FinishedTrial) -> None:
         self._finished.count(trial)
         self._workload.finish(trial.params)
+
+
+def trial_epoch(trial: FrozenTrial) -> int:
+    """The last epoch after which a trial had a value."""
+    return max(trial.intermediate_values)
 
 
 def _outcome(result: TrialResult, metrics: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from cifar_hpo.gpus import is_out_of_memory
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.interruption import Interruption
 from cifar_hpo.left_results import Left, LeftResults
-from cifar_hpo.paths import TRACEBACK, absolute_url, short_path, storage_url
+from cifar_hpo.paths import CHECKPOINTS, TRACEBACK, absolute_url, short_path, storage_url
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.study import Study
@@ -191,6 +191,7 @@ class Sweep:
                     else:
                         self._take(event, screen)
                 self._look_elsewhere(screen)
+                self._end_paused(screen)
             status = FAILED if self.failed() else FINISHED
         finally:
             if self.pool:
@@ -265,6 +266,15 @@ class Sweep:
         for trial in self.study.counted_elsewhere():
             screen.counted_elsewhere(trial)
         self._end_recovered()
+
+    def _end_paused(self, screen: progress.Screen) -> None:
+        """Show what paused to the end, and give its runs theirs."""
+        for ended in self.study.ended_paused():
+            screen.ended_paused(ended)
+            self.tracker.end_attempt(ended.run_id, FINISHED)
+            for folder in self.study.folders():
+                for file in (folder / str(ended.number)).glob(CHECKPOINTS):
+                    file.unlink(missing_ok=True)
 
     def _end_recovered(self) -> None:
         """Give the runs their end whose trials ended when nobody was there to note it."""

@@ -31,6 +31,7 @@ from cifar_hpo.study import listed_cells
 from cifar_hpo.study.space import Space
 from cifar_hpo.sweep.constraints import Constraint
 from cifar_hpo.task import OwnMetric, Task
+from cifar_hpo.trial import PAUSING
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +156,7 @@ def settle_options(
     options["metric"] = _settled_metric(options, task)
     _validate_sampler(options, space)
     _validate_end(options)
+    _validate_pausing(options, launcher)
     for text in options["constraints"]:
         Constraint.parse(text)
     return options
@@ -269,6 +271,15 @@ def _validate_pruner(options: Options, task: Task, own_metrics: Mapping[str, Own
         by_epoch = ", ".join(known)
         problem = f"{metrics[0]} has no value by epoch to prune by; {by_epoch} have, or pruner=none"
         raise ConfigError("hydra.sweeper.pruner", problem)
+
+
+def _validate_pausing(options: Options, launcher: Mapping[str, Any]) -> None:
+    """Raise ConfigError where trials could not pause and go on as their pruner has it."""
+    name = options["pruner"]["name"]
+    if name in PAUSING and launcher_schema(launcher) is None:
+        problem = f"{name} lets trials pause, which other launchers can't"
+        hint = "hydra/launcher=workers, or pruner=asha"
+        raise ConfigError("hydra.sweeper.pruner", f"{problem}; {hint}")
 
 
 def _settled_metric(options: Options, task: Task) -> str | list[str] | None:

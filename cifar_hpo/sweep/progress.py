@@ -24,7 +24,7 @@ from cifar_hpo.sweep.estimate import TimedTrial, sweep_seconds_left
 from cifar_hpo.sweep.plan import Plan
 from cifar_hpo.sweep.tracker import StudyTracker
 from cifar_hpo.table import Table
-from cifar_hpo.trial import FINISHED, PRUNED, TrialResult, TrialSpec
+from cifar_hpo.trial import FINISHED, PAUSED, PRUNED, TrialResult, TrialSpec
 from cifar_hpo.workers.engine import Engine, WorkerState
 from cifar_hpo.workers.pace import Pace
 
@@ -62,7 +62,9 @@ class Screen:
             return
         line = f"{self._count()} trial {spec.number}: {_params_text(spec.params)}: "
         line += f"{self._outcome(result)} in {result.seconds:.1f} s"
-        if not is_counted:
+        if result.state == PAUSED:
+            line += ", may go on"
+        elif not is_counted:
             line += ", will be tried again"
         self.console.print(line, **PLAIN)
         self.heartbeat.heard()
@@ -74,6 +76,13 @@ class Screen:
             line = f"{self._count()} trial {trial.number}: {_params_text(trial.params)}: {outcome}"
             self.console.print(f"{line} in {trial.seconds:.1f} s, elsewhere", **PLAIN)
             self.heartbeat.heard()
+
+    def ended_paused(self, trial: FinishedTrial) -> None:
+        """A trial that paused does not go on; without a terminal a line tells."""
+        if not self.is_live:
+            outcome = self._outcome(TrialResult(trial.state, trial.metrics, trial.error))
+            line = f"{self._count()} trial {trial.number}: {_params_text(trial.params)}: {outcome}"
+            self.console.print(line, **PLAIN)
 
     def print_status(self) -> None:
         """One line: how far the sweep is, and each worker's trial, epoch, value and time left."""

@@ -41,7 +41,7 @@ from cifar_hpo.tracking.writer import (
     lost_line,
     milliseconds,
 )
-from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, Pruned
+from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, Paused, Pruned
 
 PATIENCE = 5.0
 """Seconds in which something must arrive at the store, for a trial to wait for it any longer."""
@@ -368,7 +368,8 @@ def attempt_run(record: AttemptRecord, folder: Path = Path()) -> Iterator[Attemp
     """A child run for one attempt, or a run of its own outside a study.
 
     Its status at the end is true: FINISHED, FAILED with the traceback as an artifact, or KILLED
-    when interrupted. A pruned attempt is FINISHED, with the tag `pruned`. folder: of the trial.
+    when interrupted. A pruned attempt is FINISHED, with the tag `pruned`; one that pauses is
+    KILLED, with the tag `paused`, and FINISHED if its trial never goes on. folder: of the trial.
     """
     run = AttemptRun(record, folder)
     status = FAILED
@@ -376,6 +377,10 @@ def attempt_run(record: AttemptRecord, folder: Path = Path()) -> Iterator[Attemp
         run.describe()
         yield run
         status = FINISHED
+    except Paused as paused:
+        run.set_tag("paused", str(paused))
+        status = KILLED
+        raise
     except Pruned as pruned:
         run.set_tag("pruned", str(pruned))
         status = FINISHED
