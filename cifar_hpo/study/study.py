@@ -162,12 +162,12 @@ class Study:
         storage = open_storage(options["storage"])
         name = choose_name(storage, name, earlier_name, is_fresh=options["fresh"])
         shared = sharing(storage, server(options["storage"]), name)
-        if shared.is_shared and options["pruner"]["name"] in PAUSING:
-            problem = "trials pause and go on in a study of one command alone"
-            hint = "keep it in an SQLite file, or take pruner=asha"
-            raise ConfigError("hydra.sweeper.pruner", f"{problem}; {hint}")
         with contextlib.ExitStack() as until_opened:
             until_opened.callback(shared.close)
+            if shared.is_shared and options["pruner"]["name"] in PAUSING:
+                problem = "trials pause and go on in a study of one command alone"
+                hint = "keep it in an SQLite file, or take pruner=asha"
+                raise ConfigError("hydra.sweeper.pruner", f"{problem}; {hint}")
             if not shared.is_shared:
                 until_opened.enter_context(study_lock(storage, name))
             with shared.turn():
