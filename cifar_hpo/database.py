@@ -167,6 +167,17 @@ class Database:
         hint = "" if self.file else "; see whether it runs and lets you in"
         return f"can't be used ({last}){hint}"
 
+    def has_tables(self) -> bool:
+        """Whether a server's database has the tables of its library. Raises StudyError where it
+        can't be asked."""
+        with self.errors(ImportError):
+            options = self.connect_options()
+            engine = sqlalchemy.create_engine(self.engine_url, connect_args=options)
+            try:
+                return sqlalchemy.inspect(engine).has_table(self.table)
+            finally:
+                engine.dispose()
+
     def connect_options(self) -> dict[str, Any]:
         """The arguments of a server's driver that let it give up in time."""
         driver = sqlalchemy.make_url(self.engine_url).get_dialect().driver

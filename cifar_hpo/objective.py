@@ -34,7 +34,7 @@ from cifar_hpo.metrics import (
     on_training_images,
     without_best,
 )
-from cifar_hpo.task import OwnMetric
+from cifar_hpo.task import OwnMetric, Profile
 from cifar_hpo.trial import FINISHED, Context, Paused, Pruned, TrialResult
 from cifar_hpo.trust import Call
 
@@ -286,6 +286,21 @@ class Objective:
             own[TEST + name] = OwnMetric(direction, by_epoch=False)
         return own
 
+    def profile(self, checked: Config) -> Profile | None:
+        """What a trial takes, by some steps of its training; None where images come as a stream.
+
+        Raises what a trial raises.
+        """
+        with processor.quiet_tensorflow():
+            from cifar_hpo.data.dataset import load_dataset
+            from cifar_hpo.training import trainer
+            from cifar_hpo.training.profile import profile
+
+        trainer.set_up(checked.training)
+        if _calls_code(checked):
+            trainer.seed_users_code(checked.training)
+        return profile(checked, load_dataset(checked.data))
+
     def _predicts_numbers(self, checked: Config) -> bool:
         """Whether the labels are numbers, as far as the images were looked at before."""
         if checked.data.source not in OF_ANY_LABELS:
@@ -312,6 +327,7 @@ class Objective:
         if Context.from_environment().study:
             return self.run(config, self.validate(config))
         try:
+            _refuse_dry_run()
             with in_starting_folder(), EpochLog() as epoch_log:
                 checked = self.validate(config)
                 if _calls_code(checked):
@@ -373,6 +389,12 @@ class Objective:
         return TrialResult(
             FINISHED, metrics, seconds=seconds, run_id=run.run_id, unlogged=run.unlogged
         )
+
+
+def _refuse_dry_run() -> None:
+    """Raise ConfigError where a single run was asked for what sweeps alone have: it would train."""
+    if HydraConfig.initialized() and HydraConfig.get().sweeper.get("dry_run"):
+        raise ConfigError("hydra.sweeper.dry_run", "a single run would train; add -m for a sweep")
 
 
 def _precision_problem(precision: str) -> str:

@@ -32,6 +32,9 @@ STUDIES_DB = GENERATED / "studies.db"
 MLFLOW_DB = Path("mlflow.db")
 MLFLOW_LOCK = GENERATED / ".mlflow.lock"
 DECODED_IMAGES = GENERATED / "data"
+SCRATCH = "CIFAR_HPO_SCRATCH"
+"""The environment variable that names where a command which leaves nothing decodes those of its
+images that are not here yet."""
 REPORTS = GENERATED / "reports"
 EXPORTS = GENERATED / "exports"
 UI_LOG = GENERATED / "ui.log"

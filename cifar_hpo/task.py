@@ -1,7 +1,8 @@
 """What a trial runs: a `Task` is any Hydra task function with all that a sweep may ask of it.
 
 `as_task` makes one of a plain function, whose hooks then do nothing; a `WrappedTask` adds something
-to each run of another. An `OwnMetric` is one that not every configuration has.
+to each run of another. An `OwnMetric` is one that not every configuration has, a `Profile` what a
+trial takes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,20 @@ class OwnMetric(NamedTuple):
 
     direction: str
     by_epoch: bool
+
+
+class Profile(NamedTuple):
+    """What a trial of one configuration takes, by some steps of its training.
+
+    steps: that were timed. seconds: of the whole trial. memory: bytes of its worker's resident
+    memory. checkpoint, model: bytes of either on disk.
+    """
+
+    steps: int
+    seconds: float
+    memory: int
+    checkpoint: int
+    model: int
 
 
 class Task(Protocol):
@@ -89,6 +104,13 @@ class Task(Protocol):
         Raises what `prepare` raises.
         """
 
+    def profile(self, checked: Any) -> Profile | None:
+        """Train some steps of a configuration, for what a trial of it takes; None where nobody can
+        say.
+
+        Called in a process of its own, and leaves nothing. Raises what a trial may raise.
+        """
+
     def run(self, config: DictConfig, checked: Any) -> Any:
         """Run one trial whose config was validated before."""
 
@@ -140,6 +162,9 @@ class _Function:
     def own_metrics(self, checked: Any) -> Mapping[str, OwnMetric] | None:  # noqa: ARG002
         return {}
 
+    def profile(self, checked: Any) -> Profile | None:  # noqa: ARG002
+        return None
+
     def run(self, config: DictConfig, checked: Any) -> Any:  # noqa: ARG002
         return self.function(config)
 
@@ -161,6 +186,7 @@ HOOKS = (
     "lacks",
     "default_metric",
     "own_metrics",
+    "profile",
     "run",
 )
 

@@ -247,6 +247,11 @@ class Sweeper:
         default=None,
     )
     fresh: bool = key("start another study beside an earlier one of this name", default=False)
+    dry_run: bool = key(
+        "say what would be tried, how long it would take and how much memory and disk, and start "
+        "nothing",
+        default=False,
+    )
     max_batch_size: int | None = key(
         "trials in a batch, where the launcher takes batches; null is as many as it runs at a time",
         default=None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from cifar_hpo.paths import (
     DATASET_FOLDER,
     DECODED_IMAGES,
     DECODING_LOCK,
+    SCRATCH,
+    short_path,
 )
 
 log = logging.getLogger(__name__)
@@ -128,24 +131,26 @@ def decode_once(name: str, fingerprint: str, read: Callable[[], DecodedImages]) 
     folder = (DECODED_IMAGES / folder_name).absolute()
     if is_whole(folder):
         return folder
+    if SCRATCH in os.environ:
+        folder = Path(os.environ[SCRATCH], folder_name)
     try:
-        DECODED_IMAGES.mkdir(parents=True, exist_ok=True)
-        with still(f"decoding {name}"), _decoding_lock():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with still(f"decoding {name}"), _decoding_lock(folder.parent):
             if not is_whole(folder):  # else another process was quicker
                 _decode(folder, name, read)
     except OSError as error:
         cause = f"decoded images can't be written ({printable(one_line(error))})"
-        raise DataError(f"{DECODED_IMAGES}: {cause}") from error
+        raise DataError(f"{short_path(folder.parent)}: {cause}") from error
     return folder
 
 
 def _decode(folder: Path, name: str, read: Callable[[], DecodedImages]) -> None:
     """Make a source's folder in the place of what is there. The lock must be held."""
-    _remove_drafts()
+    _remove_drafts(folder.parent)
     if folder.exists():
         log.warning("%s is damaged or of an earlier version, so it is made again", folder.name)
         shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-    log.info("decoding %s once, to %s", name, DECODED_IMAGES / folder.name)
+    log.info("decoding %s once, to %s", name, short_path(folder))
     decoded = read()
     draft = folder.with_name(DATASET_DRAFT.format(folder=folder.name))
     try:
@@ -155,15 +160,15 @@ def _decode(folder: Path, name: str, read: Callable[[], DecodedImages]) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _decoding_lock() -> FileLock:
+def _decoding_lock(place: Path) -> FileLock:
     """Held while images are decoded; a process that ends lets go of it in any case."""
-    return FileLock(DECODED_IMAGES / DECODING_LOCK)
+    return FileLock(place / DECODING_LOCK)
 
 
-def _remove_drafts() -> None:
+def _remove_drafts(place: Path) -> None:
     """Remove what processes left that ended while they decoded; the lock is held."""
     for pattern in DATASET_DRAFTS:
-        for draft in DECODED_IMAGES.glob(pattern):
+        for draft in place.glob(pattern):
             shutil.rmtree(draft)
 
 

@@ -102,6 +102,15 @@ def open_existing(given: str | None, *, will_write: bool = False) -> BaseStorage
     return open_storage(given, will_write=will_write)
 
 
+def storage_if_there(given: str | None) -> BaseStorage | None:
+    """The storage, to be read; None where nobody has made one yet. Raises as `open_storage`."""
+    database = _database(given)
+    if database.url == IN_MEMORY:
+        return None
+    is_there = database.file.exists() if database.file else database.has_tables()
+    return open_storage(given, will_write=False) if is_there else None
+
+
 @contextlib.contextmanager
 def storage_errors(given: str | None) -> Iterator[None]:
     """Raise StudyError in place of what Optuna, SQLAlchemy and the database's driver raise.
@@ -144,8 +153,14 @@ def load_study(storage: BaseStorage, name: str | None = None) -> optuna.Study:
         listed = ", ".join(sorted(known)) or "none"
         raise StudyError(f"there is no study {name or 'here'}; there are: {listed}")
     if not name:
-        name = max(known, key=lambda study: _optuna.last_start(storage, study))
+        name = latest_first(storage)[0]
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def latest_first(storage: BaseStorage) -> list[str]:
+    """The names of all studies, by when their last trials began."""
+    names = optuna.get_all_study_names(storage)
+    return sorted(names, key=lambda study: _optuna.last_start(storage, study), reverse=True)
 
 
 def is_file(storage: BaseStorage) -> bool:

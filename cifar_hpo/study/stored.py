@@ -219,13 +219,13 @@ def check_definition(study: optuna.Study, meaning: Mapping[str, Any]) -> None:
     if stored is None:
         study.set_user_attr(MEANING, wanted)
         return
-    _refuse_differences(study.study_name, stored, wanted)
+    refuse_differences(study.study_name, stored, wanted)
     known = _all_choices(wanted.get(CHOICES, {}), stored.get(CHOICES, {}))
     if known != stored.get(CHOICES, {}):
         study.set_user_attr(MEANING, {**stored, CHOICES: known})
 
 
-def _refuse_differences(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def refuse_differences(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise StudyError where two meanings differ, but for choices that one of them lacks."""
     known, given = stored.get(CHOICES, {}), wanted.get(CHOICES, {})
     before = flat(_as_of_now({**stored, CHOICES: _common_choices(known, given)}))

@@ -254,16 +254,18 @@ class Plan:
                 return problem
         return ""
 
-    def left_out(self) -> set[str]:
-        """The identities of the cells, of those that were checked, that break a constraint."""
-        left_out: set[str] = set()
+    def left_out(self) -> dict[str, str]:
+        """The identities of the cells, of those that were checked, that break a constraint, and
+        why."""
+        left_out: dict[str, str] = {}
         if not self.constraints or self.options["sampler"]["name"] != "grid":
             return left_out
         for cell in _cells_to_check(self.space):
             key = identity(cell)
             config = self.composer.compose_task(cell)
-            if self.broken_constraint(config, self.checked[key]):
-                left_out.add(key)
+            reason = self.broken_constraint(config, self.checked[key])
+            if reason:
+                left_out[key] = reason
         return left_out
 
     def rerun_command(self) -> str:

@@ -122,6 +122,10 @@ class Pool:
         slot = self._free_slot()
         return None if slot is None else self._new_worker(slot)
 
+    def environment(self, slot: int) -> dict[str, str]:
+        """What a slot's worker has in its environment, from its start on."""
+        return thread_environment(self.threads) | self.slots.environment(slot)
+
     @property
     def text(self) -> str:
         """Which GPUs trials have; empty where they have none."""

@@ -79,6 +79,8 @@ class StudySweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
         """Hydra's contract: run all trials, and return what came of them in batches."""
         with _errors_on_one_line():
+            if self.options["dry_run"]:
+                return self._dry_run(arguments)
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
@@ -97,6 +99,23 @@ class StudySweeper(Sweeper):
 
             with storage_errors(self.options["storage"]), self._ending_multirun():
                 return run_sweep(plan, pool, _open_tracker)
+
+    def _dry_run(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
+        """Say what the sweep would do; the launcher's slots are asked for, not started."""
+        from cifar_hpo.console import still
+        from cifar_hpo.study.storage import storage_errors
+        from cifar_hpo.sweep.batches import jobs_at_a_time
+        from cifar_hpo.sweep.dry_run import dry_run, leaving_nothing
+        from cifar_hpo.sweep.plan import Plan
+
+        with leaving_nothing(), storage_errors(self.options["storage"]):
+            with still("preparing the sweep"):
+                plan = Plan.from_command_line(self, arguments)
+            engine = self._engine(plan.n_trials)
+            with still("preparing the data"):
+                plan = plan.prepared()
+            dry_run(plan, engine, self.task_function, jobs_at_a_time(self.launcher))
+        return []
 
     @contextlib.contextmanager
     def _ending_multirun(self) -> Iterator[None]:
@@ -117,12 +136,16 @@ class StudySweeper(Sweeper):
 
     def _pool(self, jobs: int | None) -> contextlib.AbstractContextManager[Engine | None]:
         """The slots of a launcher of ours, which import while data is prepared."""
+        return self._engine(jobs) or contextlib.nullcontext()
+
+    def _engine(self, jobs: int | None) -> Engine | None:
+        """The same, before it starts anything; None for another launcher."""
         from cifar_hpo.workers._submitit import refuse_without_slurm
 
         if isinstance(self.launcher, OwnLauncher):
             return self.launcher.engine(jobs)
         refuse_without_slurm(self.launcher)
-        return contextlib.nullcontext()
+        return None
 
 
 @contextlib.contextmanager
