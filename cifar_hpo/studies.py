@@ -1,5 +1,5 @@
 """`python -m cifar_hpo.studies`: list, show, export and delete the studies of a storage, run the
-best trial of one again, and export its model."""
+best trial of one again, and export its model; let a running sweep pause, stop, or try more."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from cifar_hpo.paths import (
     OUTPUTS,
     STUDIES_DB,
 )
+from cifar_hpo.study.control import Request, ask
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, no_trial, ranked
 from cifar_hpo.study.storage import (
     as_file_name,
@@ -46,6 +47,9 @@ from cifar_hpo.table import Table
 from cifar_hpo.trial import FAILED, FINISHED, PRUNED
 
 GROUPS = ("model", "data", "optimizer", "training", "mlflow")
+WRITING = ("delete", "pause", "resume", "stop", "enqueue", "add")
+"""The commands that write to the storage."""
+
 DEFAULT_CONFIG = "config"
 """The config that runs when none is named."""
 
@@ -64,8 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command(given: argparse.Namespace) -> None:
     """One of the commands, on the storage that is given."""
-    storage = open_existing(given.storage, will_write=given.command == "delete")
+    storage = open_existing(given.storage, will_write=given.command in WRITING)
     match given.command:
+        case "pause" | "resume" | "stop" | "enqueue" | "add":
+            control(storage, given)
         case "list":
             list_studies(storage, as_json=given.json)
         case "show":
@@ -121,9 +127,43 @@ def _parser() -> argparse.ArgumentParser:
         "delete", help="a study from the storage; its MLflow runs stay"
     )
     delete_parser.add_argument("--yes", action="store_true", help="do not ask")
-    for command in (show_parser, best_parser, export_parser, model_parser, delete_parser):
+    pause_parser = commands.add_parser(
+        "pause",
+        help="a running sweep: no trial starts, and those that run wait at their next epoch's end",
+    )
+    resume_parser = commands.add_parser("resume", help="a sweep that was paused")
+    stop_parser = commands.add_parser(
+        "stop", help="a running sweep, as Ctrl-C does; its command goes on with it later"
+    )
+    stop_parser.add_argument(
+        "--after-running", action="store_true", help="let the trials that run come to their end"
+    )
+    enqueue_parser = commands.add_parser(
+        "enqueue", help="a configuration that a running sweep is to try next"
+    )
+    add_parser = commands.add_parser(
+        "add", help="values to keys of a running sweep's grid, which stay the study's"
+    )
+    asking = (pause_parser, resume_parser, stop_parser, enqueue_parser, add_parser)
+    known = (show_parser, best_parser, export_parser, model_parser, delete_parser)
+    for command in (*known, *asking):
         command.add_argument("study")
+    enqueue_parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE")
+    add_parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE,VALUE")
     return parser
+
+
+def control(storage: BaseStorage, given: argparse.Namespace) -> None:
+    """Ask a running sweep for something, and print what it answers.
+
+    Raises StudyError where no sweep works on the study, or this one refuses.
+    """
+    request = Request(
+        given.command,
+        overrides=getattr(given, "overrides", ()),
+        after_running=getattr(given, "after_running", False),
+    )
+    sys.stdout.write(ask(storage, given.study, request) + "\n")
 
 
 @dataclass(frozen=True)

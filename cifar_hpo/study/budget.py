@@ -41,6 +41,10 @@ class Budget:
         """Count the seconds from now on."""
         self._started = time.monotonic()
 
+    def lengthen(self, seconds: float) -> None:
+        """Do not count these seconds, in which the study was paused."""
+        self._started += seconds
+
     def seconds_left(self) -> float | None:
         """Seconds in which trials may still start; None without a timeout."""
         if not self.timeout:

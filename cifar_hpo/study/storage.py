@@ -217,6 +217,18 @@ def read_holder(holder: Path) -> str:
     return "another process"
 
 
+def is_held(storage: BaseStorage, study: str) -> bool | None:
+    """Whether a process holds a study in a file; None of a study elsewhere, which several may
+    share."""
+    if not is_file(storage):
+        return None
+    try:
+        with study_lock(storage, study):
+            return False
+    except StudyError:
+        return True
+
+
 def as_file_name(study: str) -> str:
     """A study's name where it becomes part of a file's: another program may have named it.
 

@@ -33,6 +33,7 @@ from cifar_hpo.study.candidates import (
     ListedCandidates,
     SampledCandidates,
 )
+from cifar_hpo.study.control import ADDED, Inbox
 from cifar_hpo.study.dimensions import as_written, canonical
 from cifar_hpo.study.order import (
     Cell,
@@ -97,7 +98,8 @@ class Study:
     shared with other commands where it is in a database server. Use as a context manager, which
     lets unfinished trials wait for the next command, and the study for others.
 
-    running: what this process runs.
+    running: what this process runs. is_paused: whether nothing new starts for now. is_stopping:
+    whether nothing new starts any more.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Study:
         self.directions = as_list(options["direction"])
         self.is_grid = options["sampler"]["name"] == "grid"
         self.running: dict[int, TrialSpec] = {}
+        self.is_paused = self.is_stopping = False
         self._stored = stored
         self._sharing = sharing
         self._left_result = left_result
@@ -136,6 +139,8 @@ class Study:
         is_pausing = options["pruner"]["name"] in PAUSING
         self._rungs = Rungs(options["pruner"], self.directions[0]) if is_pausing else None
         self._ended_paused: list[FinishedTrial] = []
+
+        self._asked: Candidates | None = None  # what comes next; None where that has changed
 
     @classmethod
     def open(
@@ -385,14 +390,18 @@ class Study:
     def specs(self) -> Iterator[TrialSpec | None]:
         """What is still to be tried; None when that depends on what is running now."""
         self._budget.start()
-        candidates = self._candidates()
         while True:
+            if self.is_paused:
+                yield None
+                continue
             try:
                 with self._sharing.turn():
                     self.look()
-                    if self._is_budget_spent():
+                    if self.is_stopping or self._is_budget_spent():
                         return
-                    spec = self._next_spec(candidates)
+                    if self._asked is None:
+                        self._asked = self._candidates()
+                    spec = self._next_spec(self._asked)
                     if spec:
                         self.running[spec.number] = spec
             except TurnLost:
@@ -401,6 +410,70 @@ class Study:
                 self._end_paused()
                 return
             yield spec
+
+    def inbox(self) -> Inbox:
+        """Where this study's sweep finds what others ask of it."""
+        return Inbox(self._stored.storage, self.name)
+
+    def resume(self, seconds: float) -> None:
+        """Go on after a pause of so many seconds, which do not count."""
+        self.is_paused = False
+        self._budget.lengthen(seconds)
+
+    def enqueue_next(self, wish: Mapping[str, Value]) -> str:
+        """Let a configuration, or what a grid has of a part of one, be tried next; returns what
+        follows. In a turn.
+
+        Raises ConfigError where it is not in the space, or was tried.
+        """
+        self._refuse_outside(wish, "studies enqueue")
+        if not self.is_grid:
+            # Of several commands that are asked each does so, of which one makes a trial.
+            self._stored.study.enqueue_trial(dict(wish), skip_if_exists=True)
+            return "it is tried next"
+        known = {key: canonical(value) for key, value in wish.items()}
+        begun = self._finished_configurations() | identities(
+            spec.params for spec in list(self.running.values())
+        )
+        matching = identities(self.space.cells(known))
+        new = matching - begun - self._workload.left_out
+        if not new:
+            problem = "has begun, or is left out by constraints" if matching else "is in no cell"
+            raise ConfigError("studies enqueue", f"all that has these values {problem}")
+        self._enqueued.insert(0, known)
+        self._asked = None
+        count = f"{len(new)} configurations are" if len(new) > 1 else "it is"
+        return f"{count} tried next"
+
+    def extend(
+        self,
+        space: Space,
+        meaning: Mapping[str, Any],
+        costs: Mapping[str, float],
+        left_out: Iterable[str],
+        values: Mapping[str, Sequence[str]],
+    ) -> None:
+        """Go on with a grid that has further values; running trials go on, too.
+
+        space, meaning, costs: as for `open`. left_out: as for `leave_out`. values: the new ones by
+        key, which are noted with the study. Of a study that nobody else works on.
+        """
+        storage = self._stored.storage
+        self._stored = StoredStudy.create_or_load(storage, self.name, space, self.options, meaning)
+        noted = dict(self._stored.study.user_attrs.get(ADDED, {}))
+        for key, texts in values.items():
+            noted[key] = list(dict.fromkeys([*noted.get(key, []), *texts]))
+        self._stored.study.set_user_attr(ADDED, noted)
+        for number in self._open_trials:  # they may be copies, which the storage knows otherwise
+            self._open_trials[number] = self._stored.open_trial(number)
+        self.space = space
+        n_trials = self.options["n_trials"]
+        workload = Workload(space, is_grid=True, n_trials=n_trials, costs=costs)
+        workload.leave_out([*left_out, *self._workload.left_out])
+        for trial in self._finished:
+            workload.finish(trial.params)
+        self._workload = workload
+        self._asked = None
 
     def should_prune(self, spec: TrialSpec, progress: Progress) -> bool:
         """Note a running trial's value after an epoch, and ask the pruner.
@@ -555,17 +628,22 @@ class Study:
         """Let known-good configurations be tried first; what they leave open the sampler fills in.
         A grid reorders its cells instead."""
         for wish in self._enqueued:
-            for key, value in wish.items():
-                part = self.space.dimensions.get(key)
-                if part is None or not part.has(value):
-                    problem = f"{key}={value} is not in the space"
-                    raise ConfigError("hydra.sweeper.enqueue", problem)
+            self._refuse_outside(wish, "hydra.sweeper.enqueue")
             if not self.is_grid:
                 self._stored.study.enqueue_trial(wish, skip_if_exists=True)
 
+    def _refuse_outside(self, wish: Mapping[str, Value], path: str) -> None:
+        """Raise ConfigError for a configuration of which a value is not in the space. path: where
+        it is from."""
+        for key, value in wish.items():
+            part = self.space.dimensions.get(key)
+            if part is None or not part.has(value):
+                raise ConfigError(path, f"{key}={value} is not in the space")
+
     def _candidates(self) -> Candidates:
-        """What may be tried beside the requeued trials."""
-        requeued = identities(spec.params for spec in self._requeued)
+        """What may be tried beside the requeued trials and those that run."""
+        under_way = [*self._requeued, *self.running.values()]
+        requeued = identities(spec.params for spec in under_way)
         requeued |= self._paused_configurations()
         if self.options["retry_failed"]:
             failed = self._failed_configurations()

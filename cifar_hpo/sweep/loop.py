@@ -35,6 +35,7 @@ from cifar_hpo.study.study import Study
 from cifar_hpo.sweep import progress
 from cifar_hpo.sweep.batches import run_batches
 from cifar_hpo.sweep.code import note_code
+from cifar_hpo.sweep.control import Controls, Replan
 from cifar_hpo.sweep.plan import Plan
 from cifar_hpo.sweep.tracker import StudyTracker
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult, TrialSpec
@@ -72,11 +73,15 @@ Batches = list[list[JobReturn]]
 
 
 def run_sweep(
-    plan: Plan, pool: Engine | None, open_tracker: Callable[[Plan, Study], StudyTracker]
+    plan: Plan,
+    pool: Engine | None,
+    open_tracker: Callable[[Plan, Study], StudyTracker],
+    replan: Replan | None = None,
 ) -> Batches:
     """Run a sweep to its end, and return what this call ran, in the order of trial numbers.
 
-    open_tracker: gives what keeps the study's record. Without a pool the trials go to whatever
+    open_tracker: gives what keeps the study's record. replan: makes the plan once more, with values
+    that the study is given while it runs. Without a pool the trials go to whatever
     launcher Hydra was given, batch by batch. Raises StudyError when the study can't be continued,
     SweepFailed at the end where a trial failed.
     """
@@ -90,9 +95,18 @@ def run_sweep(
                 left = _left_results(plan, study)
                 with still("opening the study's run"):
                     tracker = open_tracker(plan, study)
-            sweep = Sweep(plan, study, tracker, left, interruption, pool=pool, recovered=recovered)
+            sweep = Sweep(
+                plan,
+                study,
+                tracker,
+                left,
+                interruption,
+                pool=pool,
+                recovered=recovered,
+                replan=replan,
+            )
             sweep.run()
-            progress.print_summary(study, plan, tracker, pool, sweep.notices)
+            progress.print_summary(study, sweep.plan, tracker, pool, sweep.notices)
     sweep.raise_failures()
     return sweep.batches()
 
@@ -165,8 +179,9 @@ class Sweep:
         *,
         pool: Engine | None,
         recovered: list[TrialResult] | None = None,
+        replan: Replan | None = None,
     ) -> None:
-        self.plan = plan
+        self.controls = Controls(plan, study, study.inbox(), pool, replan)
         self.study = study
         self.pool = pool
         self.tracker = tracker
@@ -177,6 +192,11 @@ class Sweep:
         self.notices: list[str] = []
         self._looked = time.monotonic()
         self._crowded: set[int] = set()  # trials for which a shared GPU had too little memory
+
+    @property
+    def plan(self) -> Plan:
+        """With what was added to its space on the way."""
+        return self.controls.plan
 
     def run(self) -> None:
         """Until nothing is left to try or a limit is reached; the study's run ends with it."""
@@ -192,6 +212,8 @@ class Sweep:
                         self._take(event, screen)
                 self._look_elsewhere(screen)
                 self._end_paused(screen)
+            if self.study.is_stopping:
+                self.notices.append(f"stopped by another command; {HOW_TO_RESUME}")
             status = FAILED if self.failed() else FINISHED
         finally:
             if self.pool:
@@ -238,6 +260,7 @@ class Sweep:
 
         def check() -> None:
             self.interruption.check()
+            self.controls.obey(screen.asked)
             self._look_elsewhere(screen)
 
         if self.pool:
@@ -472,7 +495,10 @@ def to_trial_result(job_result: JobResult, metrics: Sequence[str]) -> TrialResul
         result = _of_error(value)
         result = replace(result, seconds=job_result.seconds)
     run_id = result.run_id or job_result.run_id
-    return replace(result, run_id=run_id, worker=job_result.worker)
+    seconds = result.seconds
+    if job_result.seconds:  # of which a pause of the sweep is no part, as the trial can't know
+        seconds = min(seconds, job_result.seconds)
+    return replace(result, run_id=run_id, worker=job_result.worker, seconds=seconds)
 
 
 def _from_left(left: Left, metrics: Sequence[str]) -> TrialResult:

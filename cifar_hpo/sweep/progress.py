@@ -84,6 +84,11 @@ class Screen:
             line = f"{self._count()} trial {trial.number}: {_params_text(trial.params)}: {outcome}"
             self.console.print(line, **PLAIN)
 
+    def asked(self, text: str) -> None:
+        """Another command has asked for something; a line tells."""
+        self.console.print(text, **PLAIN)
+        self.heartbeat.heard()
+
     def print_status(self) -> None:
         """One line: how far the sweep is, and each worker's trial, epoch, value and time left."""
         spent = clock(time.monotonic() - self.started)
@@ -153,6 +158,8 @@ class Screen:
         return any(worker.pace.seconds_left is not None for worker, _ in self._running())
 
     def _time_left(self) -> str:
+        if self.study.is_paused:
+            return ", paused"
         if not self.pool:
             return ""
         running = [(worker.pace, spec) for worker, spec in self._running()]

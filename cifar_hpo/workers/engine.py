@@ -80,6 +80,12 @@ class Engine(Protocol):
     def start(self, worker: Any, job: Job) -> None:
         """Give an idle worker a job, now or when it can be alone where it is to be."""
 
+    def pause(self) -> bool:
+        """Let jobs wait at their next report; returns whether they can, else they go on."""
+
+    def resume(self, seconds: float) -> None:
+        """Let them go on after a pause of so many seconds, which count for none of them."""
+
     def shares_gpu(self, slot: int | None) -> bool:
         """Whether a slot's GPU is also another's."""
 

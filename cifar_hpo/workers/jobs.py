@@ -16,6 +16,9 @@ from omegaconf import DictConfig, open_dict
 
 from cifar_hpo.trial import Progress, TrialSpec
 
+PAUSE, RESUME = "pause", "resume"
+"""What a worker may be told on the way: to wait at its trial's next report, and to go on."""
+
 
 class HydraLauncher(Protocol):
     """A Hydra launcher after its `setup`."""

@@ -41,6 +41,14 @@ class Pace:
             self.values.append(progress.value)
         self.progress = progress
 
+    def skip(self, seconds: float) -> None:
+        """Do not count these latest seconds, in which the trial waited."""
+        self.started += seconds
+        for name in ("_first", "_latest"):
+            mark = getattr(self, name)
+            if mark is not None:
+                setattr(self, name, _Mark(mark.moment + seconds, mark.epoch))
+
     def _note_epoch(self, now: float, progress: Progress) -> None:
         first = self._first or _Mark(self.started, 0)
         if self._latest is None:

@@ -29,6 +29,8 @@ from cifar_hpo.trial import Progress, TrialSpec
 from cifar_hpo.workers import _multiprocessing as forking
 from cifar_hpo.workers.engine import Engine, EngineLauncher
 from cifar_hpo.workers.jobs import (
+    PAUSE,
+    RESUME,
     HydraLauncher,
     Job,
     JobResult,
@@ -77,6 +79,7 @@ class Pool:
         self.packed_task = pack_task(launcher)
         self.workers: list[Worker] = []
         self.temporary = ""  # the folder of the workers' temporary files
+        self.is_paused = False
         self._waiting: dict[int, Job] = {}  # by their slot, the jobs that are to be alone
         self._environment = contextlib.ExitStack()
 
@@ -134,6 +137,21 @@ class Pool:
     def shares_gpu(self, slot: int | None) -> bool:
         """Whether a slot's GPU is also another's."""
         return self.slots.shares_gpu(slot)
+
+    def pause(self) -> bool:
+        """Let each job wait at the end of its next epoch, which it reports."""
+        self.is_paused = True
+        for worker in self.busy:
+            worker.send(PAUSE)
+        return True
+
+    def resume(self, seconds: float) -> None:
+        """Let all jobs go on."""
+        self.is_paused = False
+        for worker in self.busy:
+            worker.pace.skip(seconds)
+        for worker in self.workers:
+            worker.send(RESUME)
 
     def start(self, worker: Worker, job: Job) -> None:
         """Give an idle worker a job, or have its slot wait until the job can be alone."""
@@ -214,7 +232,7 @@ class Pool:
             worker = workers[pipe]  # type: ignore[index]
             yield from self._receive(worker)
             self._retire_if_worn(worker)
-        for worker in self.busy:
+        for worker in self.busy if not self.is_paused else []:
             limit = passed_limit(worker, self.options)
             if limit:
                 self._retire(worker)

@@ -38,7 +38,7 @@ from cifar_hpo.task import Task, as_task
 from cifar_hpo.trial import Progress
 from cifar_hpo.workers import _multiprocessing as forking
 from cifar_hpo.workers.engine import WorkerState
-from cifar_hpo.workers.jobs import HydraLauncher, Job, JobResult
+from cifar_hpo.workers.jobs import PAUSE, RESUME, HydraLauncher, Job, JobResult
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -113,10 +113,10 @@ class Worker(WorkerState):
         super().start(job)
         self.send(cloudpickle.dumps(job))
 
-    def send(self, packed_job: bytes) -> None:
-        """Give it a job that is pickled already."""
+    def send(self, message: bytes | str) -> None:
+        """Give it a job that is pickled already, or tell it to PAUSE or to RESUME."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is noticed later
-            self.pipe.send(packed_job)
+            self.pipe.send(message)
 
     def finish(self, returned: JobReturn) -> JobResult:
         assert self.job is not None
@@ -245,10 +245,11 @@ def serve(pipe: Connection, log: str, environment: Mapping[str, str], packed_tas
     task_function, hydra_context, singletons = cloudpickle.loads(packed_task)
     Singleton.set_state(singletons)
     task = as_task(task_function)
+    orders = _Orders(pipe)
     with contextlib.suppress(EOFError):  # the parent has no more jobs
         while True:
-            job: Job = cloudpickle.loads(pipe.recv())
-            trial.set_reporter(_reporter(pipe, job))
+            job: Job = cloudpickle.loads(orders.next())
+            trial.set_reporter(_reporter(orders, job))
             with env_override(dict(job.environment)):
                 returned = run_job(
                     hydra_context=hydra_context,
@@ -269,13 +270,46 @@ def _run_of(task: Task, job: Job) -> Callable[[DictConfig], Any]:
     return run
 
 
-def _reporter(pipe: Connection, job: Job) -> Callable[[Progress], bool]:
-    """Sends a trial's progress to the parent; returns whether the trial should stop."""
+class _Orders:
+    """What the parent sends: jobs, answers whether to stop, and on the way to PAUSE and RESUME."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.is_paused = False
+
+    def next(self) -> Any:
+        """The next job or answer; blocks until it is there, and no pause holds."""
+        while True:
+            message = self.pipe.recv()
+            if not self._is_of_pause(message):
+                self.wait()
+                return message
+
+    def wait(self) -> None:
+        """Return at once, or at the end of a pause."""
+        while self.is_paused or self.pipe.poll():
+            self._is_of_pause(self.pipe.recv())
+
+    def _is_of_pause(self, message: Any) -> bool:
+        if message == PAUSE:
+            self.is_paused = True
+        elif message == RESUME:
+            self.is_paused = False
+        else:
+            return False
+        return True
+
+
+def _reporter(orders: _Orders, job: Job) -> Callable[[Progress], bool]:
+    """Sends a trial's progress to the parent; returns whether the trial should stop. While the
+    sweep is paused the trial waits here, its checkpoint written."""
 
     def report(progress: Progress) -> bool:
-        pipe.send(progress)
+        orders.pipe.send(progress)
         is_asked = job.is_pruned and progress.value is not None
-        return bool(pipe.recv()) if is_asked else False
+        should_stop = bool(orders.next()) if is_asked else False
+        orders.wait()
+        return should_stop
 
     return report
 

@@ -157,6 +157,12 @@ class RayPool:
             if worker.job and worker.job.spec.number == number:
                 self._retire(worker)
 
+    def pause(self) -> bool:
+        """An actor that waits would keep what it has of its node, so jobs go on to their end."""
+        return False
+
+    def resume(self, seconds: float) -> None: ...
+
     def shares_gpu(self, slot: int | None) -> bool:  # noqa: ARG002
         """Nobody can tell: Ray places actors, and moves none for another's sake."""
         return False

@@ -318,3 +318,41 @@ def test_the_order_of_a_grid_is_the_one_that_is_asked_for(space: Callable[..., S
     assert order("longest") == [3, 2, 1]
     assert order("given") == [3, 1, 2]
     assert sorted(order("random")) == [1, 2, 3]
+
+
+def test_a_grid_gains_values_while_a_trial_runs(space: Callable[..., Space]) -> None:
+    with Study.open("s", space("model.filters=4,8"), study_options(), {"a": 1}) as study:
+        specs = study.specs()
+        running = next(specs)
+        assert running is not None
+        grown = space("model.filters=4,8,16,32")
+        study.extend(grown, {"a": 1}, {}, (), {"model.filters": ["16", "32"]})
+        assert study.planned() == 4
+        assert study.enqueue_next({"model.filters": 32}) == "it is tried next"
+        with pytest.raises(ConfigError, match="all that has these values has begun"):
+            study.enqueue_next(running.params)
+        study.is_paused = True
+        assert next(specs) is None, "nothing starts"
+        study.resume(1.0)
+        study.tell(running, finished(1))
+        tried = []
+        for spec in specs:
+            assert spec is not None
+            tried.append(spec.params["model.filters"])
+            study.tell(spec, finished(0))
+        assert tried == [32, 8, 16]
+        assert study.ranking()[0].number == running.number
+
+
+def test_a_sampler_tries_next_what_it_is_asked_to(space: Callable[..., Space]) -> None:
+    options = study_options("random", n_trials=3)
+    with Study.open("s", space("training.label_smoothing=interval(0,0.5)"), options, {}) as study:
+        specs = study.specs()
+        first = next(specs)
+        assert first is not None
+        study.enqueue_next({"training.label_smoothing": 0.125})
+        with pytest.raises(ConfigError, match=r"0\.75 is not in the space"):
+            study.enqueue_next({"training.label_smoothing": 0.75})
+        second = next(specs)
+        assert second is not None
+        assert second.params == {"training.label_smoothing": 0.125}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,16 +95,26 @@ class StudySweeper(Sweeper):
         with self._pool(plan.n_trials) as pool:
             with still("preparing the data"):
                 plan = plan.prepared()
+                from cifar_hpo.sweep.control import with_added_values
                 from cifar_hpo.sweep.loop import run_sweep
 
+            replan = self._replan(arguments)
             with storage_errors(self.options["storage"]), self._ending_multirun():
-                return run_sweep(plan, pool, _open_tracker)
+                plan = with_added_values(plan, replan)
+                return run_sweep(plan, pool, _open_tracker, replan)
+
+    def _replan(self, arguments: list[str]) -> Callable[[Sequence[str]], Plan]:
+        """Makes the plan once more, with further overrides behind the arguments."""
+        from cifar_hpo.sweep.plan import Plan
+
+        return lambda more: Plan.from_command_line(self, [*arguments, *more]).prepared()
 
     def _dry_run(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
         """Say what the sweep would do; the launcher's slots are asked for, not started."""
         from cifar_hpo.console import still
         from cifar_hpo.study.storage import storage_errors
         from cifar_hpo.sweep.batches import jobs_at_a_time
+        from cifar_hpo.sweep.control import with_added_values
         from cifar_hpo.sweep.dry_run import dry_run, leaving_nothing
         from cifar_hpo.sweep.plan import Plan
 
@@ -113,7 +123,7 @@ class StudySweeper(Sweeper):
                 plan = Plan.from_command_line(self, arguments)
             engine = self._engine(plan.n_trials)
             with still("preparing the data"):
-                plan = plan.prepared()
+                plan = with_added_values(plan.prepared(), self._replan(arguments))
             dry_run(plan, engine, self.task_function, jobs_at_a_time(self.launcher))
         return []
 
