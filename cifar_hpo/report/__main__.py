@@ -1,5 +1,6 @@
 """`python -m cifar_hpo.report [STUDY]`: the report on the terminal, as a page and as pictures; with
-`--json` for programs, with `--not-worse-than` as an exit code."""
+`--serve` as a page that is live, with `--json` for programs, with `--not-worse-than` as an exit
+code."""
 
 from __future__ import annotations
 
@@ -37,8 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("argument --open: not allowed with argument --json, which writes no page")
     if given.watch and given.not_worse_than:
         parser.error("argument --not-worse-than: not allowed with argument --watch")
+    if given.serve and given.not_worse_than:
+        parser.error("argument --not-worse-than: not allowed with argument --serve")
+    if given.port is not None and not given.serve:
+        parser.error("argument --port: goes with --serve alone")
     try:
         with storage_errors(given.storage):
+            if given.serve:
+                serve_page(given)
+                return
             if given.watch:
                 watch(given.study, given.storage, given.tracking_uri)
                 return
@@ -64,7 +72,15 @@ def _parser() -> argparse.ArgumentParser:
         "--watch", action="store_true", help="follow a running sweep in the terminal, until Ctrl-C"
     )
     forms.add_argument(
+        "--serve",
+        action="store_true",
+        help="show the page on this machine alone, and renew it as trials end, until Ctrl-C",
+    )
+    forms.add_argument(
         "--json", action="store_true", help="print it as JSON alone, and write no page"
+    )
+    parser.add_argument(
+        "--port", type=int, metavar="N", help="of --serve; one that is free unless said"
     )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument(
@@ -125,6 +141,16 @@ def watch(study: str | None, storage: str | None, tracking_uri: str | None) -> N
     console = terminal()
     runs = open_runs(comparison, tracking_uri, console)
     follow(comparison.name, opened, runs, console)
+
+
+def serve_page(given: argparse.Namespace) -> None:
+    """Show a study's page on loopback, until Ctrl-C."""
+    from cifar_hpo.report.serve import LivePage, serve  # loads matplotlib
+
+    opened = open_existing(given.storage)
+    name = compare_study(given.study, opened).name
+    live = LivePage(name, opened, given.storage, given.tracking_uri)
+    serve(live, given.port or 0, terminal(), is_opened=given.open)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The report as a page: `write_page` draws the charts, renders page.html, and keeps both.
 
-The page has no reference to anything outside of it; its charts are SVG in the page's own ink.
+The page has no reference to anything outside of it, but to its server where it is live; its charts
+are SVG in the page's own ink.
 """
 
 from __future__ import annotations
@@ -55,10 +56,20 @@ def write_page(comparison: Comparison, runs: StoredRuns | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(REPORT_CHARTS):
         stale.unlink()
-    sections = draw_sections(charts_of(comparison, runs), folder)
     page = folder / REPORT_PAGE
-    page.write_text(render(comparison, sections), encoding="utf-8")
+    page.write_text(build_page(comparison, runs, folder), encoding="utf-8")
     return page
+
+
+def build_page(
+    comparison: Comparison, runs: StoredRuns | None, folder: Path, *, is_live: bool = False
+) -> str:
+    """The page as HTML, with all charts, which are also drawn to PNG files in the folder.
+
+    is_live: whether it asks its server for what is new.
+    """
+    sections = draw_sections(charts_of(comparison, runs), folder)
+    return render(comparison, sections, is_live=is_live)
 
 
 def draw_sections(charts: Iterable[Chart], folder: Path) -> dict[str, Section]:
@@ -97,8 +108,8 @@ def to_svg(figure: Figure, name: str) -> str:
     return svg.replace('href="#', f'href="#{name}-')
 
 
-def render(comparison: Comparison, sections: dict[str, Section]) -> str:
-    """The page as HTML."""
+def render(comparison: Comparison, sections: dict[str, Section], *, is_live: bool = False) -> str:
+    """The page as HTML. is_live: whether it asks its server for what is new."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(REPORT_TEMPLATE.parent),
         autoescape=True,
@@ -110,4 +121,5 @@ def render(comparison: Comparison, sections: dict[str, Section]) -> str:
         table=configuration_table(comparison),
         sections=sections,
         made=time.strftime("%Y-%m-%d %H:%M"),
+        is_live=is_live,
     )
