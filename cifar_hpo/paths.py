@@ -19,6 +19,7 @@ ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 CONF = ROOT / "conf"
 SWEEPS = ROOT / "sweeps"
 REPORT_TEMPLATE = PACKAGE / "report" / "page.html"
+BESIDE_TEMPLATE = PACKAGE / "report" / "beside.html"
 KEYS_TEMPLATE = PACKAGE / "config" / "reference.md"
 KEYS_PAGE = CONF / "README.md"
 
@@ -92,6 +93,8 @@ UNDELIVERED_MODEL = "model"
 REPORT_PAGE = "report.html"
 REPORT_CHART = "{chart}.png"
 REPORT_CHARTS = "*.png"
+REPORT_BESIDE = "{first}.beside.{second}"
+"""The folder of the report of two studies."""
 
 # In the folder of an exported model.
 EXPORT_DRAFT = ".export-"

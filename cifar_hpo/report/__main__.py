@@ -34,16 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_up_output()
     parser = _parser()
     given = parser.parse_args(arguments)
-    if given.json and given.open:
-        parser.error("argument --open: not allowed with argument --json, which writes no page")
-    if given.watch and given.not_worse_than:
-        parser.error("argument --not-worse-than: not allowed with argument --watch")
-    if given.serve and given.not_worse_than:
-        parser.error("argument --not-worse-than: not allowed with argument --serve")
-    if given.port is not None and not given.serve:
-        parser.error("argument --port: goes with --serve alone")
+    _refuse_together(parser, given)
     try:
         with storage_errors(given.storage):
+            if given.beside:
+                show_beside(given)
+                return
             if given.serve:
                 serve_page(given)
                 return
@@ -57,12 +53,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
+def _refuse_together(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """End the program for arguments that do not go together."""
+    if given.json and given.open:
+        parser.error("argument --open: not allowed with argument --json, which writes no page")
+    if given.watch and given.not_worse_than:
+        parser.error("argument --not-worse-than: not allowed with argument --watch")
+    if given.serve and given.not_worse_than:
+        parser.error("argument --not-worse-than: not allowed with argument --serve")
+    for option in ("watch", "serve", "json", "not_worse_than"):
+        if given.beside and getattr(given, option):
+            written = option.replace("_", "-")
+            parser.error(f"argument --{written}: not allowed with two studies")
+    if given.port is not None and not given.serve:
+        parser.error("argument --port: goes with --serve alone")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cifar_hpo.report",
         description="Which configuration, by how much, and is it luck?",
     )
     parser.add_argument("study", nargs="?", help="the one that was worked on last unless said")
+    parser.add_argument("beside", nargs="?", help="a second study: the two side by side")
     parser.add_argument("--storage", help=f"Optuna's storage; {STUDIES_DB} unless said")
     parser.add_argument(
         "--tracking-uri", help="MLflow's store; the one that the study was logged to unless said"
@@ -141,6 +154,17 @@ def watch(study: str | None, storage: str | None, tracking_uri: str | None) -> N
     console = terminal()
     runs = open_runs(comparison, tracking_uri, console)
     follow(comparison.name, opened, runs, console)
+
+
+def show_beside(given: argparse.Namespace) -> None:
+    """Print two studies side by side, and write their page."""
+    from cifar_hpo.report.beside import Beside, print_beside  # loads matplotlib
+
+    storage = open_existing(given.storage)
+    beside = Beside.load(given.study, given.beside, storage, given.tracking_uri)
+    page = print_beside(beside, terminal())
+    if given.open:
+        webbrowser.open(page.absolute().as_uri())
 
 
 def serve_page(given: argparse.Namespace) -> None:

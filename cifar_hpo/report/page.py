@@ -110,12 +110,7 @@ def to_svg(figure: Figure, name: str) -> str:
 
 def render(comparison: Comparison, sections: dict[str, Section], *, is_live: bool = False) -> str:
     """The page as HTML. is_live: whether it asks its server for what is new."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(REPORT_TEMPLATE.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template(REPORT_TEMPLATE.name).render(
+    return template(REPORT_TEMPLATE.name).render(
         comparison=comparison,
         verdict=verdict(comparison),
         table=configuration_table(comparison),
@@ -123,3 +118,13 @@ def render(comparison: Comparison, sections: dict[str, Section], *, is_live: boo
         made=time.strftime("%Y-%m-%d %H:%M"),
         is_live=is_live,
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page's template by the name of its file."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(REPORT_TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
