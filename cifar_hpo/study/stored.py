@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -31,6 +32,10 @@ MEANING = "meaning"
 
 OPENED = "opened"
 """The attribute of Optuna's study that says whether a command has worked on it that shares it."""
+
+FIRST_CHOICES = "first_choices"
+"""The attribute of Optuna's study that says with how many choices, two or more, those parameters
+began that have gained some: of seeds, with how many it was first looked at."""
 
 WARM_START = "warm_start"
 """The attribute of Optuna's trial that says from which study and trial it was taken."""
@@ -88,6 +93,7 @@ class StoredStudy(NamedTuple):
         distributions = Distributions(space, name, study.get_trials(deepcopy=False))
         if distributions.extended:
             before_copying()
+            _note_first_choices(study, distributions.extended)
             migration.extend_choices(storage, name, distributions.extended)
             study = _create_or_load(storage, name, options)
         return cls(study, storage, distributions, metrics)
@@ -206,6 +212,17 @@ def next_free_name(name: str, taken: Sequence[str]) -> str:
         number += 1
         free = f"{name}-{number}"
     return free
+
+
+def _note_first_choices(study: optuna.Study, extended: Mapping[str, BaseDistribution]) -> None:
+    """Note how many choices those parameters have had so far that gain some now."""
+    counts: dict[str, int] = dict(study.user_attrs.get(FIRST_CHOICES, {}))
+    for trial in study.get_trials(deepcopy=False):
+        for key in trial.distributions.keys() & extended.keys():
+            before = trial.distributions[key]
+            if isinstance(before, CategoricalDistribution) and len(before.choices) > 1:
+                counts.setdefault(key, len(before.choices))
+    study.set_user_attr(FIRST_CHOICES, counts)
 
 
 def check_definition(study: optuna.Study, meaning: Mapping[str, Any]) -> None:
