@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cifar_hpo.analysis.comparison import TOP_K, Comparison
-from cifar_hpo.analysis.statistics import (
-    CONFIDENCE,
-    gap_interval,
-    mean_gap,
-    p_value,
-    shared_seeds,
-)
+from cifar_hpo.analysis.separation import Standing, between
+from cifar_hpo.analysis.variances import shared_variances
 
 Shown = Literal["better", "worse", "tied", "unknown"]
 
-PAIRED, WELCH = "paired t", "Welch's t"
+MODERATED, PAIRED = "moderated t", "moderated t, paired by seed"
+"""With variances that configurations share; and with the seeds' means taken out of the values."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +24,10 @@ class Claim:
     """How the first of two configurations stands beside the second.
 
     shows: what is shown of the first one, at 95 %; unknown where there are too few seeds for a
-    test. gap: by how much the first one's mean is better, in the metric's unit, over the seeds that
-    were compared; less than 0 where it is worse. interval: of the gap over all seeds, at 95 %, for
-    this pair alone. p: how likely so large a gap is by luck alone, by Holm's correction for `pairs`
-    pairs; 1 where the best is not ahead over these seeds. n, n_second: how many seeds of each were
-    compared. test: how; empty where it could not be.
+    test. gap: by how much the first one's mean is better, in the metric's unit; less than 0 where
+    it is worse. interval: of the gap over all seeds, at 95 %, for this pair alone. p: how likely so
+    large a gap is by luck alone, among `pairs` pairs and at all numbers of seeds so far. n,
+    n_second: how many seeds of each were compared. test: how; empty where it could not be.
     """
 
     first: str
@@ -56,18 +51,20 @@ def claims(comparison: Comparison) -> list[Claim]:
     if len(comparison.metrics) > 1 or not top:
         return []
     best = top[0]
-    pairs = len(top) * (len(top) - 1) // 2
+    pairs = comparison.compared * (comparison.compared - 1) // 2
     made = []
     for other in top[1:]:
-        made.append(
-            _claim(
-                (best.name, other.name),
-                (best.values, other.values),
-                comparison.directions[0],
-                p=other.p_value,
-                pairs=pairs,
+        if other.standing is not None:
+            made.append(
+                _claim(
+                    (best.name, other.name),
+                    (len(best.values), len(other.values)),
+                    other.standing.gap,
+                    other.standing,
+                    pairs=pairs,
+                    is_paired=comparison.is_paired,
+                )
             )
-        )
     return made
 
 
@@ -79,38 +76,43 @@ def claim(
     direction: str,
 ) -> Claim:
     """Two configurations that were not chosen from among others, by their values of each seed."""
-    p = p_value(values, second_values)
-    return _claim((first, second), (values, second_values), direction, p=p, pairs=1)
+    groups = values, second_values
+    gap, standing = between(groups, 0, 1)
+    if direction == "minimize":
+        gap = -gap
+    is_paired = shared_variances(groups).is_paired
+    counts = len(values), len(second_values)
+    return _claim((first, second), counts, gap, standing, pairs=1, is_paired=is_paired)
 
 
 def _claim(
     names: tuple[str, str],
-    groups: tuple[Mapping[int, float], Mapping[int, float]],
-    direction: str,
+    counts: tuple[int, int],
+    gap: float,
+    standing: Standing,
     *,
-    p: float | None,
     pairs: int,
+    is_paired: bool,
 ) -> Claim:
-    gap, interval = mean_gap(*groups), gap_interval(*groups)
-    if direction == "minimize":
-        gap = -gap
-        interval = interval and (-interval[1], -interval[0])
-    shared = shared_seeds(*groups)
+    """gap: by how much the first is better; that of the standing has no sign."""
+    interval = standing.interval
     shows: Shown = "tied"
-    if p is None:
+    if standing.p_value is None:
         shows = "unknown"
-    elif p <= 1 - CONFIDENCE:
+    elif standing.is_separated:
         shows = "better" if gap > 0 else "worse"
-    test = PAIRED if shared else WELCH
+    if interval and gap < 0:
+        interval = -interval[1], -interval[0]
+    test = PAIRED if is_paired else MODERATED
     return Claim(
         first=names[0],
         second=names[1],
         shows=shows,
         gap=gap,
         interval=interval,
-        p=p,
-        n=len(shared or groups[0]),
-        n_second=len(shared or groups[1]),
-        test="" if p is None else test,
+        p=standing.p_value,
+        n=counts[0],
+        n_second=counts[1],
+        test="" if standing.p_value is None else test,
         pairs=pairs,
     )

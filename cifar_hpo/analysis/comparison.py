@@ -16,22 +16,20 @@ from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar_hpo.analysis.statistics import (
-    CONFIDENCE,
-    against_best,
-    confidence_interval,
-    mean_gap,
-    shared_seeds,
-)
+from cifar_hpo.analysis.looks import Looks
+from cifar_hpo.analysis.separation import Standing, separate
+from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval
+from cifar_hpo.analysis.variances import Variance, mean_interval, moderated
 from cifar_hpo.config.fields import as_list, flat
 from cifar_hpo.metrics import values_by_replica
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
 from cifar_hpo.study.space import Value, identity
 from cifar_hpo.study.storage import load_study
+from cifar_hpo.study.stored import FIRST_CHOICES
 from cifar_hpo.study.study import MEANING, RUN
 from cifar_hpo.study.tables import has_parameter_columns
 from cifar_hpo.trial import FINISHED, PRUNED
@@ -53,9 +51,10 @@ class Configuration:
     trial: the best of them, whose model stands for the configuration. params: what varied, without
     the seed. values, test_accuracies: the study's metric and the accuracy on the test images by
     seed; empty where no trial finished. seconds: of all its trials. name: what varied, or the
-    number of its trial where that is too much for a name. p_value: of the gap to the best,
-    corrected; 1 where over the seeds that both have it is not behind; None where it is not known,
-    or was not asked for. missing: how many planned seeds have no value, by what became of them.
+    number of its trial where that is too much for a name. standing: beside the best; None where it
+    was not compared. variance: over seeds, which all configurations of the study tell together;
+    None for that of its own values. missing: how many planned seeds have no value, by what became
+    of them.
     """
 
     trial: FinishedTrial
@@ -64,7 +63,8 @@ class Configuration:
     test_accuracies: Mapping[int, float]
     seconds: float
     name: str
-    p_value: float | None = None
+    standing: Standing | None = None
+    variance: Variance | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -93,7 +93,15 @@ class Configuration:
 
     @functools.cached_property
     def confidence_interval(self) -> tuple[float, float] | None:
-        return confidence_interval(list(self.values.values()))
+        """Of the mean over all seeds, at 95 %; None with one replica."""
+        if self.variance is None:
+            return confidence_interval(list(self.values.values()))
+        return mean_interval(self.values, self.variance, CONFIDENCE)
+
+    @property
+    def p_value(self) -> float | None:
+        """Of the gap to the best; None where it is not known, or was not compared."""
+        return self.standing.p_value if self.standing else None
 
     @property
     def is_tied(self) -> bool:
@@ -110,7 +118,9 @@ class Comparison:
 
     metrics: the study's, with a direction each. keys: what varied, without the seed. trials: those
     that counted, in the order in which they ended. study: Optuna's own, for its charts.
-    tracking_uri, run_id: MLflow's store and the study's run there.
+    tracking_uri, run_id: MLflow's store and the study's run there. looks: the plan of the replicas.
+    to_come: how many configurations are still to come, which may be as good as any. is_paired:
+    whether the seeds are shown to move all configurations alike.
     """
 
     name: str
@@ -123,6 +133,9 @@ class Comparison:
     meaning: Mapping[str, Any] = field(default_factory=dict)
     tracking_uri: str | None = None
     run_id: str | None = None
+    looks: Looks = field(default_factory=Looks)
+    to_come: int = 0
+    is_paired: bool = False
 
     @property
     def finished(self) -> list[Configuration]:
@@ -134,13 +147,11 @@ class Comparison:
         """The configurations of which all seeds finished."""
         return [configuration for configuration in self.configurations if configuration.is_complete]
 
-    def shared_seeds(self, configuration: Configuration) -> list[int]:
-        """The seeds over which one is compared with the best, where one of them has others too."""
-        if not self.complete or configuration.p_value is None:
-            return []
-        best = self.complete[0].values
-        shared = shared_seeds(best, configuration.values)
-        return shared if best.keys() != configuration.values.keys() else []
+    @property
+    def compared(self) -> int:
+        """How many configurations the tests allow for: the first TOP_K, those to come among
+        them."""
+        return min(TOP_K, len(self.complete) + self.to_come)
 
     @property
     def failed_trials(self) -> list[FinishedTrial]:
@@ -184,8 +195,11 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
                 seeds |= dict.fromkeys(_seeds(trial.params, config), became)
         missing = Counter(seeds[seed] for seed in seeds.keys() - configuration.values.keys())
         configurations.append(dataclasses.replace(configuration, missing=missing))
+    looks = _looks(study, meaning, configurations)
+    to_come = _to_come(study, meaning, configurations)
+    is_paired = False
     if len(directions) == 1:
-        configurations = _compared(configurations, directions[0])
+        configurations, is_paired = _compared(configurations, directions[0], looks, to_come)
     tracking_uri, run_id = study.user_attrs.get(RUN, (None, None))
     return Comparison(
         name=study.study_name,
@@ -198,6 +212,9 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
         meaning=meaning,
         tracking_uri=tracking_uri,
         run_id=run_id,
+        looks=looks,
+        to_come=to_come,
+        is_paired=is_paired,
     )
 
 
@@ -274,8 +291,10 @@ def _by_seed(
     return {} if mean is None else {first_seed: mean}
 
 
-def _compared(configurations: Sequence[Configuration], direction: str) -> list[Configuration]:
-    """The best first, with the p-values of the TOP_K complete ones."""
+def _compared(
+    configurations: Sequence[Configuration], direction: str, looks: Looks, to_come: int
+) -> tuple[list[Configuration], bool]:
+    """The best first, the TOP_K complete ones beside it, and whether seeds move all alike."""
     sign = -1 if direction == "maximize" else 1
 
     def cost(configuration: Configuration) -> tuple[bool, bool, float]:
@@ -283,14 +302,79 @@ def _compared(configurations: Sequence[Configuration], direction: str) -> list[C
         return value is None, not configuration.is_complete, sign * (value or 0)
 
     ordered = sorted(configurations, key=cost)
-    top = [configuration for configuration in ordered if configuration.is_complete][:TOP_K]
-    p_values = against_best([configuration.values for configuration in top])
-    for place, p_value in enumerate(p_values):
-        configuration = ordered[place]
-        is_behind = sign * mean_gap(top[0].values, configuration.values) < 0
-        corrected = p_value if p_value is None or is_behind else 1.0
-        ordered[place] = dataclasses.replace(configuration, p_value=corrected)
-    return ordered
+    complete = [configuration for configuration in ordered if configuration.is_complete]
+    if not complete:
+        return ordered, False
+    groups = [configuration.values for configuration in complete]
+    separation = separate(groups, direction, looks, to_come=to_come, compared=TOP_K)
+    variances = moderated(groups)
+    for place, configuration in enumerate(complete):
+        standing = separation.standings[place] if place < TOP_K else None
+        ordered[place] = dataclasses.replace(
+            configuration, standing=standing, variance=variances[place]
+        )
+    return ordered, separation.is_paired
+
+
+def _looks(
+    study: optuna.Study, meaning: Mapping[str, Any], configurations: Sequence[Configuration]
+) -> Looks:
+    """The plan of the replicas: how many each configuration was to have before the first look.
+
+    A grid is trained whole before its configurations are judged, so it has as many as it had seeds
+    when it began; where a grid did not have its seeds among its keys, as many as all have. A
+    sampler that draws seeds has no such plan.
+    """
+    counts = {len(configuration.values) for configuration in configurations if configuration.values}
+    varies = any(
+        _is_seed(key) or key == REPLICAS
+        for configuration in configurations
+        for key in configuration.trial.params
+    )
+    if varies and meaning.get("sampler", {}).get("name", "grid") == "grid":
+        began_with = _first_seeds(study) * _replicas({}, flat(meaning.get("config", {})))
+        if began_with >= 2:
+            return Looks(began_with, began_with)
+    if len(counts) == 1 and max(counts) >= 2:
+        return Looks(max(counts), max(counts))
+    return Looks()
+
+
+def _first_seeds(study: optuna.Study) -> int:
+    """With how many seeds a study began that varies them; 0 where it is not known."""
+    grown = study.user_attrs.get(FIRST_CHOICES, {})
+    for key, count in grown.items():
+        if _is_seed(key):
+            return int(count)
+    for trial in study.get_trials(deepcopy=False):
+        distribution = _seed_in(trial.distributions, None)
+        if isinstance(distribution, CategoricalDistribution):
+            return len(distribution.choices)
+        if isinstance(distribution, IntDistribution):
+            return len(range(distribution.low, distribution.high + 1, distribution.step))
+    return 0
+
+
+def _to_come(
+    study: optuna.Study, meaning: Mapping[str, Any], configurations: Sequence[Configuration]
+) -> int:
+    """How many configurations may still become complete, as far as they count in a comparison.
+
+    Their number is that of a grid's cells, constraints not looked at; a sampler's is TOP_K.
+    """
+    states = (TrialState.RUNNING, TrialState.WAITING)
+    trials = study.get_trials(deepcopy=False)
+    if not any(trial.state in states for trial in trials):
+        return 0
+    if meaning.get("sampler", {}).get("name") != "grid":
+        return TOP_K
+    cells = 1
+    distributions = {key: kind for trial in trials for key, kind in trial.distributions.items()}
+    for key, distribution in distributions.items():
+        if not _is_seed(key) and isinstance(distribution, CategoricalDistribution):
+            cells *= len(distribution.choices)
+    complete = sum(configuration.is_complete for configuration in configurations)
+    return max(0, cells - complete)
 
 
 def _unfinished_seeds(study: optuna.Study, meaning: Mapping[str, Any]) -> dict[str, dict[int, str]]:
@@ -327,8 +411,13 @@ def _seed_choices(trial: FrozenTrial) -> list[int]:
 def _seeds(params: Mapping[str, Value], config: Mapping[str, Any]) -> Iterable[int]:
     """The seeds of a trial, one for each replica; config: what does not vary, by its path."""
     first = _as_seed(_seed_in(params, _seed_in(config, 0)))
+    return range(first, first + _replicas(params, config))
+
+
+def _replicas(params: Mapping[str, Value], config: Mapping[str, Any]) -> int:
+    """The replicas of each trial; 1 where their number is an interpolation."""
     replicas = str(params.get(REPLICAS, config.get(REPLICAS, 1)))
-    return range(first, first + (int(replicas) if replicas.isdecimal() else 1))
+    return int(replicas) if replicas.isdecimal() else 1
 
 
 def _as_seed(value: Any) -> int:

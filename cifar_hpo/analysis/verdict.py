@@ -6,20 +6,22 @@ A decision is one of seven dataclasses, which hold the figures that its sentence
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 from cifar_hpo.analysis.comparison import TOP_K, Comparison, Configuration
-from cifar_hpo.analysis.statistics import MAX_REPLICAS, mean_gap, replicas_needed
+from cifar_hpo.analysis.looks import Looks
+from cifar_hpo.analysis.statistics import MAX_REPLICAS, replicas_needed
 
 ASSUMED_SEED_STD = 0.01
 """The standard deviation over seeds that is assumed where there is one replica: what the article's
 base model shows, between half a point and 1.6."""
 
 MAX_NAMES = 5
-"""Configurations that a sentence names, and seeds."""
+"""Configurations that a sentence names."""
 
 SELECTED_ON_TEST = (
     "Selected by the test images, as the article did: the best one's accuracy is a little better "
@@ -75,13 +77,14 @@ class Unknown:
 class Best:
     """The best is better than all with which it could be compared.
 
-    compared: how many configurations were compared, the best among them. pairs: for how many pairs
-    the p-values are corrected. unknown: names of those with one seed.
+    compared: how many configurations were compared, the best among them. family: for how many the
+    p-values allow, those with one seed and those to come among them. unknown: names of those with
+    one seed.
     """
 
     best: str
     compared: int
-    pairs: int
+    family: int
     unknown: Sequence[str]
 
 
@@ -89,14 +92,15 @@ class Best:
 class Tied:
     """Some are as good as the best, as far as these replicas show.
 
-    pairs, unknown: as of `Best`. gap: between the best and the next that was compared. seed_std:
-    the mean of their standard deviations over seeds. replicas: how many of each would show the gap;
-    None for more than MAX_REPLICAS.
+    worse: names of those that are not. family, unknown: as of `Best`. gap: between the best and the
+    next that was compared. seed_std: the standard deviation over seeds of these two. replicas: how
+    many of each would show the gap; None for more than MAX_REPLICAS.
     """
 
     best: str
     tied: Sequence[str]
-    pairs: int
+    worse: Sequence[str]
+    family: int
     unknown: Sequence[str]
     gap: float
     seed_std: float
@@ -109,7 +113,7 @@ Decision = NothingFinished | NothingComplete | SeveralMetrics | OnlyOne | Unknow
 def verdict(comparison: Comparison) -> list[str]:
     """What can be said of the best and of those near it, in sentences."""
     said = sentences(decide(comparison))
-    said += _shared_seeds_sentences(comparison) + _incomplete_sentences(comparison)
+    said += _test_sentences(comparison) + _incomplete_sentences(comparison)
     if comparison.is_validated_on_test and len(comparison.finished) > 1:
         said.append(SELECTED_ON_TEST)
     return said
@@ -118,34 +122,33 @@ def verdict(comparison: Comparison) -> list[str]:
 def decide(comparison: Comparison) -> Decision:
     """Whether the best configuration is shown to be the best, among those of which all seeds
     finished: what the seeds would have come to that did not, nobody knows."""
-    finished = comparison.finished
     metric = comparison.metrics[0]
-    if not finished:
+    if not comparison.finished:
         return NothingFinished()
     if len(comparison.metrics) > 1:
         return SeveralMetrics(metric)
     if not comparison.complete:
         return NothingComplete()
-    return _decide(comparison.complete, metric, has_replicas=comparison.has_replicas)
-
-
-def _decide(
-    complete: Sequence[Configuration], metric: str, *, has_replicas: bool = True
-) -> Decision:
-    """The decision on configurations that can be compared, the best first."""
-    best = complete[0]
-    if len(complete) == 1:
+    best = comparison.complete[0]
+    if len(comparison.complete) == 1:
         return OnlyOne(best.name, metric, _mean(best), best.confidence_interval)
-    top = complete[:TOP_K]
+    return _decide(comparison)
+
+
+def _decide(comparison: Comparison) -> Unknown | Best | Tied:
+    """The decision on several configurations that are complete, the best first."""
+    top = comparison.complete[:TOP_K]
+    family = comparison.compared
     if all(configuration.p_value is None for configuration in top[1:]):
-        return dataclasses.replace(_unknown(top), has_replicas=has_replicas)
+        decision = _unknown(top, family)
+        return dataclasses.replace(decision, has_replicas=comparison.has_replicas)
     if any(configuration.is_tied for configuration in top[1:]):
-        return _tied(top)
+        return _tied(top, family, comparison.looks)
     unknown = _names_of_unknown(top)
-    return Best(best.name, len(top) - len(unknown), _pairs(top), unknown)
+    return Best(top[0].name, len(top) - len(unknown), family, unknown)
 
 
-def _unknown(top: Sequence[Configuration]) -> Unknown:
+def _unknown(top: Sequence[Configuration], family: int) -> Unknown:
     best, second = top[:2]
     has_one_seed = [len(configuration.values) == 1 for configuration in top]
     one_seed: Literal["all", "best", "others"] = "others"
@@ -154,32 +157,32 @@ def _unknown(top: Sequence[Configuration]) -> Unknown:
     elif has_one_seed[0]:
         one_seed = "best"
     gap = abs(_mean(best) - _mean(second))
-    replicas = replicas_needed(gap, ASSUMED_SEED_STD, _pairs(top))
+    replicas = replicas_needed(gap, ASSUMED_SEED_STD, family)
     return Unknown(best.name, second.name, gap, one_seed, replicas)
 
 
-def _tied(top: Sequence[Configuration]) -> Tied:
+def _tied(top: Sequence[Configuration], family: int, looks: Looks) -> Tied:
     best = top[0]
     second = next(configuration for configuration in top[1:] if configuration.p_value is not None)
-    gap = abs(mean_gap(best.values, second.values))
-    seed_std = fmean([stdev(best.values.values()), stdev(second.values.values())])
+    gap = abs(_mean(best) - _mean(second))
+    variances = [one.variance.value for one in (best, second) if one.variance is not None]
+    seed_std = math.sqrt(fmean(variances))
+    present = max(len(best.values), len(second.values))
+    known = [configuration for configuration in top[1:] if configuration.p_value is not None]
     return Tied(
         best=best.name,
-        tied=[configuration.name for configuration in top[1:] if configuration.is_tied],
-        pairs=_pairs(top),
+        tied=[configuration.name for configuration in known if configuration.is_tied],
+        worse=[configuration.name for configuration in known if not configuration.is_tied],
+        family=family,
         unknown=_names_of_unknown(top),
         gap=gap,
         seed_std=seed_std,
-        replicas=replicas_needed(gap, seed_std, _pairs(top)),
+        replicas=replicas_needed(gap, seed_std, family, looks, present),
     )
 
 
 def _mean(configuration: Configuration) -> float:
     return fmean(configuration.values.values())
-
-
-def _pairs(top: Sequence[Configuration]) -> int:
-    return len(top) * (len(top) - 1) // 2
 
 
 def _names_of_unknown(top: Sequence[Configuration]) -> list[str]:
@@ -245,7 +248,7 @@ def _how_to_repeat(decision: Unknown) -> str:
 def _best_sentences(decision: Best) -> list[str]:
     best = (
         f"{decision.best} is the best of these {decision.compared}, and that is not luck "
-        f"({_test(decision.pairs)})."
+        f"({_test(decision.family)})."
     )
     return [best, *_nobody_knows(decision.unknown)]
 
@@ -253,25 +256,30 @@ def _best_sentences(decision: Best) -> list[str]:
 def _tied_sentences(decision: Tied) -> list[str]:
     tied = (
         f"Tied with {decision.best}, as far as these replicas can tell: {_listed(decision.tied)} "
-        f"({_test(decision.pairs)})."
+        f"({_test(decision.family)})."
     )
+    worse = []
+    if decision.worse:
+        worse = [f"Worse, and that is not luck: {_listed(decision.worse)}."]
     hint = (
         f"To tell the best from the next ({decision.gap:.4f} apart, seeds spread by "
         f"{decision.seed_std:.4f}), {_replicas(decision.replicas)}."
     )
-    return [tied, *_nobody_knows(decision.unknown), hint]
+    return [tied, *worse, *_nobody_knows(decision.unknown), hint]
 
 
-def _shared_seeds_sentences(comparison: Comparison) -> list[str]:
-    """Over which seeds configurations were compared that do not have the same ones."""
-    said = []
-    for configuration in comparison.complete[1:TOP_K]:
-        seeds = comparison.shared_seeds(configuration)
-        if seeds:
-            said.append(f"{configuration.name} over {_listed([str(seed) for seed in seeds], ', ')}")
-    if not said:
+def _test_sentences(comparison: Comparison) -> list[str]:
+    """Which test was made, where one was."""
+    if not isinstance(decide(comparison), Best | Tied):
         return []
-    return [f"Compared with the best over the seeds that both have: {_listed(said)}."]
+    seeds = "not paired, since no seed is shown to move all configurations alike"
+    if comparison.is_paired:
+        seeds = "paired, since each seed is shown to move all configurations alike"
+    said = (
+        "By t-tests with variances that all configurations share (moderated t); seeds are "
+        f"{seeds}; the 5 % of error hold for all pairs together and however often seeds are added."
+    )
+    return [said]
 
 
 def _incomplete_sentences(comparison: Comparison) -> list[str]:
@@ -296,9 +304,9 @@ def _nobody_knows(unknown: Sequence[str]) -> list[str]:
     return [f"Nobody knows of {_listed(unknown)}, trained with one seed."]
 
 
-def _listed(names: Sequence[str], separator: str = "; ") -> str:
-    more = f"{separator}…" if len(names) > MAX_NAMES else ""
-    return separator.join(names[:MAX_NAMES]) + more
+def _listed(names: Sequence[str]) -> str:
+    more = "; …" if len(names) > MAX_NAMES else ""
+    return "; ".join(names[:MAX_NAMES]) + more
 
 
 def _interval(limits: tuple[float, float] | None) -> str:
@@ -308,8 +316,8 @@ def _interval(limits: tuple[float, float] | None) -> str:
     return f"{low:.4f} to {high:.4f} at 95 %"
 
 
-def _test(pairs: int) -> str:
-    return f"95 %, Holm over {pairs} pairs" if pairs > 1 else "95 %"
+def _test(family: int) -> str:
+    return f"95 %, all pairs of {family}" if family > 2 else "95 %"
 
 
 def _replicas(needed: int | None) -> str:

@@ -64,7 +64,7 @@ def configuration_table(comparison: Comparison) -> Table:
         if has_seeds:
             row.append(_seeds(configuration))
         row.append(_interval(configuration, comparison.metrics[0]))
-        row.append(_place(configuration, rank, comparison.shared_seeds(configuration)))
+        row.append(_place(configuration, rank))
         if has_tests:
             row.append(_mean(configuration.test_accuracies))
         if has_sizes:
@@ -132,8 +132,8 @@ def _interval(configuration: Configuration, metric: str) -> str:
     return f"{low:.4f} – {high:.4f}"
 
 
-def _place(configuration: Configuration, rank: int, shared_seeds: Sequence[int]) -> str:
-    """How it stands beside the best. shared_seeds: over which, where not over all of both."""
+def _place(configuration: Configuration, rank: int) -> str:
+    """How it stands beside the best."""
     if not configuration.values:
         return MISSING
     if not configuration.is_complete:
@@ -142,5 +142,4 @@ def _place(configuration: Configuration, rank: int, shared_seeds: Sequence[int])
         return "best"
     if configuration.p_value is None:
         return "unknown" if rank <= TOP_K else MISSING
-    place = "tied" if configuration.is_tied else f"worse, p = {configuration.p_value:.2g}"
-    return f"{place}, over {len(shared_seeds)} seeds of both" if shared_seeds else place
+    return "tied" if configuration.is_tied else f"worse, p = {configuration.p_value:.2g}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from cifar_hpo.analysis.comparison import TEST_ACCURACY, Comparison, Configuration
-from cifar_hpo.analysis.statistics import against_best
+from cifar_hpo.analysis.separation import separate
 from cifar_hpo.confusion import accuracy_by_class
 from cifar_hpo.results.article import ENHANCED, ROWS, STUDIES
 from cifar_hpo.results.replication import (
@@ -79,8 +79,11 @@ def optimizer_table(comparison: Comparison) -> Table:
     best: dict[str, Configuration] = {}
     for configuration in comparison.finished:
         best.setdefault(str(configuration.params.get("optimizer")), configuration)
-    p_values = against_best([configuration.values for configuration in best.values()])
-    against = ["unknown" if p_value is None else f"p = {p_value:.2g}" for p_value in p_values]
+    groups = [configuration.values for configuration in best.values()]
+    against = []
+    for beside in separate(groups, comparison.directions[0], comparison.looks).standings:
+        p = beside.p_value
+        against.append("unknown" if p is None else f"p = {p:.2g}")
     against[0] = "best"
     rows = []
     for (optimizer, configuration), standing in zip(best.items(), against, strict=True):

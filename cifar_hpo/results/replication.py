@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cifar_hpo.analysis.comparison import Comparison, Configuration
-from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval, holm, mean_gap, p_value
+from cifar_hpo.analysis.separation import between
+from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval, holm
 from cifar_hpo.results.article import CLAIMS, EPOCHS, ROWS, STUDIES, Claim, Row
 from cifar_hpo.study.space import Value
 from cifar_hpo.table import Table
@@ -115,6 +116,8 @@ def gaps_of(claim: Claim, comparisons: Comparisons) -> list[Gap]:
     """Our gap of each of a claim's pairs; none where a configuration is missing."""
     if claim.study not in comparisons:
         return []
+    finished = comparisons[claim.study].finished
+    groups = [one.test_accuracies for one in finished if one.test_accuracies]
     differences = []
     p_values = []
     for pair in claim.pairs:
@@ -122,8 +125,10 @@ def gaps_of(claim: Claim, comparisons: Comparisons) -> list[Gap]:
         worse = _configuration(comparisons[claim.study], pair[1])
         if better is None or worse is None:
             return []
-        differences.append(mean_gap(better.test_accuracies, worse.test_accuracies))
-        p_values.append(p_value(better.test_accuracies, worse.test_accuracies))
+        places = groups.index(better.test_accuracies), groups.index(worse.test_accuracies)
+        difference, standing = between(groups, *places)
+        differences.append(difference)
+        p_values.append(standing.p_value)
     return [Gap(*gap) for gap in zip(claim.pairs, differences, holm(p_values), strict=True)]
 
 

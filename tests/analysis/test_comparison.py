@@ -10,9 +10,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from support import Outcomes, lay_out
 
-from cifar_hpo.analysis.comparison import TOP_K, Comparison, compare_study
+from cifar_hpo.analysis.comparison import TOP_K, compare_study
+from cifar_hpo.analysis.looks import Looks
 from cifar_hpo.analysis.verdict import Best, NothingComplete, OnlyOne, Tied, decide, verdict
 from cifar_hpo.errors import StudyError
+from cifar_hpo.study.stored import FIRST_CHOICES
 from cifar_hpo.study.study import MEANING
 from cifar_hpo.trial import PRUNED
 
@@ -142,7 +144,7 @@ def test_a_configuration_that_lost_seeds_is_never_the_best(loss: str, tmp_path: 
     ]
     lost = comparison.configurations[-1]
     assert (lost.planned_seeds, lost.seeds_text, lost.p_value) == (5, "2 of 5 seeds", None)
-    assert decide(comparison) == Best("filters=8", compared=2, pairs=1, unknown=[])
+    assert decide(comparison) == Best("filters=8", compared=2, family=2, unknown=[])
     became = "failed" if loss == "diverged" else "pruned"
     assert verdict(comparison)[-1] == (
         f"No verdict on filters=16: 2 of 5 seeds finished (3 {became}); over these val_accuracy "
@@ -219,30 +221,61 @@ def test_a_seed_that_was_tried_again_is_one_seed(tmp_path: Path) -> None:
     assert sorted(configuration.values) == [0, 1, 2]
 
 
-def shared_comparison(tmp_path: Path, values: list[float | str]) -> Comparison:
-    """A best of six seeds that spread much, beside one of some of these."""
+def test_all_seeds_of_each_count_whichever_they_are(tmp_path: Path) -> None:
+    """Over the two seeds of both the second would be ahead; by its mean it is far behind."""
     best = of_seeds("8", [0.60, 0.61, 0.9, 0.91, 0.92, 0.93])
-    return compare_study("laid", lay_out(tmp_path, [*best, *of_seeds("4", values)]))
+    comparison = compare_study("laid", lay_out(tmp_path, [*best, *of_seeds("4", [0.7, 0.7101])]))
+    first, second = comparison.configurations
+    assert first.name == "filters=8"
+    assert second.standing is not None
+    assert second.standing.gap == pytest.approx(0.8117 - 0.7050, abs=1e-4)
+    assert isinstance(decide(comparison), Tied)
 
 
-def test_means_are_compared_over_the_seeds_of_the_test(tmp_path: Path) -> None:
-    """By its own mean the second is far behind; over the two seeds of both it is ahead."""
-    comparison = shared_comparison(tmp_path, [0.7, 0.7101])
-    best, second = comparison.configurations
-    assert best.name == "filters=8"
-    assert (second.p_value, second.is_tied) == (1.0, True)
-    assert comparison.shared_seeds(second) == [0, 1]
+LOSERS: Outcomes = [
+    ({"optimizer": "adam", "filters": "8"}, [0.309, 0.336, 0.363]),
+    ({"optimizer": "adam", "filters": "4"}, [0.297, 0.324, 0.270]),
+    ({"optimizer": "sgd", "filters": "8"}, [0.163, 0.091, 0.127]),
+    ({"optimizer": "sgd", "filters": "4"}, [0.119, 0.136, 0.102]),
+]
+"""0.336 ± 0.027, 0.297 ± 0.027, 0.127 ± 0.036 and 0.119 ± 0.017 in three seeds each."""
+
+
+def test_of_four_configurations_with_three_seeds_the_two_losers_are_named(tmp_path: Path) -> None:
+    comparison = compare_study("laid", lay_out(tmp_path, LOSERS))
     decision = decide(comparison)
     assert isinstance(decision, Tied)
-    assert decision.gap == pytest.approx(0.10005)
-    sentence = "Compared with the best over the seeds that both have: filters=4 over 0, 1."
-    assert sentence in verdict(comparison)
+    assert decision.tied == ["optimizer=adam, filters=4"]
+    assert decision.worse == ["optimizer=sgd, filters=8", "optimizer=sgd, filters=4"]
+    said = verdict(comparison)
+    assert said[1] == (
+        "Worse, and that is not luck: optimizer=sgd, filters=8; optimizer=sgd, filters=4."
+    )
+    assert any(sentence.startswith("By t-tests with variances that all") for sentence in said)
 
 
-def test_a_gap_over_the_shared_seeds_is_found(tmp_path: Path) -> None:
-    comparison = shared_comparison(tmp_path, [0.50, 0.5101, 0.8])
-    assert comparison.shared_seeds(comparison.configurations[1]) == [0, 1, 2]
-    assert isinstance(decide(comparison), Best)
+def test_a_grid_s_plan_is_the_seeds_that_it_began_with(tmp_path: Path) -> None:
+    outcomes = [*of_seeds("8", steady(0.7)), *of_seeds("4", steady(0.5))]
+    storage = lay_out(tmp_path, outcomes, more_meaning=GRID)
+    assert compare_study("laid", storage).looks == Looks(5, 5)
+    study = optuna.load_study(study_name="laid", storage=storage)
+    study.set_user_attr(FIRST_CHOICES, {"model.filters": 1, "training.seed": 3})
+    assert compare_study("laid", storage).looks == Looks(3, 3)
+
+
+def test_what_is_still_to_come_may_be_as_good(tmp_path: Path) -> None:
+    outcomes = [*of_seeds("8", [0.7, 0.71, 0.68]), *of_seeds("4", [0.58, 0.57, 0.59])]
+    outcomes += of_seeds("2", [0.4, "diverged"])
+    storage = lay_out(tmp_path, outcomes, more_meaning=GRID)
+    before = compare_study("laid", storage)
+    begin(storage, outcomes, "2", 2)
+    comparison = compare_study("laid", storage)
+    assert (before.to_come, comparison.to_come) == (0, 1)
+    assert comparison.compared == 3
+    first, second = (compared.complete[1].p_value for compared in (before, comparison))
+    assert first is not None
+    assert second is not None
+    assert first < second < 0.05
 
 
 def test_of_a_metric_to_minimize_the_least_is_best_and_a_flattered_one_is_not(

@@ -9,7 +9,9 @@ import optuna
 import pytest
 
 from cifar_hpo.analysis.comparison import Comparison, Configuration
-from cifar_hpo.analysis.statistics import against_best
+from cifar_hpo.analysis.looks import Looks
+from cifar_hpo.analysis.separation import separate
+from cifar_hpo.analysis.variances import moderated
 from cifar_hpo.analysis.verdict import (
     SELECTED_ON_TEST,
     Best,
@@ -39,7 +41,12 @@ def comparison_of(
     """Configurations a, b, c, … of these values of their replicas, the best first."""
     values = [dict(enumerate(group)) for group in groups]
     configurations: list[Configuration] = []
-    for name, by_seed, p_value in zip("abcdefghijkl", values, against_best(values), strict=False):
+    looks = Looks(5, 5)
+    standings = separate(values, looks=looks).standings if values else []
+    variances = moderated(values) if values else []
+    for name, by_seed, standing, variance in zip(
+        "abcdefghijkl", values, standings, variances, strict=False
+    ):
         trial = FinishedTrial(
             number=len(configurations),
             params={"x": name},
@@ -50,7 +57,9 @@ def comparison_of(
             seconds=1.0,
             run_id="",
         )
-        configurations.append(Configuration(trial, {"x": name}, by_seed, {}, 1.0, name, p_value))
+        configurations.append(
+            Configuration(trial, {"x": name}, by_seed, {}, 1.0, name, standing, variance)
+        )
     return Comparison(
         name="study",
         metrics=metrics,
@@ -60,6 +69,7 @@ def comparison_of(
         configurations=configurations,
         study=optuna.create_study(),
         meaning={"config": {"data": {"validation": validation}}},
+        looks=looks,
     )
 
 
@@ -107,12 +117,12 @@ def test_it_says_who_was_trained_with_one_seed(
 
 def test_a_best_that_is_better_than_all_others() -> None:
     comparison = comparison_of(list(0.7 + JITTER[0]), list(0.6 + JITTER[1]), list(0.5 + JITTER[2]))
-    assert decide(comparison) == Best("a", compared=3, pairs=3, unknown=[])
+    assert decide(comparison) == Best("a", compared=3, family=3, unknown=[])
 
 
 def test_what_was_not_compared_is_not_said_to_be_worse() -> None:
     comparison = comparison_of(list(0.7 + JITTER[0]), [0.65], list(0.6 + JITTER[0]))
-    assert decide(comparison) == Best("a", compared=2, pairs=3, unknown=["b"])
+    assert decide(comparison) == Best("a", compared=2, family=3, unknown=["b"])
 
 
 def test_ties_are_told_from_differences() -> None:
@@ -122,7 +132,7 @@ def test_ties_are_told_from_differences() -> None:
     decision = decide(comparison)
     assert isinstance(decision, Tied)
     assert (decision.best, decision.tied, decision.unknown) == ("a", ["b"], ["d"])
-    assert decision.pairs == 6
+    assert (decision.worse, decision.family) == (["c"], 4)
     assert decision.gap == pytest.approx(0.001)
     assert 0 < decision.seed_std < 0.006
 
@@ -179,21 +189,22 @@ SENTENCES: list[tuple[Decision, str]] = [
         ),
     ),
     (
-        Best("a=8", compared=2, pairs=1, unknown=[]),
+        Best("a=8", compared=2, family=2, unknown=[]),
         "a=8 is the best of these 2, and that is not luck (95 %).",
     ),
     (
-        Best("a=8", compared=2, pairs=3, unknown=["a=16"]),
+        Best("a=8", compared=2, family=3, unknown=["a=16"]),
         (
-            "a=8 is the best of these 2, and that is not luck (95 %, Holm over 3 pairs).\n"
+            "a=8 is the best of these 2, and that is not luck (95 %, all pairs of 3).\n"
             "Nobody knows of a=16, trained with one seed."
         ),
     ),
     (
-        Tied("a=1", list("bcdefg"), 21, ["h"], 0.001, 0.003, 142),
+        Tied("a=1", list("bcdefg"), ["i"], 9, ["h"], 0.001, 0.003, 142),
         (
-            "Tied with a=1, as far as these replicas can tell: b; c; d; e; f; … (95 %, Holm over "
-            "21 pairs).\n"
+            "Tied with a=1, as far as these replicas can tell: b; c; d; e; f; … (95 %, all pairs "
+            "of 9).\n"
+            "Worse, and that is not luck: i.\n"
             "Nobody knows of h, trained with one seed.\n"
             "To tell the best from the next (0.0010 apart, seeds spread by 0.0030), 142 replicas "
             "of each would tell, four times in five."
