@@ -10,6 +10,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from cifar_hpo.analysis.comparison import Comparison
+from cifar_hpo.analysis.effects import MIN_TRIALS, importances, varied_keys
 from cifar_hpo.data.dataset import Dataset, find_decoded
 from cifar_hpo.errors import StudyError
 from cifar_hpo.report import figures, image_figures, optuna_figures
@@ -32,13 +33,14 @@ class Chart:
     """A picture of the report, and how to draw it.
 
     section: the title under which it stands. name: of its file. explanation: of its section, of
-    whose charts the first gives it.
+    whose charts the first gives it. draw: None where there is nothing to draw, and the explanation
+    says why.
     """
 
     section: str
     name: str
     explanation: str
-    draw: Callable[[], Figure]
+    draw: Callable[[], Figure] | None
 
 
 def charts_of(comparison: Comparison, runs: StoredRuns | None) -> list[Chart]:
@@ -82,25 +84,19 @@ def _learning_curves(comparison: Comparison, runs: StoredRuns | None) -> list[Ch
 
 def _parameters(comparison: Comparison) -> list[Chart]:
     """What each parameter does that has several values among the finished trials."""
-    varied = [key for key in comparison.keys if _count_values(comparison, key) > 1]
+    varied = varied_keys(comparison)
     charts = []
     for key in varied:
         effect = Chart(
             "The effect of each parameter",
             f"effect_{key.strip('+~').replace('/', '.')}",
-            "Orange: means with 95 % intervals, over replicas where one configuration has the "
-            "value, else over configurations. Blue: what they come from.",
+            "Orange: the mean of the configurations that have the value, with its 95 % interval "
+            "over seeds; over configurations where each has one seed. Blue: what it comes from.",
             partial(figures.effect, comparison, key),
         )
         charts.append(effect)
-    if 1 < len(varied) < len(comparison.finished):  # fewer trials than parameters explain nothing
-        importance = Chart(
-            "Importance",
-            "importance",
-            "How much of the variation each parameter explains.",
-            partial(optuna_figures.importances, comparison, varied),
-        )
-        charts.append(importance)
+    if len(varied) > 1:
+        charts.append(_importance(comparison, varied))
     if len(varied) > 1:
         coordinates = Chart(
             "All configurations at once",
@@ -112,8 +108,31 @@ def _parameters(comparison: Comparison) -> list[Chart]:
     return charts
 
 
-def _count_values(comparison: Comparison, key: str) -> int:
-    return len({str(configuration.params.get(key)) for configuration in comparison.finished})
+def _importance(comparison: Comparison, varied: Sequence[str]) -> Chart:
+    """Of a complete grid by a linear model, of a sampled space by PED-ANOVA."""
+    explained = importances(comparison)
+    draw: Callable[[], Figure] | None
+    if explained:
+        first = explained[0]
+        explanation = (
+            "How much of the variation each parameter explains, alone and together with others "
+            "(×), and how much the seeds: ω² of a linear model with interactions over all "
+            f"replicas, with 95 % intervals. Most: {first.name}, {first.share:.0%}."
+        )
+        draw = partial(figures.importances, explained)
+    elif len(comparison.finished) >= MIN_TRIALS:
+        explanation = (
+            "How much each parameter tells the best trials from the others: Optuna's PED-ANOVA; "
+            "without an interval."
+        )
+        draw = partial(optuna_figures.importances, comparison, varied)
+    else:
+        explanation = (
+            "Not known: it takes a complete grid with more values than parameters explain, or "
+            f"{MIN_TRIALS} configurations of a sampled space; there are {len(comparison.finished)}."
+        )
+        draw = None
+    return Chart("Importance", "importance", explanation, draw)
 
 
 def _trials(comparison: Comparison) -> list[Chart]:

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_hpo.analysis.comparison import Comparison, Configuration
+from cifar_hpo.analysis.effects import Importance, choice_mean
 from cifar_hpo.analysis.statistics import confidence_interval
 from cifar_hpo.report.runs import Curves
 from cifar_hpo.report.style import (
@@ -79,8 +80,7 @@ def _learning_curve(axes: Axes, name: str, replicas: Curves) -> None:
 def effect(comparison: Comparison, key: str) -> Figure:
     """The metric against one parameter: every configuration, and the mean of each choice.
 
-    The mean has its 95 % interval: over replicas where a choice stands for one configuration, else
-    over the configurations that have it.
+    The mean has its 95 % interval, as `choice_mean` has it.
     """
     figure, axes = new_axes(4.2, 3.2)
     by_choice = _by_choice(comparison, key)
@@ -93,7 +93,7 @@ def effect(comparison: Comparison, key: str) -> Figure:
         axes.plot([position] * len(values), values, ".", color=BLUE, alpha=0.4)
         _mark_incomplete(axes, [(position, configuration) for configuration in by_choice[choice]])
         if not is_scale:
-            _error_bar(axes, position, values)
+            _error_bar(axes, position, by_choice[choice])
     axes.set(xlabel=key, ylabel=comparison.metrics[0])
     limit_to_share(axes, comparison.metrics[0])
     return figure
@@ -150,13 +150,26 @@ def _mark_incomplete(axes: Axes, configurations: Sequence[tuple[float, Configura
         )
 
 
-def _error_bar(axes: Axes, position: float, values: Sequence[float]) -> None:
-    limits = confidence_interval(values)
+def _error_bar(axes: Axes, position: float, configurations: Sequence[Configuration]) -> None:
+    mean, limits = choice_mean(configurations)
     if limits is None:
         return
-    low, high = limits
-    middle = (low + high) / 2
-    axes.errorbar(position, middle, yerr=high - middle, fmt="o", color=ORANGE, capsize=5, zorder=3)
+    axes.errorbar(position, mean, yerr=limits[1] - mean, fmt="o", color=ORANGE, capsize=5, zorder=3)
+
+
+def importances(explained: Sequence[Importance]) -> Figure:
+    """The shares of the variation, the largest at the top, with their 95 % intervals."""
+    figure, axes = new_axes(7, 0.8 + 0.4 * len(explained))
+    names = [as_text(importance.name) for importance in explained]
+    axes.barh(names, [importance.share for importance in explained], color=BLUE)
+    for name, importance in zip(names, explained, strict=True):
+        if importance.interval:
+            low, high = importance.interval
+            axes.plot([low, high], [name, name], "|-", color=ORANGE)  # type: ignore[list-item]
+    axes.set(xlabel="share of the variation", xlim=(0, 1))
+    axes.grid(visible=False, axis="y")
+    axes.invert_yaxis()
+    return figure
 
 
 def pruning(comparison: Comparison) -> Figure:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.visualization import matplotlib as optuna_charts
 
 from cifar_hpo.analysis.comparison import Comparison
@@ -24,8 +25,12 @@ def parallel_coordinates(comparison: Comparison, keys: Sequence[str]) -> Figure:
 
 
 def importances(comparison: Comparison, keys: Sequence[str]) -> Figure:
-    """How much of the metric's variation each parameter explains, by Optuna's default evaluator."""
-    return _drawn(optuna_charts.plot_param_importances, comparison, params=list(keys))
+    """How much each parameter tells the best trials from the others: PED-ANOVA (Watanabe and
+    others, IJCAI 2023)."""
+    evaluator = PedAnovaImportanceEvaluator()
+    return _drawn(
+        optuna_charts.plot_param_importances, comparison, params=list(keys), evaluator=evaluator
+    )
 
 
 def history(comparison: Comparison) -> Figure:

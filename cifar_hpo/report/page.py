@@ -80,6 +80,8 @@ def draw_sections(charts: Iterable[Chart], folder: Path) -> dict[str, Section]:
     sections: dict[str, Section] = {}
     for chart in charts:
         section = sections.setdefault(chart.section, Section(chart.explanation))
+        if chart.draw is None:
+            continue
         with plt.rc_context(RC_PARAMS), warnings.catch_warnings():  # Optuna's charts change both
             warnings.filterwarnings("ignore", "Glyph")  # names in scripts that the font lacks
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from support import lay_out
 from cifar_hpo.analysis.comparison import Comparison, compare_study
 from cifar_hpo.errors import StudyError
 from cifar_hpo.report import figures, image_figures, optuna_figures
-from cifar_hpo.report.charts import charts_of
+from cifar_hpo.report.charts import Chart, charts_of
 from cifar_hpo.report.runs import Curves
 from cifar_hpo.study.ranking import FinishedTrial
 
@@ -122,9 +123,41 @@ def test_several_parameters_are_also_drawn_beside_one_another(tmp_path: Path) ->
     ]
 
 
-def test_fewer_trials_than_parameters_explain_no_importance(tmp_path: Path) -> None:
+def importance(comparison: Comparison) -> Chart:
+    return next(chart for chart in charts_of(comparison, None) if chart.name == "importance")
+
+
+def test_too_few_trials_explain_no_importance_and_the_report_says_so(tmp_path: Path) -> None:
     outcomes = [({"a": value, "b": value}, [0.5]) for value in ("1", "2")]
-    assert "importance" not in names(compared(tmp_path, outcomes))
+    chart = importance(compared(tmp_path, outcomes))
+    assert chart.draw is None
+    assert chart.explanation.startswith("Not known: it takes a complete grid")
+    assert chart.explanation.endswith("there are 2.")
+
+
+def test_a_complete_grid_is_explained_by_a_linear_model(tmp_path: Path) -> None:
+    outcomes = []
+    for a in range(2):
+        for b in range(2):
+            outcomes.append(({"a": str(a), "b": str(b)}, [0.3 + a / 5, 0.31 + a / 5, 0.29 + a / 5]))
+    chart = importance(compared(tmp_path, outcomes))
+    assert "linear model with interactions" in chart.explanation
+    assert re.search(r"Most: a, 9\d%\.$", chart.explanation)
+    assert chart.draw is not None
+    (axes,) = chart.draw().axes
+    assert axes.get_yticklabels()[0].get_text() == "a"
+
+
+def test_a_sampled_space_is_explained_from_thirty_trials_on(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    outcomes = []
+    for place in range(30):
+        value = float(random.random())
+        outcomes.append(({"a": str(place // 2), "b": str(place % 3)}, [value]))
+    chart = importance(compared(tmp_path, outcomes))
+    assert "PED-ANOVA" in chart.explanation
+    assert chart.draw is not None
+    assert chart.draw().axes
 
 
 def test_a_single_configuration_has_its_timeline_only(tmp_path: Path) -> None:
@@ -158,6 +191,7 @@ def test_every_chart_can_be_drawn(tmp_path: Path) -> None:
     comparison = logged(compared(tmp_path, outcomes))
     for chart in charts_of(comparison, FakeRuns()):
         if chart.name != "misclassified":
+            assert chart.draw is not None
             assert chart.draw().axes, chart.name
 
 
@@ -165,6 +199,7 @@ def test_images_that_are_not_here_are_said_to_be_missing(tmp_path: Path) -> None
     comparison = logged(compared(tmp_path, [({"a": "1"}, [0.5])]))
     chart = charts_of(comparison, FakeRuns())[-1]
     assert chart.name == "misclassified"
+    assert chart.draw is not None
     with pytest.raises(StudyError, match=r"^the images are not in this folder$"):
         chart.draw()
 
