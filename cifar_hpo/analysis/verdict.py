@@ -14,6 +14,7 @@ from typing import Literal
 
 from cifar_hpo.analysis.comparison import TOP_K, Comparison, Configuration
 from cifar_hpo.analysis.looks import Looks
+from cifar_hpo.analysis.optimism import optimism
 from cifar_hpo.analysis.statistics import MAX_REPLICAS, replicas_needed
 
 ASSUMED_SEED_STD = 0.01
@@ -113,7 +114,8 @@ Decision = NothingFinished | NothingComplete | SeveralMetrics | OnlyOne | Unknow
 def verdict(comparison: Comparison) -> list[str]:
     """What can be said of the best and of those near it, in sentences."""
     said = sentences(decide(comparison))
-    said += _test_sentences(comparison) + _incomplete_sentences(comparison)
+    said += _optimism_sentences(comparison) + _test_sentences(comparison)
+    said += _incomplete_sentences(comparison)
     if comparison.is_validated_on_test and len(comparison.finished) > 1:
         said.append(SELECTED_ON_TEST)
     return said
@@ -266,6 +268,25 @@ def _tied_sentences(decision: Tied) -> list[str]:
         f"{decision.seed_std:.4f}), {_replicas(decision.replicas)}."
     )
     return [tied, *worse, *_nobody_knows(decision.unknown), hint]
+
+
+def _optimism_sentences(comparison: Comparison) -> list[str]:
+    """How much better the best looks because it was chosen, where a test was made."""
+    if not isinstance(decide(comparison), Best | Tied):
+        return []
+    direction = comparison.directions[0]
+    groups = [configuration.values for configuration in comparison.complete]
+    flattered = optimism(groups, direction)
+    if flattered is None:
+        return []
+    best, second = comparison.complete[:2]
+    other_seeds = _mean(best) - flattered if direction == "maximize" else _mean(best) + flattered
+    said = (
+        f"Being chosen as the best of {len(groups)} alone makes {best.name} look better by some "
+        f"{flattered:.4f}, where it leads by {abs(_mean(best) - _mean(second)):.4f}: other seeds "
+        f"would give about {other_seeds:.4f}."
+    )
+    return [said]
 
 
 def _test_sentences(comparison: Comparison) -> list[str]:
