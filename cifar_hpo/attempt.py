@@ -126,12 +126,16 @@ class Attempt:
         best_first = sorted(trained, key=lambda replica: replica.metrics[metric])
         best = best_first[-1 if direction_of(metric) == "maximize" else 0]
         epochs = max(int(replica.metrics["epochs"]) for replica in trained)
-        self._log_outcome(epochs, metrics, best)
+        self._log_outcome(epochs, metrics, best, trained)
         if self.events:
             self.events.log_outcome(epochs, metrics)
         return metrics
 
-    def _log_outcome(self, epochs: int, metrics: Mapping[str, float], best: Trained) -> None:
+    def _log_outcome(
+        self, epochs: int, metrics: Mapping[str, float], best: Trained, trained: Sequence[Trained]
+    ) -> None:
+        import numpy as np
+
         from cifar_hpo.tracking.attempts import Predictions
         from cifar_hpo.training.called import export_graph
         from cifar_hpo.training.signature import Signature
@@ -142,7 +146,8 @@ class Attempt:
         predictions = None
         if self.dataset.labels == CLASSES:
             wanted = labels.astype("int64")
-            predictions = Predictions(names, wanted, best.predicted, best.confidence)
+            correct = np.stack([replica.predicted == wanted for replica in trained])
+            predictions = Predictions(names, wanted, best.predicted, best.confidence, correct)
         self.run.log_outcome(epochs, metrics, predictions)
         signature = Signature.of(self.dataset)
         model = to_keras_model(self.checked, signature, best.weights)

@@ -53,8 +53,9 @@ class Configuration:
     seed; empty where no trial finished. seconds: of all its trials. name: what varied, or the
     number of its trial where that is too much for a name. standing: beside the best; None where it
     was not compared. variance: over seeds, which all configurations of the study tell together;
-    None for that of its own values. missing: how many planned seeds have no value, by what became
-    of them.
+    None for that of its own values. run_ids: MLflow's, of its trials that finished. new_images:
+    limits of its test accuracy over seeds and images, at 95 %, where they were asked for. missing:
+    how many planned seeds have no value, by what became of them.
     """
 
     trial: FinishedTrial
@@ -66,6 +67,8 @@ class Configuration:
     standing: Standing | None = None
     variance: Variance | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
+    run_ids: Sequence[str] = ()
+    new_images: tuple[float, float] | None = None
 
     @property
     def planned_seeds(self) -> int:
@@ -256,6 +259,7 @@ def _configuration(
     """The trials of a configuration, the best first, as one."""
     values: dict[int, float] = {}
     test_accuracies: dict[int, float] = {}
+    run_ids: list[str] = []
     for trial in group:
         if trial.state != FINISHED or trial.value is None:
             continue
@@ -263,6 +267,7 @@ def _configuration(
         values |= _by_seed(trial, metric, first_seed, trial.value)
         test_accuracy = trial.metrics.get(TEST_ACCURACY)
         test_accuracies |= _by_seed(trial, TEST_ACCURACY, first_seed, test_accuracy)
+        run_ids.append(trial.run_id)
     best = group[0]
     params = _without_seed(best.params)
     return Configuration(
@@ -272,6 +277,7 @@ def _configuration(
         test_accuracies=test_accuracies,
         seconds=sum(trial.seconds for trial in group),
         name=_name(params) if has_name else f"trial {best.number}",
+        run_ids=run_ids,
     )
 
 

@@ -19,7 +19,7 @@ from cifar_hpo.paths import STUDIES_DB
 from cifar_hpo.report.as_json import report_document, to_json
 from cifar_hpo.report.follow import follow
 from cifar_hpo.report.reference import CHAMPION, Held, hold_against
-from cifar_hpo.report.runs import attach, open_runs
+from cifar_hpo.report.runs import attach, open_runs, with_new_images
 from cifar_hpo.report.tables import leaderboard, note
 from cifar_hpo.study.storage import open_existing, storage_errors
 from cifar_hpo.study.stored import write_note
@@ -128,12 +128,13 @@ def _print_report(
     from cifar_hpo.report.page import write_page  # loads matplotlib, which the rest does without
 
     console = terminal()
+    runs = open_runs(comparison, given.tracking_uri, console)
+    comparison = with_new_images(comparison, runs)
     console.print(leaderboard(comparison))
     for sentence in verdict(comparison):
         console.print(sentence, **PLAIN)
     if held is not None:
         console.print(held.sentence, **PLAIN)
-    runs = open_runs(comparison, given.tracking_uri, console)
     page = write_page(comparison, runs)
     console.print(f"page: {page}", **PLAIN)
     if runs and comparison.run_id:

@@ -165,7 +165,7 @@ def importances(explained: Sequence[Importance]) -> Figure:
     for name, importance in zip(names, explained, strict=True):
         if importance.interval:
             low, high = importance.interval
-            axes.plot([low, high], [name, name], "|-", color=ORANGE)  # type: ignore[list-item]
+            axes.plot([low, high], [name, name], "|-", color=ORANGE)
     axes.set(xlabel="share of the variation", xlim=(0, 1))
     axes.grid(visible=False, axis="y")
     axes.invert_yaxis()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
-from cifar_hpo.analysis.comparison import Comparison
+from cifar_hpo.analysis.comparison import TOP_K, Comparison, Configuration
+from cifar_hpo.analysis.new_images import new_images_interval
+from cifar_hpo.analysis.variances import moderated
 from cifar_hpo.console import PLAIN
 from cifar_hpo.errors import StudyError
 from cifar_hpo.report.tables import note
@@ -39,6 +42,10 @@ class StoredRuns(Protocol):
     def predictions(self, run_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """The class that each test image was taken for, and with what probability; both (n,)."""
 
+    def correct(self, run_id: str) -> NDArray[Any] | None:
+        """Whether each replica recognised each test image, (replica, n); None where a run does not
+        say."""
+
     def attach(self, run_id: str, folder: Path, note: str) -> None:
         """Add a report's files and its summary to a run. Raises StudyError where it can't."""
 
@@ -63,6 +70,41 @@ def open_runs(
         console.print(f"without curves and images: {error}", style="yellow", **PLAIN)
         return None
     return reader
+
+
+def with_new_images(comparison: Comparison, runs: StoredRuns | None) -> Comparison:
+    """The same with the first configurations' intervals for new images, where their runs hold all
+    replicas' answers."""
+    complete = comparison.complete[:TOP_K]
+    if runs is None or not any(one.test_accuracies for one in complete):
+        return comparison
+    variances = moderated([one.test_accuracies for one in complete])
+    intervals = {}
+    for configuration, variance in zip(complete, variances, strict=True):
+        correct = _answers(configuration, runs)
+        if variance is not None and correct is not None:
+            intervals[configuration.name] = new_images_interval(correct, variance)
+    configurations = []
+    for configuration in comparison.configurations:
+        interval = intervals.get(configuration.name)
+        configurations.append(dataclasses.replace(configuration, new_images=interval))
+    return dataclasses.replace(comparison, configurations=configurations)
+
+
+def _answers(configuration: Configuration, runs: StoredRuns) -> NDArray[Any] | None:
+    """Whether each of its replicas recognised each test image, (seed, n); None where that is not
+    known of all of them."""
+    import numpy as np
+
+    found: list[NDArray[Any]] = []
+    for run_id in configuration.run_ids:
+        correct = runs.correct(run_id) if run_id else None
+        if correct is None or (found and correct.shape[1] != found[0].shape[1]):
+            return None
+        found.append(correct)
+    answers = np.concatenate(found) if found else None
+    is_whole = answers is not None and len(answers) == len(configuration.test_accuracies)
+    return answers if is_whole and answers is not None and answers.shape[1] > 1 else None
 
 
 def attach(runs: StoredRuns, comparison: Comparison, folder: Path, console: Console) -> None:

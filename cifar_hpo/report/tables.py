@@ -45,8 +45,9 @@ def configuration_table(comparison: Comparison) -> Table:
     if has_seeds:
         columns.append("seeds")
     columns += ["95 %", "against the best"]
+    has_new_images = any(configuration.new_images for configuration in configurations)
     if has_tests:
-        columns.append("test accuracy")
+        columns += ["test accuracy", "on new images, 95 %"][: 1 + has_new_images]
     has_sizes = any("parameters" in trial.metrics for trial in trials)
     if has_sizes:
         columns.append("parameters")
@@ -66,7 +67,7 @@ def configuration_table(comparison: Comparison) -> Table:
         row.append(_interval(configuration, comparison.metrics[0]))
         row.append(_place(configuration, rank))
         if has_tests:
-            row.append(_mean(configuration.test_accuracies))
+            row += _tests(configuration)[: 1 + has_new_images]
         if has_sizes:
             row.append(metric_text("parameters", trial.metrics))
         row.append(f"{configuration.seconds:.1f}")
@@ -104,6 +105,13 @@ def _values(configuration: Configuration, metrics: int) -> list[str]:
 
 def _mean(by_seed: Mapping[int, float]) -> str:
     return f"{fmean(by_seed.values()):.4f}" if by_seed else MISSING
+
+
+def _tests(configuration: Configuration) -> list[str]:
+    """The accuracy on the test images, and its limits on new ones."""
+    limits = configuration.new_images
+    on_new_images = f"{limits[0]:.4f} – {limits[1]:.4f}" if limits else MISSING
+    return [_mean(configuration.test_accuracies), on_new_images]
 
 
 def _has_seeds(configurations: Sequence[Configuration]) -> bool:

@@ -109,13 +109,15 @@ class Predictions:
     """What a model takes the test images for.
 
     labels, predicted: the true and the predicted class of each, (n,), int64. confidence: the
-    probability of the latter, (n,), float32.
+    probability of the latter, (n,), float32. All of the best replica. correct: whether each replica
+    recognised each image, (replica, n), bool; None where that is not known.
     """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float32]
+    correct: NDArray[np.bool_] | None = None
 
     def confusion(self) -> NDArray[np.int64]:
         """Images by true (rows) and predicted class (columns), (classes, classes)."""
@@ -128,12 +130,15 @@ class Predictions:
         return accuracy_by_class(self.confusion(), self.classes)
 
     def save(self, file: Path) -> None:
-        """What each image was taken for, as an .npz. Raises OSError."""
-        np.savez_compressed(
-            file,
-            predicted=self.predicted.astype(np.uint16),
-            certainty=self.confidence.astype(np.float16),
-        )
+        """What each image was taken for, as an .npz; the replicas' answers are a bit each. Raises
+        OSError."""
+        arrays: dict[str, NDArray[Any]] = {
+            "predicted": self.predicted.astype(np.uint16),
+            "certainty": self.confidence.astype(np.float16),
+        }
+        if self.correct is not None:
+            arrays["correct"] = np.packbits(self.correct, axis=1)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # allow_pickle is another
 
 
 class AttemptRun:

@@ -220,6 +220,20 @@ class RunReader:
         with np.load(self._download(run_id, paths.ARTIFACT_PREDICTIONS)) as arrays:
             return arrays["predicted"], arrays["certainty"]
 
+    def correct(self, run_id: str) -> NDArray[np.bool_] | None:
+        """Whether each replica recognised each test image, (replica, n); None where a run does not
+        say, as those of earlier versions don't."""
+        try:
+            path = self._download(run_id, paths.ARTIFACT_PREDICTIONS)
+        except StudyError:
+            return None
+        with np.load(path) as arrays:
+            if "correct" not in arrays:
+                return None
+            count = len(arrays["predicted"])
+            correct: NDArray[np.bool_] = np.unpackbits(arrays["correct"], axis=1, count=count) > 0
+            return correct
+
     def model(self, run_id: str | None, name: str | None) -> LoadedModel:
         """The model of a run, else the champion of a registered model.
 

@@ -35,5 +35,8 @@ class FakeRuns:
     def predictions(self, run_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
         return np.array([0, 1]), np.array([0.9, 0.8])
 
+    def correct(self, run_id: str) -> NDArray[Any] | None:
+        return None
+
     def attach(self, run_id: str, folder: Path, note: str) -> None:
         """The report is kept nowhere."""

@@ -72,7 +72,9 @@ def test_a_sweep_s_report_has_everything_and_lies_in_mlflow(folder: Path) -> Non
     import mlflow
 
     reports = folder / "mlruns" / "reports" / "real"
-    assert "not drawn" not in (reports / "report.html").read_text(encoding="utf-8")
+    page = (reports / "report.html").read_text(encoding="utf-8")
+    assert "not drawn" not in page
+    assert "<th>on new images, 95 %</th>" in page
     pictures = {path.stem for path in reports.glob("*.png")}
     assert pictures >= CHARTS
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")

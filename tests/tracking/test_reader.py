@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from support_tracking import PREDICTIONS
 
 from cifar_hpo.errors import StudyError
 from cifar_hpo.tracking import _mlflow
@@ -137,6 +138,7 @@ def test_predictions_and_confusion_are_read_as_they_were_logged(uri: str) -> Non
         labels=np.array([0, 1, 1], np.int64),
         predicted=np.array([0, 1, 0], np.int64),
         confidence=np.array([0.5, 0.75, 1.0], np.float32),
+        correct=np.array([[True, True, False], [False, True, True]]),
     )
     run_id = logged(uri, lambda run: run.log_outcome(1, {}, predictions))
     reader = RunReader(uri)
@@ -148,6 +150,16 @@ def test_predictions_and_confusion_are_read_as_they_were_logged(uri: str) -> Non
     predicted, confidence = reader.predictions(run_id)
     assert predicted.tolist() == [0, 1, 0]
     assert confidence.tolist() == [0.5, 0.75, 1.0]
+    assert predictions.correct is not None
+    correct = reader.correct(run_id)
+    assert correct is not None
+    assert correct.tolist() == predictions.correct.tolist()
+
+
+def test_a_run_that_has_no_answers_of_its_replicas_says_nothing(uri: str) -> None:
+    earlier = logged(uri, lambda run: run.log_outcome(1, {}, PREDICTIONS))
+    assert RunReader(uri).correct(earlier) is None
+    assert RunReader(uri).correct(logged(uri, lambda run: run.log_outcome(1, {}, None))) is None
 
 
 def test_each_study_has_its_view_the_latest_first(uri: str) -> None:
