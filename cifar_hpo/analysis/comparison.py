@@ -332,11 +332,10 @@ def _looks(
     sampler that draws seeds has no such plan.
     """
     counts = {len(configuration.values) for configuration in configurations if configuration.values}
-    varies = any(
-        _is_seed(key) or key == REPLICAS
-        for configuration in configurations
-        for key in configuration.trial.params
-    )
+    keys: set[str] = set()
+    for trial in study.get_trials(deepcopy=False):
+        keys |= trial.distributions.keys()
+    varies = any(_is_seed(key) or key == REPLICAS for key in keys)
     if varies and meaning.get("sampler", {}).get("name", "grid") == "grid":
         began_with = _first_seeds(study) * _replicas({}, flat(meaning.get("config", {})))
         if began_with >= 2:

@@ -19,6 +19,9 @@ from cifar_hpo.analysis.variances import Group, moderated
 DRAWS = 4_000
 """Of which the mean is taken; it then varies by some 1 % of a standard error."""
 
+MAX_NUMBERS = 4_000_000
+"""That are drawn at once; of very many configurations there are fewer draws."""
+
 
 def optimism(groups: Sequence[Group], direction: str = "maximize") -> float | None:
     """By how much the best one's mean is better than other seeds would give, in the metric's unit.
@@ -43,9 +46,10 @@ def optimism(groups: Sequence[Group], direction: str = "maximize") -> float | No
     weight = np.divide(between, total, out=np.ones_like(total), where=total > 0)
     likely = means.mean() + weight * (means - means.mean())
     random = np.random.default_rng(0)
-    shape = DRAWS, len(groups)
+    count = max(100, min(DRAWS, MAX_NUMBERS // len(groups)))
+    shape = count, len(groups)
     true = likely + np.sqrt(weight * errors) * random.normal(size=shape)
     measured = true + np.sqrt(errors) * random.normal(size=shape)
     chosen = measured.argmax(axis=1)
-    draws = np.arange(DRAWS)
+    draws = np.arange(count)
     return max(0.0, float((measured[draws, chosen] - true[draws, chosen]).mean()))

@@ -18,9 +18,12 @@ from optuna.search_space import intersection_search_space
 from optuna.trial import FrozenTrial, TrialState
 from support import finished, study_options, swept, work
 
+from cifar_hpo.analysis.comparison import compare_study
+from cifar_hpo.analysis.looks import Looks
 from cifar_hpo.study import migration
 from cifar_hpo.study.space import Space
 from cifar_hpo.study.storage import open_storage
+from cifar_hpo.study.stored import FIRST_CHOICES
 from cifar_hpo.study.study import Study
 from cifar_hpo.trial import PRUNED, Progress, TrialResult, TrialSpec
 
@@ -129,6 +132,8 @@ def commit_until(commits: int) -> None:
 KILLED_WHILE_RESTORING = """
 import os, signal
 import optuna
+from cifar_hpo.analysis.comparison import compare_study
+from cifar_hpo.analysis.looks import Looks
 from cifar_hpo.study import migration
 from cifar_hpo.study.storage import open_storage
 
@@ -191,3 +196,13 @@ def test_a_sampler_goes_on_in_a_space_that_grew(sampler: str, space: Callable[..
     assert all(wider.holds(spec.params) for spec in specs)
     assert {spec.params["+x"] for spec in specs} == {"elu", "tanh", "sigmoid"}
     assert ranking[0].params["+x"] == "sigmoid"
+
+
+def test_it_is_noted_with_how_many_choices_a_study_began(space: Callable[..., Space]) -> None:
+    for seeds in ("0", "0,1,2", "0,1,2,3,4", "0,1,2,3,4,5"):
+        with Study.open(
+            "s", space("+x=relu", f"+seed={seeds}"), study_options(), {"a": 1}
+        ) as study:
+            work(study, lambda spec: finished(1))
+    assert load().user_attrs[FIRST_CHOICES] == {"+seed": 3}, "one seed alone shows nothing"
+    assert compare_study("s", open_storage(None)).looks == Looks(3, 3)
