@@ -298,7 +298,7 @@ def _test_sentences(comparison: Comparison) -> list[str]:
         seeds = "paired, since each seed is shown to move all configurations alike"
     said = (
         "By t-tests with variances that all configurations share (moderated t); seeds are "
-        f"{seeds}; the 5 % of error hold for all pairs together and however often seeds are added."
+        f"{seeds}; the error of 5 % holds for all pairs together, however often seeds are added."
     )
     return [said]
 
