@@ -10,7 +10,7 @@ p-value is the least over all numbers of replicas so far, each against its share
 what is once shown stays shown.
 
 Hsu's comparisons with the best (MCB, 1984) were tried instead: with their smaller critical values
-they find more, and of ten equal configurations they say in one study of three that one is worse
+they find more, and of ten equal configurations they say in one study of four that one is worse
 (tests/benchmarks/error_rates.md), because they promise only that no *unique* best is left out.
 """
 

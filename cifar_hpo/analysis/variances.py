@@ -11,7 +11,9 @@ taking the variances for equal where they are not is what makes a test say too m
   (where configurations are compared; the interval of one mean has it as it is estimated);
 - the variance of all is their mean, not Smyth's from the logarithms, which with two replicas is
   three times as uncertain;
-- no configuration's variance counts more degrees of freedom than all replicas have together;
+- no variance counts more degrees of freedom than all replicas have together, and that of a gap
+  between two not more than lies between these and Welch's of the two alone (1947), nearer to the
+  former the stronger the prior;
 - a variance of zero, as rounded shares can have, counts in the spread as one that chance makes less
   than 1 time in 100.
 
@@ -52,12 +54,15 @@ class Variance:
     """Of one configuration's values over seeds.
 
     value: drawn towards that of all. degrees: of freedom that it rests on, the prior's among them.
-    replicas: how many there are of the configuration.
+    replicas: how many there are of the configuration. own, own_degrees: what its replicas alone
+    tell.
     """
 
     value: float
     degrees: float
     replicas: int
+    own: float = 0.0
+    own_degrees: float = 0.0
 
     @property
     def of_mean(self) -> float:
@@ -78,7 +83,7 @@ class Variances:
 
     def of_gap(self, first: int, second: int) -> Variance | None:
         """The variance of the gap between the means of two of them, by their places; its degrees of
-        freedom are Satterthwaite's. None where one of them has no variance."""
+        freedom are Satterthwaite's (1946). None where one of them has no variance."""
         one, other = self.by_group[first], self.by_group[second]
         if one is None or other is None:
             return None
@@ -86,7 +91,20 @@ class Variances:
         if total == 0:
             return Variance(0.0, self.total_degrees, 1)
         degrees = total**2 / (one.of_mean**2 / one.degrees + other.of_mean**2 / other.degrees)
-        return Variance(total, min(degrees, self.total_degrees), 1)
+        return Variance(total, min(degrees, self._most_degrees(one, other)), 1)
+
+    def _most_degrees(self, one: Variance, other: Variance) -> float:
+        """Between those of all replicas and Welch's of these two, by the weight of the prior."""
+        parts = []
+        for each in (one, other):
+            parts.append((each.own / each.replicas, each.own_degrees))
+        total = sum(part for part, _ in parts)
+        welch = sum(degrees for _, degrees in parts)
+        if total > 0:
+            welch = total**2 / sum(part**2 / degrees for part, degrees in parts)
+        own = (one.own_degrees + other.own_degrees) / 2
+        weight = own / max((one.degrees + other.degrees) / 2, own)
+        return (1 - weight) * self.total_degrees + weight * welch
 
 
 def shared_variances(
@@ -121,7 +139,8 @@ def shared_variances(
             continue
         weight = 1.0 if math.isinf(prior) else prior / (prior + own)
         drawn = weight * of_all + (1 - weight) * float(variance)
-        by_group.append(Variance(drawn, min(prior + float(own), total), int(count)))
+        prior_and_own = min(prior + float(own), total)
+        by_group.append(Variance(drawn, prior_and_own, int(count), float(variance), float(own)))
     return Variances(by_group, total, is_paired)
 
 
