@@ -30,6 +30,9 @@ set_tensorflow_switches()  # some tests load TensorFlow before anything of ours 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# Where it is set, each of the hundreds of processes that tests start compiles all of ours anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def migrations_read_once() -> Iterator[None]:
@@ -70,9 +73,31 @@ def small(npz: Path) -> list[str]:
     ]
 
 
+LONGEST = (
+    "sweep/test_resume.py",
+    "sweep/test_loop.py",
+    "test_ui.py",
+    "workers/test_pool.py",
+    "test_user_models.py",
+    "faults/test_many_hosts.py",
+    "test_versions.py",
+    "report/test_real_sweep.py",
+    "test_clusters.py",
+    "workers/test_ray_cluster.py",
+    "workers/test_submitit.py",
+    "test_studies.py",
+    "test_user_data.py",
+    "faults/test_accounting.py",
+    "sweep/test_tracking.py",
+)
+"""Files whose tests take longest in all, beginning with the longest."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long tests first, so that no process works alone at the end."""
-    items.sort(key=lambda item: item.path.stem not in ("test_resume", "test_loop"))
+    """The longest files first, so that no process works alone at the end."""
+    tests = Path(__file__).parent
+    places = {tests / file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -139,10 +139,15 @@ def test_bfloat16_can_be_computed_unless_onednn_is_kept_from_it(
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="TensorFlow for macOS has no oneDNN")
 @pytest.mark.parametrize(
-    ("given", "wanted"),
-    [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": ""}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")],
+    ("module", "given", "wanted"),
+    [
+        ("training.trainer", {}, "1"),
+        ("training.model", {}, "1"),
+        ("training.layers", {}, "1"),
+        ("training.trainer", {"TF_ENABLE_ONEDNN_OPTS": ""}, "1"),
+        ("training.trainer", {"TF_ENABLE_ONEDNN_OPTS": "0"}, "0"),
+    ],
 )
-@pytest.mark.parametrize("module", ["training.trainer", "training.model", "training.layers"])
 def test_onednn_is_on_before_tensorflow_loads_unless_the_user_has_it_off(
     monkeypatch: pytest.MonkeyPatch, module: str, given: dict[str, str], wanted: str
 ) -> None:
@@ -278,6 +283,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory, npz: Path) -> dict[str, di
     return trained
 
 
+@pytest.mark.long
+@pytest.mark.processors
 @pytest.mark.parametrize("options", TRAININGS)
 def test_a_training_is_the_same_on_every_processor_but_for_rounding(
     options: str, weights: dict[str, dict[str, Any]]
