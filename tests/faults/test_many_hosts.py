@@ -31,6 +31,7 @@ from cifar_hpo.study.ranking import finished_trials
 from cifar_hpo.study.storage import load_study, open_storage
 
 APP = """
+import json
 import os
 import time
 
@@ -38,12 +39,16 @@ import hydra
 from omegaconf import DictConfig
 
 import cifar_hpo
+from cifar_hpo.study import sharing, storage
+
+if "LEASE" in os.environ:
+    sharing.RENEWAL, storage.LEASE, sharing.SECOND_LOOK = json.loads(os.environ["LEASE"])
 
 def app(config):
     with open("tried", "a") as file:
         file.write(f"{config.x}\\n")
     for epoch in range(3):
-        time.sleep(config.seconds / 3)
+        time.sleep(60 if os.path.exists("slow") else config.seconds / 3)
         cifar_hpo.report(epoch + 1, 3, float(config.x))
     return float(config.x)
 
@@ -87,6 +92,11 @@ class Host:
     def _below(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def tried(self) -> list[int]:
+        """The cells whose trials have begun here."""
+        file = self.folder / "tried"
+        return [int(cell) for cell in file.read_text().split()] if file.exists() else []
+
     def shown(self) -> str:
         return self.log.read_text(errors="replace")
 
@@ -95,8 +105,8 @@ class Host:
 
 
 def environment() -> dict[str, str]:
-    """That of the test, in which the URL of the database is."""
-    return {name: os.environ[name] for name in ("STUDY_URL",) if name in os.environ}
+    """That of the test, in which the URL of the database is, and how long leases last."""
+    return {name: os.environ[name] for name in ("STUDY_URL", "LEASE") if name in os.environ}
 
 
 def sweep(cells: int, seconds: float, *options: str) -> list[str]:
@@ -145,7 +155,7 @@ def test_four_commands_share_a_grid_and_all_show_all(
     for host in started:
         assert host.wait(120) == 0, host.shown()
     assert counted(database) == dict.fromkeys(range(12), 1)
-    shares = [len((host.folder / "tried").read_text().split()) for host in started]
+    shares = [len(host.tried()) for host in started]
     assert sum(shares) == 12
     assert max(shares) <= 8
     for host in started:
@@ -167,7 +177,7 @@ def test_a_command_that_is_killed_and_one_that_is_interrupted_leave_their_trials
     arguments = sweep(12, 1.5)
     started += [Host(tmp_path / str(n), arguments, is_apart=False) for n in range(3)]
     killed, interrupted, other = started
-    wait_for(lambda: all((host.folder / "tried").exists() for host in started))
+    wait_for(lambda: all(host.tried() for host in started))
     time.sleep(0.5)
     killed.kill()
     interrupted.process.send_signal(signal.SIGINT)
@@ -179,20 +189,40 @@ def test_a_command_that_is_killed_and_one_that_is_interrupted_leave_their_trials
 
 @pytest.mark.skipif(not can_unshare(), reason="namespaces of processes need more rights")
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("lease", "seconds", "expiry"),
+    [
+        pytest.param("[0.5, 5, 2]", 2, 3, id="short leases"),
+        pytest.param(None, 20, 20, id="real leases", marks=pytest.mark.long),
+    ],
+)
 def test_a_host_that_dies_gives_its_trials_back_within_a_minute(
-    database: str, server: Server, started: list[Host], tmp_path: Path
+    database: str,
+    server: Server,
+    started: list[Host],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    lease: str | None,
+    seconds: float,
+    expiry: float,
 ) -> None:
+    """lease: RENEWAL, LEASE and SECOND_LOOK. expiry: seconds in which it can't have expired."""
+    if lease:
+        monkeypatch.setenv("LEASE", lease)
     tracked = (f"+mlflow.tracking_uri={server.uri}", "+mlflow.experiment=null")
-    arguments = sweep(2, 20, *tracked, "hydra.launcher.n_workers=1")
+    arguments = sweep(2, seconds, *tracked, "hydra.launcher.n_workers=1")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "slow").touch()
     started.append(Host(tmp_path / "a", arguments, is_apart=True))
-    wait_for((tmp_path / "a" / "tried").exists)
-    (lost,) = map(int, (tmp_path / "a" / "tried").read_text().split())
+    wait_for(started[0].tried)
+    (lost,) = started[0].tried()
     started.append(Host(tmp_path / "b", arguments, is_apart=True))
-    wait_for((tmp_path / "b" / "tried").exists)
+    wait_for(started[1].tried)
     died = time.monotonic()
     started[0].kill()
-    wait_for(lambda: f"\n{lost}\n" in "\n" + (tmp_path / "b" / "tried").read_text(), 60)
-    assert 20 < time.monotonic() - died < 60, "its lease was renewed until then"
+    wait_for(lambda: lost in started[1].tried(), 60)
+    assert expiry < time.monotonic() - died < 60, "its lease was renewed until then"
     assert started[1].wait(60) == 0, started[1].shown()
     assert counted(database) == {0: 1, 1: 1}
     client = mlflow.MlflowClient(server.uri)
@@ -219,7 +249,7 @@ def test_two_of_four_hosts_die_at_random_and_each_of_200_trials_counts_once(
     is_apart = can_unshare()
     started += [Host(tmp_path / str(n), arguments, is_apart=is_apart) for n in range(4)]
     for host in moments.sample(started, 2):
-        wait_for((host.folder / "tried").exists)
+        wait_for(host.tried)
         time.sleep(moments.uniform(0, 4))
         host.kill()
     for host in started:
