@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 import pytest
-from support import Clock, FakeGpus, Run, images, run_in
+from filelock import FileLock
+from support import Clock, FakeGpus, RealSweep, Run, images, run_in
 from support_postgres import PostgresServer, new_database, postgres_server, why_not
 
 from cifar_hpo import gpus
@@ -51,18 +52,27 @@ def migrations_read_once() -> Iterator[None]:
         yield
 
 
+def write_small(path: Path) -> None:
+    """600 training and 100 test images."""
+    (x_train, y_train), (x_test, y_test) = images(600, 0), images(100, 1)
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+
+
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 training and 100 test images."""
     path = tmp_path_factory.mktemp("data") / "small.npz"
-    (x_train, y_train), (x_test, y_test) = images(600, 0), images(100, 1)
-    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    write_small(path)
     return path
 
 
 @pytest.fixture(scope="session")
 def small(npz: Path) -> list[str]:
     """Overrides that make a trial take a second."""
+    return with_small(npz)
+
+
+def with_small(npz: Path) -> list[str]:
     return [
         "data=npz",
         f"data.path={npz}",
@@ -114,6 +124,29 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(migrated: Path, tmp_path: Path) -> None:
     """Spares a test, in whose folder it lies then, the making of one."""
     shutil.copy(migrated, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def real_sweep(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> RealSweep:
+    """One for all files and processes, run by whichever comes first; who changes more than models,
+    and puts these back, works on a copy."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "real"
+    arguments = ["-m", *with_small(folder / "small.npz"), "training.replicas=3"]
+    arguments += ["training.epochs=3", "model.filters=2,6", "hydra.sweeper.study_name=real"]
+    with FileLock(shared / "real.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            write_small(folder / "small.npz")
+            shutil.copy(migrated, folder)
+            swept = run_in(folder, *arguments)
+            assert swept.returncode == 0, swept.stderr
+            assert "report: python -m cifar_hpo.report real\n" in swept.stdout
+            shown = run_in(folder, module="cifar_hpo.report")
+            assert shown.returncode == 0, shown.stderr
+    return RealSweep(folder, arguments)
 
 
 @pytest.fixture(scope="session")

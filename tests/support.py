@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import optuna
@@ -42,6 +42,17 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Clock = Callable[[float], None]
 FakeGpus = Callable[..., None]
 """The fixture `fake_gpus`."""
+
+
+class RealSweep(NamedTuple):
+    """A sweep `real` of two configurations with three replicas, and its report.
+
+    folder: with a small.npz in it. arguments: of the command that ran there.
+    """
+
+    folder: Path
+    arguments: list[str]
+
 
 IMAGE_FOLDER_CLASSES = ("cat", "dog", "owl")
 StubObjective = Callable[[TrialSpec], TrialResult]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from support import call_in, lay_out, run_in
+from support import RealSweep, call_in, lay_out, run_in
 
 from cifar_hpo.paths import HYDRA_FOLDER, HYDRA_SETTINGS
 from cifar_hpo.report.__main__ import main as report
@@ -202,14 +202,14 @@ def test_a_study_that_noted_no_folder_is_looked_for_in_the_default_one() -> None
 
 
 @pytest.mark.usefixtures("store")
-def test_studies_as_things(tmp_path: Path, small: list[str]) -> None:
-    swept = run_in(tmp_path, "-m", *small, "optimizer=adam,sgd", "hydra.sweeper.study_name=s")
-    assert swept.returncode == 0, swept.stderr
-    best, _ = json.loads(studies(tmp_path, "export", "s", "--format", "json").stdout)
-    shown = studies(tmp_path, "best", "s")
-    assert f" optimizer={best['params']['optimizer']}" in shown.stdout
+def test_studies_as_things(tmp_path: Path, real_sweep: RealSweep) -> None:
+    folder = real_sweep.folder
+    best, _ = json.loads(studies(folder, "export", "real", "--format", "json").stdout)
+    shown = studies(folder, "best", "real")
+    assert f" model.filters={best['params']['model.filters']}\n" in shown.stdout
     assert shown.stderr == ""
-    assert studies(tmp_path, "best", "s", "--config", "winner.yaml").returncode == 0
+    config = str(tmp_path / "winner.yaml")
+    assert studies(folder, "best", "real", "--config", config).returncode == 0
     again = run_in(tmp_path, "-cd", ".", "-cn", "winner", "training.threads=1")
     assert again.returncode == 0, again.stderr
     assert f"val_accuracy {best['values'][0]:.4f}" in again.stdout

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from support import clean, run_in
+from support import RealSweep, clean, run_in
 
 from cifar_hpo import ui
 from cifar_hpo.errors import StudyError
@@ -32,21 +32,8 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not in
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
-    """Where a sweep of two trials with two replicas was made, and its report."""
-    folder = tmp_path_factory.mktemp("ui")
-    swept = run_in(
-        folder,
-        "-m",
-        *small,
-        "training.replicas=2",
-        "model.filters=2,6",
-        "optimizer=adam",
-        "hydra.sweeper.study_name=seen",
-    )
-    assert swept.returncode == 0, swept.stderr
-    assert run_in(folder, module="cifar_hpo.report").returncode == 0
-    return folder
+def folder(real_sweep: RealSweep) -> Path:
+    return real_sweep.folder
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +56,7 @@ def served(folder: Path) -> Iterator[dict[str, str]]:
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 2
         yield dict(
-            re.findall(r"^ *(\w+)(?: seen:)? +(http://127\.0\.0\.1:\d+\S*)$", said, re.MULTILINE)
+            re.findall(r"^ *(\w+)(?: real:)? +(http://127\.0\.0\.1:\d+\S*)$", said, re.MULTILINE)
         )
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
@@ -119,9 +106,9 @@ def settled(url: str, picture: Path, wanted: str) -> str:
 def test_the_report(folder: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    page = (folder / "mlruns/reports/seen/report.html").absolute().as_uri()
+    page = (folder / "mlruns/reports/real/report.html").absolute().as_uri()
     content = look(page, tmp_path / "report.png")
-    assert "<h1>Study seen</h1>" in content
+    assert "<h1>Study real</h1>" in content
     assert content.count("<svg") >= 7
     for heading in (
         "Leaderboard",
@@ -146,10 +133,10 @@ def test_mlflow_s_list_of_runs_and_a_run_with_its_model(
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("seen")
+    experiment = client.get_experiment_by_name("real")
     runs = client.search_runs([experiment.experiment_id])
     runs_page = settled(served["study"], tmp_path / "runs.png", "filters=6")
-    assert "study seen" in runs_page
+    assert "study real" in runs_page
     for column in ("val_accuracy", "test_accuracy", "parameters", "model.filters"):
         assert column in runs_page
     child = next(run for run in runs if run.data.tags["kind"] == "trial")
@@ -180,7 +167,7 @@ def test_mlflow_s_list_of_runs_and_a_run_with_its_model(
 @browser
 @needs_chromium
 def test_optuna_dashboard(served: dict[str, str], tmp_path: Path) -> None:
-    assert "seen" in settled(f"{served['Optuna']}/dashboard", tmp_path / "studies.png", "seen")
+    assert "real" in settled(f"{served['Optuna']}/dashboard", tmp_path / "studies.png", "real")
     assert "model.filters" in settled(
         f"{served['Optuna']}/dashboard/studies/1", tmp_path / "study.png", "model.filters"
     )

@@ -12,19 +12,19 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import clean, run_in
+from support import RealSweep, clean, run_in
 
 from cifar_hpo.analysis.comparison import Comparison, compare_study
 from cifar_hpo.predict import main as predict
 from cifar_hpo.report.__main__ import main as report
-from cifar_hpo.study.storage import open_storage
+from cifar_hpo.study.storage import load_study, open_storage
+from cifar_hpo.study.study import RUN
 
 CHARTS = {
     "learning_curves",
@@ -39,29 +39,8 @@ CHARTS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("report")
-
-
-def real_sweep(small: list[str]) -> list[str]:
-    """The overrides of the sweep."""
-    return [
-        *small,
-        "training.replicas=3",
-        "training.epochs=3",
-        "model.filters=2,6",
-        "hydra.sweeper.study_name=real",
-    ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def swept(folder: Path, small: list[str]) -> None:
-    """A real sweep of two configurations with three replicas, and its report."""
-    swept = run_in(folder, "-m", *real_sweep(small))
-    assert swept.returncode == 0, swept.stderr
-    assert "report: python -m cifar_hpo.report real\n" in swept.stdout
-    shown = run_in(folder, module="cifar_hpo.report")
-    assert shown.returncode == 0, shown.stderr
+def folder(real_sweep: RealSweep) -> Path:
+    return real_sweep.folder
 
 
 def comparison_in(folder: Path) -> Comparison:
@@ -178,24 +157,26 @@ def champion_id(folder: Path) -> str:
 
 
 @pytest.fixture
-def aside(folder: Path) -> Iterator[Path]:
-    """The sweep's MLflow database, moved away for a test."""
-    database, moved = folder / "mlflow.db", folder / "aside.db"
-    database.rename(moved)
-    yield moved
-    database.unlink(missing_ok=True)
-    moved.rename(database)
+def alone(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the sweep's folder without MLflow's database, which its study had there."""
+    copied = tmp_path / "alone"
+    shutil.copytree(folder, copied)
+    (copied / "mlflow.db").unlink()
+    study = load_study(open_storage(f"sqlite:///{copied}/mlruns/studies.db"), "real")
+    uri, run_id = study.user_attrs[RUN]
+    study.set_user_attr(RUN, [uri.replace(str(folder), str(copied)), run_id])
+    return copied
 
 
-@pytest.mark.usefixtures("aside", "store")
+@pytest.mark.usefixtures("store")
 def test_a_report_without_the_runs_says_why(
-    folder: Path,
+    alone: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Where MLflow's database was thrown away, and where another store is given."""
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(alone)
     report(["real"])
     said = capsys.readouterr().out
     assert "without curves and images: MLflow's store mlflow.db is not here; name another" in said
@@ -206,10 +187,10 @@ def test_a_report_without_the_runs_says_why(
 
 
 def test_a_study_whose_mlflow_store_is_another_one_is_known_and_done(
-    folder: Path, aside: Path, migrated: Path, small: list[str]
+    alone: Path, migrated: Path, real_sweep: RealSweep
 ) -> None:
-    shutil.copy(migrated, folder / "mlflow.db")
-    again = run_in(folder, "-m", *real_sweep(small))
+    shutil.copy(migrated, alone / "mlflow.db")
+    again = run_in(alone, *real_sweep.arguments)
     assert again.returncode == 0, again.stderr
     assert "2 done before" in again.stdout
     assert "Traceback" not in again.stderr
