@@ -15,9 +15,10 @@ import optuna
 import psutil
 import pytest
 from PIL import Image
-from support import clean, run_command, run_in, wait_for
+from support import call_in, clean, run_command, run_in, wait_for
 
 from cifar_hpo.paths import CHECKPOINT, CHECKPOINT_BEFORE
+from cifar_hpo.studies import main as studies
 from cifar_hpo.study.ranking import OUTCOME
 from cifar_hpo.tracking import _mlflow
 
@@ -95,7 +96,7 @@ def test_a_killed_sweep_of_a_user_s_model_ends_as_if_it_had_not_been_and_is_aske
     (values,) = outcomes(killed)
     assert values["epochs"] == 12
     assert outcomes(whole) == [values], "bit for bit"
-    best = run_in(whole, "best", "s", module="cifar_hpo.studies")
+    best = call_in(whole, studies, "best", "s")
     assert best.stdout.startswith("python -m cifar_hpo -cd conf data=npz "), best.stderr
 
     with np.load(npz) as arrays:

@@ -60,7 +60,13 @@ def earlier(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("study", "arguments"), [("named", NAMED), ("optimizer-4d6483", UNNAMED)])
+@pytest.mark.parametrize(
+    ("study", "arguments"),
+    [
+        pytest.param("named", NAMED, marks=pytest.mark.long),
+        ("optimizer-4d6483", UNNAMED),
+    ],
+)
 def test_a_finished_study_is_known_and_has_nothing_to_do(
     earlier: Path, run: Run, study: str, arguments: list[str]
 ) -> None:

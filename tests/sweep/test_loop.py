@@ -168,16 +168,6 @@ def test_the_model_has_an_example_that_runs_and_knows_its_classes(
     assert model.metadata.metadata["classes"][:2] == ["class 0", "class 1"]
 
 
-def test_system_metrics_where_they_are_asked_for(
-    small: list[str], tmp_path: Path, store: None
-) -> None:
-    options = ["mlflow.system_metrics=true", "model.filters=2"]
-    shown = run_in(tmp_path, *small, *options, MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL="0.2")
-    assert shown.returncode == 0, shown.stderr
-    (found,) = runs(tmp_path)
-    assert "system/cpu_utilization_percentage" in found.data.metrics
-
-
 def test_the_best_model_is_registered_as_champion(swept: object, folder: Path) -> None:
     best = max(children(folder), key=lambda run: run.data.metrics["val_accuracy"])
     champion = mlflow.MlflowClient().get_model_version_by_alias("cifar_hpo-small", "champion")
@@ -300,19 +290,22 @@ def test_a_grid_beside_the_earlier_one_ends_well_when_the_best_trial_is_of_that(
 
 
 @pytest.mark.usefixtures("store")
-def test_with_early_stopping_curves_end_where_the_training_did(
+def test_with_early_stopping_curves_end_where_the_training_did_beside_the_system_s(
     run: Run, small: list[str], tmp_path: Path
 ) -> None:
     options = ["training.epochs=40", "training.early_stopping=1", "optimizer=sgd"]
-    shown = run(*small, *options, "optimizer.learning_rate=1.5")
+    options += ["optimizer.learning_rate=1.5", "mlflow.system_metrics=true"]
+    shown = run(*small, *options, MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL="0.2")
     assert shown.returncode == 0, shown.stderr
     (found,) = runs(tmp_path)
     points = mlflow.MlflowClient().get_metric_history(found.info.run_id, "val_loss")
     done = int(found.data.metrics["epochs"])
     assert done < 40
     assert sorted({point.step for point in points}) == list(range(1, done + 1))
+    assert "system/cpu_utilization_percentage" in found.data.metrics
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.processors
 def test_replicas_give_mean_and_spread(run: Run, small: list[str], tmp_path: Path) -> None:
     shown = run(*small, "training.replicas=3", "training.epochs=1")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +18,13 @@ import mlflow
 import optuna
 import psutil
 import pytest
-from support import run_in, wait_for
+from support import call_in, run_in, wait_for
+
+from cifar_hpo.studies import main as studies
 
 
 @pytest.mark.usefixtures("store")
-@pytest.mark.parametrize("launcher", ["workers", "joblib"])
+@pytest.mark.parametrize("launcher", ["workers", pytest.param("joblib", marks=pytest.mark.long)])
 def test_a_pruner_stops_trials_under_every_launcher(
     launcher: str, tmp_path: Path, small: list[str]
 ) -> None:
@@ -157,18 +160,12 @@ def test_what_a_sampler_may_not_combine_is_left_out(tmp_path: Path, small: list[
 
 def outcomes(folder: Path) -> dict[str, Any]:
     """What each configuration came to, by its parameters."""
-    shown = subprocess.run(
-        [sys.executable, "-m", "cifar_hpo.studies", "export", "s", "--format", "json"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    shown = call_in(folder, studies, "export", "s", "--format", "json")
     return {json.dumps(one["params"], sort_keys=True): one for one in json.loads(shown.stdout)}
 
 
 def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(
-    tmp_path: Path, small: list[str]
+    tmp_path: Path, small: list[str], migrated: Path
 ) -> None:
     """The parent is killed while trials run, then a worker; the figures are those of a study that
     nothing happened to."""
@@ -181,8 +178,9 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(
         "hydra.sweeper.study_name=s",
     ]
     calm, troubled = tmp_path / "calm", tmp_path / "troubled"
-    calm.mkdir()
-    troubled.mkdir()
+    for folder in (calm, troubled):
+        folder.mkdir()
+        shutil.copy(migrated, folder)
     assert run_in(calm, *sweep).returncode == 0
     environment = {
         name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"
@@ -201,7 +199,7 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(
             files = troubled.rglob("*.checkpoint")
             return any(file.stat().st_mtime != before.get(file) for file in files)
 
-        wait_for(is_under_way)
+        wait_for(is_under_way, seconds=120)
         workers = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
@@ -260,7 +258,9 @@ print("not ended")
 
 
 @pytest.mark.usefixtures("store")
-@pytest.mark.parametrize("mode", ["single", "terminated", "sweep"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("single", marks=pytest.mark.long), "terminated", "sweep"]
+)
 def test_a_run_that_is_ended_is_killed_and_says_so(
     mode: str, tmp_path: Path, small: list[str]
 ) -> None:
