@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from cifar_hpo.errors import StudyError, named_line, one_line
 from cifar_hpo.paths import NEW_DATABASE, NEW_DATABASE_LOCK, short_path, sqlite_file
-from cifar_hpo.redaction import redacted
+from cifar_hpo.redaction import redacted_uri
 
 LOCK_TIMEOUT = 11
 """Seconds that a database is waited for which another process has locked when it is opened."""
@@ -122,7 +122,7 @@ class Database:
         return self.url
 
     def __str__(self) -> str:
-        return f"{self.title} {short_path(self.file) if self.file else redacted(self.url)}"
+        return f"{self.title} {short_path(self.file) if self.file else redacted_uri(self.url)}"
 
     def check(self, *, will_write: bool) -> None:
         """Raise StudyError where it can't be used: damaged, locked, of something else, read-only
@@ -162,7 +162,7 @@ class Database:
         text = " ".join(one_line(cause) for cause in causes).lower()
         for signs, problem in PROBLEMS:
             if any(sign in text for sign in signs):
-                return problem.format(option=self.option, url=redacted(self.url))
+                return problem.format(option=self.option, url=redacted_uri(self.url))
         last = named_line(causes[-1], 160)
         hint = "" if self.file else "; see whether it runs and lets you in"
         return f"can't be used ({last}){hint}"

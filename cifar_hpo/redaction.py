@@ -15,7 +15,8 @@ MASK = "***"
 URI = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*)://([^\s'\"<>]*)")
 URI_ALONE = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://(.*@.*)", re.DOTALL)
 QUERY = re.compile(
-    r"([?&;](?:[a-z_]*(?:password|passwd|pwd|secret|token|api_?key)|odbc_connect)=)([^&;#\s'\"]+)",
+    r"([?&;](?:[a-z_-]*(?:password|passwd|passcode|pwd|secret|token|signature|"
+    r"(?:api|access|private)_?key)|sig|odbc_connect)=)([^&;#\s'\"]+)",
     re.IGNORECASE,
 )
 ODBC_PASSWORD = re.compile(r"\bPWD=([^;]+)", re.IGNORECASE)
@@ -49,6 +50,13 @@ def redacted(text: str) -> str:
     text = URI.sub(lambda uri: _redacted_uri(uri[1], uri[2], []), text)
     secrets = _pattern(frozenset(os.environ.items()))
     return secrets.sub(MASK, text) if secrets else text
+
+
+def redacted_uri(uri: str) -> str:
+    """A text that is a URI without its password, also where that has blanks or quotes, at which
+    URIs end in other texts."""
+    alone = URI_ALONE.fullmatch(uri)
+    return redacted(_redacted_uri(alone[1], alone[2], []) if alone else uri)
 
 
 @functools.lru_cache(maxsize=4)

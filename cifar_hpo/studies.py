@@ -41,7 +41,8 @@ from cifar_hpo.study.storage import (
     storage_errors,
     study_lock,
 )
-from cifar_hpo.study.study import FOLDER, MEANING, RUN
+from cifar_hpo.study.stored import meaning_of
+from cifar_hpo.study.study import FOLDER, run_of
 from cifar_hpo.study.tables import MISSING, trial_table
 from cifar_hpo.table import Table
 from cifar_hpo.trial import FAILED, FINISHED, PRUNED
@@ -191,7 +192,7 @@ class RankedStudy:
 
     @property
     def metrics(self) -> list[str]:
-        return as_list(self.study.user_attrs.get(MEANING, {}).get("metric", "value"))
+        return as_list(meaning_of(self.study.user_attrs).get("metric", "value"))
 
     @property
     def keys(self) -> list[str]:
@@ -281,7 +282,7 @@ def export_model(storage: BaseStorage, given: argparse.Namespace) -> None:
     if not trial.run_id:
         raise StudyError(f"{title} has no run in MLflow, so it has no model")
     output = given.output or EXPORTS / as_file_name(stored.name) / str(trial.number)
-    tracking_uri, _ = stored.study.user_attrs.get(RUN, (None, None))
+    tracking_uri, _ = run_of(stored.study.user_attrs)
     uri = given.tracking_uri or tracking_uri
     exported = export_run_model(trial.run_id, uri, given.format, output, title=title)
     sys.stdout.write(exported.sentence + "\n")
@@ -363,11 +364,13 @@ def composed_trial(stored: RankedStudy, trial: FinishedTrial) -> ComposedTrial:
     Raises StudyError when neither has it.
     """
     folder = trial_folder(stored, trial.number)
-    if folder is not None:
-        return _from_folder(folder)
-    tracking_uri, _ = stored.study.user_attrs.get(RUN, (None, None))
+    composed = None if folder is None else _from_folder(folder)
+    if composed is not None:
+        return composed
+    tracking_uri, _ = run_of(stored.study.user_attrs)
     expected = sweep_folders(stored)[0] / str(trial.number) / HYDRA_FOLDER
-    problem = f"{expected} is not there; it holds the configuration of the best trial"
+    state = "not there" if folder is None else "damaged"
+    problem = f"{expected} is {state}; it holds the configuration of the best trial"
     if not trial.run_id:
         raise StudyError(problem)
     from cifar_hpo.tracking.reader import RunReader
@@ -377,24 +380,36 @@ def composed_trial(stored: RankedStudy, trial: FinishedTrial) -> ComposedTrial:
     except StudyError as error:
         raise StudyError(f"{problem}, and MLflow does not: {error}") from None
     sys.stderr.write(
-        f"{expected} is not there: this is what MLflow has, which does not know the sweep's -cn\n"
+        f"{expected} is {state}: this is what MLflow has, which does not know the sweep's -cn\n"
     )
     return ComposedTrial(overrides, config, DEFAULT_CONFIG, _choices(overrides, config))
 
 
-def _from_folder(folder: Path) -> ComposedTrial:
-    settings = _read_yaml(folder / HYDRA_SETTINGS)["hydra"]
-    return ComposedTrial(
-        overrides=_read_yaml(folder / HYDRA_OVERRIDES),
-        config=_read_yaml(folder / HYDRA_CONFIG),
-        config_name=settings["job"]["config_name"],
-        choices=settings["runtime"]["choices"],
-        search=search_arguments(settings),
-    )
+def _from_folder(folder: Path) -> ComposedTrial | None:
+    """None where a file is missing or damaged."""
+    settings = _read_yaml(folder / HYDRA_SETTINGS)
+    overrides = _read_yaml(folder / HYDRA_OVERRIDES)
+    config = _read_yaml(folder / HYDRA_CONFIG)
+    if not isinstance(overrides, list) or not isinstance(config, dict):
+        return None
+    try:
+        return ComposedTrial(
+            overrides=overrides,
+            config=config,
+            config_name=settings["hydra"]["job"]["config_name"],
+            choices=settings["hydra"]["runtime"]["choices"],
+            search=search_arguments(settings["hydra"]),
+        )
+    except (KeyError, TypeError):
+        return None
 
 
 def _read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    """What a file says; None where it can't be read."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
 
 
 def _choices(overrides: Sequence[str], config: Mapping[str, Any]) -> dict[str, str]:
@@ -419,11 +434,19 @@ def trial_folder(stored: RankedStudy, number: int) -> Path | None:
     """
     for sweep_folder in sweep_folders(stored):
         for folder in _hydra_folders(sweep_folder, number):
-            settings = _read_yaml(folder / HYDRA_SETTINGS)["hydra"]
-            study = settings["sweeper"].get("study_name")
-            if settings["job"].get("num") == number and study in (None, stored.name):
+            if _is_of_trial(folder, number, stored.name):
                 return folder
     return None
+
+
+def _is_of_trial(folder: Path, number: int, study: str) -> bool:
+    """Whether a folder of Hydra's is of this trial, as far as its settings can be read."""
+    try:
+        settings = _read_yaml(folder / HYDRA_SETTINGS)["hydra"]
+        name, job = settings["sweeper"].get("study_name"), settings["job"].get("num")
+    except (AttributeError, KeyError, TypeError):
+        return folder.parent.name == str(number)
+    return job == number and name in (None, study)
 
 
 def sweep_folders(stored: RankedStudy) -> list[Path]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cifar_hpo.printable import printable
+
 if TYPE_CHECKING:
     import rich.table
 
@@ -35,7 +37,8 @@ class Table:
 
         drawn = rich.table.Table(box=None, pad_edge=False, header_style="bold")
         for column in self.columns:
-            drawn.add_column(column, no_wrap=column not in FOLDED)
+            drawn.add_column(Text(printable(column)), no_wrap=column not in FOLDED)
         for row in self.rows:
-            drawn.add_row(*map(Text, row))  # as it is: rich would take [flip,shift] for markup
+            # As it is: rich would take [flip,shift] for markup.
+            drawn.add_row(*(Text(printable(cell)) for cell in row))
         return drawn

@@ -6,12 +6,16 @@ import contextlib
 import io
 import logging
 import os
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import optuna
 import pytest
-from support import wait_for
+from support import STUB_SWEEP, run_command, wait_for
 
 from cifar_hpo.console import Heartbeat, Output, clock, set_up_output, sparkline
 
@@ -131,3 +135,17 @@ def test_a_log_has_no_passwords_in_message_and_traceback(piped: tuple[int, Outpu
     assert "SECRET" not in written.getvalue()
     assert "at postgresql://me:***@host" in written.getvalue()
     assert "ValueError: no postgresql://me:***@host" in written.getvalue()
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_a_sweep_whose_standard_streams_are_closed_runs(closed: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import hydra\n\n\n@hydra.main(version_base='1.3', config_path=None)\n"
+        "def task(config):\n    return {'y': float(config.x)}\n\n\n"
+        "if __name__ == '__main__':\n    task()\n"
+    )
+    command = shlex.join([sys.executable, *STUB_SWEEP, "+x=1,2"])
+    ended = run_command(tmp_path, ["sh", "-c", f"{command} {closed}"])
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/mlruns/studies.db")
+    assert [trial.value for trial in study.trials] == [1.0, 2.0]

@@ -166,3 +166,10 @@ def test_a_new_file_that_could_not_be_made_is_not_there() -> None:
     with pytest.raises(OSError, match=r"^$"):
         fail()
     assert [path.name for path in Path().iterdir()] == [".new.db.lock"]
+
+
+@pytest.mark.parametrize("password", ["ab'SECRETX", "ab SECRETX", "ab<SECRETX"])
+def test_no_password_is_told_whatever_its_signs(password: str) -> None:
+    with pytest.raises(StudyError) as refused:
+        at(f"postgresql://me:{password}@127.0.0.1:1/db").check(will_write=False)
+    assert "SECRETX" not in str(refused.value)

@@ -31,6 +31,7 @@ LAYERS = (
         "interruption",
         "left_results",
         "owner",
+        "printable",
         "reporting",
         "tracebacks",
         "whole_files",

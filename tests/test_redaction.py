@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cifar_hpo.redaction import has_secret, redacted
+from cifar_hpo.redaction import has_secret, redacted, redacted_uri
 
 SECRETS = {
     "postgresql://me:SECRET@host/db": "postgresql://me:***@host/db",
@@ -107,3 +107,15 @@ def test_a_password_that_is_a_word_of_its_uri_masks_no_other_text(
 ) -> None:
     monkeypatch.setenv("STORE", "postgresql://postgres:postgres@host/postgres")
     assert redacted("the user postgres of postgresql") == "the user postgres of postgresql"
+
+
+@pytest.mark.parametrize("password", ["SE'CRET", "SE CRET", "SE<CRET>", 'SE"CRET'])
+def test_a_uri_alone_is_masked_whatever_its_password(password: str) -> None:
+    assert redacted_uri(f"postgresql://me:{password}@host/db") == "postgresql://me:***@host/db"
+    assert redacted_uri("see postgresql://me@host") == "see postgresql://me@host"
+
+
+@pytest.mark.parametrize("key", ["sig", "X-Amz-Signature", "access_key", "private_key", "passcode"])
+def test_keys_of_a_query_that_hold_a_secret(key: str) -> None:
+    masked = f"https://host/a?b=1&{key}=***&c=2"
+    assert redacted(masked.replace("***", "SECRET")) == masked

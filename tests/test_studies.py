@@ -242,3 +242,41 @@ def test_the_best_trial_of_a_sweep_in_a_folder_of_the_user_s_own(
     again = run_in(tmp_path, "-cd", ".", "-cn", "winner", "training.threads=1")
     assert again.returncode == 0, again.stderr
     assert f"val_accuracy {best['values'][0]:.4f}" in again.stdout
+
+
+def test_what_other_programs_note_under_our_names_is_none_of_ours(tmp_path: Path) -> None:
+    laid_out(tmp_path)
+    storage = open_storage(f"sqlite:///{tmp_path}/mlruns/studies.db")
+    other = optuna.create_study(study_name="other", storage=storage, direction="maximize")
+    other.set_user_attr("meaning", "of life")
+    other.set_user_attr("mlflow", 42)
+    trial = other.ask({"x": optuna.distributions.IntDistribution(0, 9)})
+    trial.set_user_attr("outcome", "success")
+    other.tell(trial, 0.5)
+    listed = studies(tmp_path, "list")
+    assert listed.returncode == 0
+    assert "laid" in listed.stdout
+    for command in ("show", "best", "export"):
+        shown = studies(tmp_path, command, "other")
+        assert "Traceback" not in shown.stderr
+    reported = call_in(tmp_path, report, "other")
+    assert "Traceback" not in reported.stderr
+
+
+@pytest.mark.parametrize("name", ["hydra.yaml", "overrides.yaml", "config.yaml"])
+@pytest.mark.parametrize("damage", [b"", b"\t: [", b"\xff\xfe"])
+def test_a_damaged_file_of_hydra_s_is_told_on_one_line(
+    name: str, damage: bytes, tmp_path: Path
+) -> None:
+    laid_out(tmp_path)
+    folder = tmp_path / "mlruns/outputs/laid/1"
+    keep_settings(folder, 1, "laid")
+    for other in ("overrides.yaml", "config.yaml"):
+        (folder / HYDRA_FOLDER / other).write_text("[]" if other[0] == "o" else "{a: 1}")
+    (folder / HYDRA_FOLDER / name).write_bytes(damage)
+    refused = studies(tmp_path, "best", "laid")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "error: mlruns/outputs/laid/1/.hydra is damaged; it holds the configuration of the best "
+        "trial\n"
+    )

@@ -19,3 +19,10 @@ def test_a_terminal_shows_cells_as_they_are() -> None:
     with console.capture() as captured:
         console.print(Table(["augmentation"], [["[flip,shift]"]]).to_rich())
     assert captured.get().split() == ["augmentation", "[flip,shift]"]
+
+
+def test_headers_are_no_markup_and_control_characters_are_escapes() -> None:
+    console = rich.console.Console(file=io.StringIO(), width=80)
+    with console.capture() as captured:
+        console.print(Table(["m[/x]", "F1[bold]"], [["\x1b[31mred", "a"]]).to_rich())
+    assert captured.get().split() == ["m[/x]", "F1[bold]", r"\x1b[31mred", "a"]

@@ -29,8 +29,8 @@ from cifar_hpo.metrics import values_by_replica
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
 from cifar_hpo.study.space import Value, identity
 from cifar_hpo.study.storage import load_study
-from cifar_hpo.study.stored import FIRST_CHOICES
-from cifar_hpo.study.study import MEANING, RUN
+from cifar_hpo.study.stored import FIRST_CHOICES, meaning_of
+from cifar_hpo.study.study import run_of
 from cifar_hpo.study.tables import has_parameter_columns
 from cifar_hpo.trial import FINISHED, PRUNED
 
@@ -177,7 +177,7 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
     Raises StudyError when there is none.
     """
     study = load_study(storage, name)
-    meaning = study.user_attrs.get(MEANING, {})
+    meaning = meaning_of(study.user_attrs)
     metrics = as_list(meaning.get("metric", "value"))
     directions = [direction.name.lower() for direction in study.directions]
     trials = finished_trials(study.get_trials(deepcopy=False), study.user_attrs)
@@ -203,7 +203,7 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
     is_paired = False
     if len(directions) == 1:
         configurations, is_paired = _compared(configurations, directions[0], looks, to_come)
-    tracking_uri, run_id = study.user_attrs.get(RUN, (None, None))
+    tracking_uri, run_id = run_of(study.user_attrs)
     return Comparison(
         name=study.study_name,
         metrics=metrics,

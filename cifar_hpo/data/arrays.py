@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpo.data.labels import CLASSES, LABELS, NUMBERS, SEVERAL
-from cifar_hpo.data.untrusted import damage_refused, is_printable, printable
+from cifar_hpo.data.untrusted import damage_refused
 from cifar_hpo.errors import DataError
+from cifar_hpo.printable import is_printable, printable
 
 MAX_CLASSES = 1_000
 """As many as ImageNet has: MLflow takes 1,000 metrics at once, and a confusion matrix has the

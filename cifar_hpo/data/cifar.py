@@ -17,8 +17,9 @@ import numpy as np
 from cifar_hpo.data.arrays import DecodedImages, Split
 from cifar_hpo.data.downloads import RemoteFile, keras_cache
 from cifar_hpo.data.pickled import read_pickle
-from cifar_hpo.data.untrusted import damage_refused, printable
+from cifar_hpo.data.untrusted import damage_refused
 from cifar_hpo.errors import DataError
+from cifar_hpo.printable import printable
 
 SIDE = 32
 """Pixels of an image's side, in three colours."""

@@ -32,9 +32,10 @@ from cifar_hpo.data.labels import CLASSES
 from cifar_hpo.data.sources import image_files, read_folder, read_npz
 from cifar_hpo.data.streams import Streams
 from cifar_hpo.data.synthetic import CLASS_COUNT, VERSION, synthetic
-from cifar_hpo.data.untrusted import damage_refused, printable
+from cifar_hpo.data.untrusted import damage_refused
 from cifar_hpo.errors import ConfigError, DataError, one_line
 from cifar_hpo.paths import DATASET_ABOUT, DECODED_IMAGES
+from cifar_hpo.printable import printable
 from cifar_hpo.trust import Call
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cifar_hpo.console import still
 from cifar_hpo.data.arrays import DecodedImages
 from cifar_hpo.data.labels import CLASSES, LABELS
-from cifar_hpo.data.untrusted import damage_refused, printable
+from cifar_hpo.data.untrusted import damage_refused
 from cifar_hpo.errors import DataError, one_line
 from cifar_hpo.paths import (
     DATASET_ABOUT,
@@ -36,6 +36,7 @@ from cifar_hpo.paths import (
     SCRATCH,
     short_path,
 )
+from cifar_hpo.printable import printable
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_hpo.console import Heartbeat, terminal
-from cifar_hpo.data.untrusted import damage_refused, printable
+from cifar_hpo.data.untrusted import damage_refused
 from cifar_hpo.errors import DataError, one_line
+from cifar_hpo.printable import printable
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from cifar_hpo import trust
 from cifar_hpo.data import given
 from cifar_hpo.data.arrays import DecodedImages, decoded
 from cifar_hpo.data.streams import is_stream, read_streams
-from cifar_hpo.data.untrusted import printable
 from cifar_hpo.errors import DataError, UserError, named_line
+from cifar_hpo.printable import printable
 from cifar_hpo.processor import quiet_tensorflow
 from cifar_hpo.trust import Call
 

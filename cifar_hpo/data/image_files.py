@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from cifar_hpo.data.untrusted import damage_refused, printable
+from cifar_hpo.data.untrusted import damage_refused
 from cifar_hpo.errors import DataError
+from cifar_hpo.printable import printable
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Of Pillow's formats those of photographs; one of the others (EPS) calls a program."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from cifar_hpo.data.arrays import DecodedImages, decoded
 from cifar_hpo.data.downloads import RemoteFile, keras_cache
 from cifar_hpo.data.sources import NPZ_ARRAYS, load_npz
-from cifar_hpo.data.untrusted import damage_refused, printable
+from cifar_hpo.data.untrusted import damage_refused
 from cifar_hpo.errors import DataError
+from cifar_hpo.printable import printable
 
 KERAS_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
 

@@ -15,8 +15,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpo.data.untrusted import printable
 from cifar_hpo.errors import DataError
+from cifar_hpo.printable import printable
 
 ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 BYTE_TYPES = ("u1", "|u1")

@@ -27,8 +27,9 @@ from cifar_hpo.data.arrays import (
 from cifar_hpo.data.cifar import CIFAR10
 from cifar_hpo.data.image_files import OtherSize, listed, open_image
 from cifar_hpo.data.labels import CLASSES
-from cifar_hpo.data.untrusted import damage_refused, printable
+from cifar_hpo.data.untrusted import damage_refused
 from cifar_hpo.errors import DataError
+from cifar_hpo.printable import printable
 
 CIFAR10_TEST_SHA256 = "035ed11ac2ff599aab55fd82c2327cfdec691b6dce35812dbf19aac22345d94c"
 """Of the test images and then their labels, both as uint8 in the order of the archive."""

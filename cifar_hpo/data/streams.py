@@ -20,8 +20,9 @@ from cifar_hpo.config.app import Data
 from cifar_hpo.data import given
 from cifar_hpo.data.arrays import DecodedImages, Streamed, understood
 from cifar_hpo.data.labels import CLASSES
-from cifar_hpo.data.untrusted import MAX_CAUSE, damage_refused, printable
+from cifar_hpo.data.untrusted import MAX_CAUSE, damage_refused
 from cifar_hpo.errors import ConfigError, DataError, one_line
+from cifar_hpo.printable import printable
 
 INFINITE = -1
 """The cardinality of a stream without an end, and the size of a buffer that TensorFlow chooses."""

@@ -26,6 +26,10 @@ MAX_NUMBERS = 20
 """Trials that are listed where one is not there."""
 
 
+NOTED = frozenset({"state", "values", "metrics", "error"})
+"""What each outcome has that is ours; other programs may note something of that name."""
+
+
 @dataclass(frozen=True)
 class FinishedTrial:
     """A counted trial, as rankings show it; values in the order of the study's metrics, None where
@@ -62,7 +66,7 @@ def finished_trials(
     finished: dict[str, FinishedTrial] = {}
     for trial in trials:
         outcome = trial.user_attrs.get(OUTCOME)
-        if outcome:
+        if isinstance(outcome, dict) and outcome.keys() >= NOTED:
             key = identity(trial.params)
             finished.pop(key, None)
             outcome = {**outcome, "error": redacted(outcome["error"])}  # noted by earlier versions

@@ -30,6 +30,14 @@ log = logging.getLogger(__name__)
 MEANING = "meaning"
 """The attribute of Optuna's study that says what it means."""
 
+
+def meaning_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's meaning by its attributes; empty where it has none, or another program has noted
+    something of that name."""
+    meaning = attributes.get(MEANING)
+    return meaning if isinstance(meaning, dict) else {}
+
+
 OPENED = "opened"
 """The attribute of Optuna's study that says whether a command has worked on it that shares it."""
 
@@ -86,6 +94,7 @@ class StoredStudy(NamedTuple):
         study means something else.
         """
         migration.restore(storage, name)
+        refuse_another_program(storage, name, options)
         study = _create_or_load(storage, name, options)
         check_definition(study, meaning)
         metrics = as_list(options["metric"])
@@ -277,16 +286,32 @@ def _all_choices(choices: Choices, others: Choices) -> dict[str, dict[str, Any]]
     return {group: {**choices.get(group, {}), **others.get(group, {})} for group in groups}
 
 
+def refuse_another_program(storage: BaseStorage, name: str, options: Mapping[str, Any]) -> None:
+    """Raise StudyError for a study that another program has made, before anything is written."""
+    if name not in optuna.get_all_study_names(storage):
+        return
+    study = optuna.load_study(study_name=name, storage=storage)
+    if meaning_of(study.user_attrs):
+        return
+    is_alike = study.directions == _directions(options) and MEANING not in study.user_attrs
+    if _optuna.count_trials(storage, name) or not is_alike:
+        problem = f"study {name} is another program's, which does not say what its trials mean"
+        raise StudyError(f"{problem}; choose another name by hydra.sweeper.study_name")
+
+
+def _directions(options: Mapping[str, Any]) -> list[StudyDirection]:
+    return [StudyDirection[direction.upper()] for direction in as_list(options["direction"])]
+
+
 def _create_or_load(storage: BaseStorage, name: str, options: Mapping[str, Any]) -> optuna.Study:
     is_there = name in optuna.get_all_study_names(storage)
     n_trials = _optuna.count_trials(storage, name) if is_there else 0
-    directions = [StudyDirection[direction.upper()] for direction in as_list(options["direction"])]
     return optuna.create_study(
         study_name=name,
         storage=storage,
         sampler=samplers.sampler(options["sampler"], n_trials),
         pruner=pruner(options["pruner"]),
-        directions=directions,
+        directions=_directions(options),
         load_if_exists=True,
     )
 

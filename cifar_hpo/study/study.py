@@ -78,6 +78,15 @@ CODE = "code"
 
 FAILURES = (FAILED, KILLED)
 
+
+def run_of(attributes: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Where MLflow has a study, by its attributes: a URI and a run's id; None where nobody says."""
+    match attributes.get(RUN):
+        case [str(uri), str(run_id)]:
+            return uri, run_id
+    return None, None
+
+
 ID = "id"
 """The attribute of Optuna's study that tells it from all others, whatever their names."""
 

@@ -150,15 +150,21 @@ def _outlook(plan: Plan, storage: BaseStorage | None) -> Outlook:
     from cifar_hpo.study.ranking import finished_trials
     from cifar_hpo.study.recovery import ATTEMPT
     from cifar_hpo.study.storage import latest_first, load_study
-    from cifar_hpo.study.stored import MEANING, choose_name, refuse_differences
+    from cifar_hpo.study.stored import (
+        choose_name,
+        meaning_of,
+        refuse_another_program,
+        refuse_differences,
+    )
 
     name = choose_name(storage, plan.name, plan.earlier_name, is_fresh=options["fresh"])
     outlook.name = name
     if name not in latest_first(storage):
         return outlook
     study = load_study(storage, name)
-    stored = study.user_attrs.get(MEANING)
-    if stored is not None:
+    refuse_another_program(storage, name, options)
+    stored = meaning_of(study.user_attrs)
+    if stored:
         refuse_differences(name, stored, json.loads(json.dumps(plan.meaning)))
     trials = study.get_trials(deepcopy=False)
     outlook.is_there = True
@@ -183,14 +189,15 @@ def _of_other_studies(plan: Plan, storage: BaseStorage, name: str) -> tuple[list
     and what they are called."""
     from cifar_hpo.study.ranking import finished_trials
     from cifar_hpo.study.storage import latest_first, load_study
-    from cifar_hpo.study.study import FOLDERS, MEANING
+    from cifar_hpo.study.stored import meaning_of
+    from cifar_hpo.study.study import FOLDERS
 
     timed: list[TimedTrial] = []
     others = [other for other in latest_first(storage) if other != name]
     for other in others:
         study = load_study(storage, other)
         attributes = study.user_attrs
-        if attributes.get(MEANING, {}).get("data") != plan.meaning["data"]:
+        if meaning_of(attributes).get("data") != plan.meaning["data"]:
             continue
         trials = finished_trials(study.get_trials(deepcopy=False), attributes)
         for trial in reversed(trials):

@@ -23,7 +23,7 @@ from cifar_hpo import paths
 from cifar_hpo.config.fields import as_list
 from cifar_hpo.config.tags import validate_tags
 from cifar_hpo.console import Heartbeat
-from cifar_hpo.errors import ConfigError, one_line
+from cifar_hpo.errors import ConfigError, UserError, one_line
 from cifar_hpo.hydra_internals import job_config, search_arguments, single_run_arguments
 from cifar_hpo.metrics import metric_name, param_name
 from cifar_hpo.redaction import redacted
@@ -92,6 +92,7 @@ class Plan:
 
         Raises ConfigError for what is wrong, and Hydra's errors for what can't be composed.
         """
+        _refuse_folder_of_interpolation()
         launcher, task = sweeper.launcher, as_task(sweeper.task_function)
         options = without_foreign_keys(_plain_values(sweeper.options))
         validate_forms(options)
@@ -325,6 +326,13 @@ class Plan:
             OmegaConf.update(config, key, value)
             config.hydra.overrides.hydra.append(f"{key}={quoted}")
         self.composer.forget()
+
+
+def _refuse_folder_of_interpolation() -> None:
+    """Raise UserError in a folder whose name Hydra would take for more than a name."""
+    if "${" in str(Path.cwd()):
+        problem = "Hydra takes ${ in the name of the current folder for an interpolation"
+        raise UserError(f"{Path.cwd()}: {problem}; start the sweep in another one")
 
 
 def _resolved(part: DictConfig, name: str) -> Any:

@@ -171,6 +171,9 @@ class RunReader:
         with store_errors(self.uri):
             title, _ = self._find_champion(name)
             version = self.client.get_model_version_by_alias(name, CHAMPION)
+            if not version.run_id:
+                problem = f"{title} is of no run, so nobody knows how it was measured"
+                raise StudyError(f"{problem}; remove its alias {CHAMPION} in MLflow's pages")
             self.check_run(version.run_id)
             run = self.client.get_run(version.run_id)
         return Champion(

@@ -373,6 +373,8 @@ class StudyRun:
             self.client.create_registered_model(name)
         measured = Measured.by_run(run, metric)
         present = self._champion(name)
+        if present is not None and not (present.run_id and "value" in present.tags):
+            return f"{name} keeps its champion, version {present.version}, which is not of a sweep"
         if present is not None:
             difference = measured.difference(self._measured(present))
             if difference:

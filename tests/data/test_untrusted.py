@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cifar_hpo.data.untrusted import damage_refused, is_printable, printable
+from cifar_hpo.data.untrusted import damage_refused
 from cifar_hpo.errors import DataError
+from cifar_hpo.printable import is_printable, printable
 
 
 @pytest.mark.parametrize("error", [ValueError("x\ny"), MemoryError(), AssertionError(), KeyError()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import optuna
 import pytest
@@ -169,3 +170,40 @@ def test_a_note_is_written_anew_below_what_a_user_wrote() -> None:
     assert note.startswith("My own.\n\n*cifar_hpo writes")
     assert note.endswith("\n\nsecond")
     assert "first" not in note
+
+
+@pytest.mark.parametrize(
+    ("directions", "trials", "meaning"),
+    [
+        (["maximize"], 2, None),
+        (["minimize"], 0, None),
+        (["maximize", "maximize"], 0, None),
+        (["maximize"], 0, "a text"),
+    ],
+)
+def test_a_study_of_another_program_is_refused_and_stays_as_it_is(
+    directions: list[Any], trials: int, meaning: str | None, space: Callable[..., Space]
+) -> None:
+    options = study_options()
+    storage = open_storage(options["storage"])
+    other = optuna.create_study(study_name="mine", storage=storage, directions=directions)
+    other.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=trials)
+    if meaning:
+        other.set_user_attr(MEANING, meaning)
+    before = dict(other.user_attrs)
+    with pytest.raises(StudyError, match=r"^study mine is another program's, .*study_name$"):
+        Study.open("mine", space("x=1,2"), options, {"a": 1})
+    assert optuna.get_all_study_names(storage) == ["mine"]
+    again = optuna.load_study(study_name="mine", storage=storage)
+    assert len(again.trials) == trials
+    assert again.user_attrs == before
+
+
+def test_a_study_that_a_dead_command_made_and_gave_no_meaning_is_begun(
+    space: Callable[..., Space],
+) -> None:
+    options = study_options()
+    storage = open_storage(options["storage"])
+    optuna.create_study(study_name="s", storage=storage, directions=options["direction"].split())
+    with Study.open("s", space("+x=1,2"), options, {"a": 1}) as study:
+        assert study.planned() == 2

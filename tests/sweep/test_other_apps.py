@@ -369,3 +369,14 @@ def test_the_apps_of_another_optuna_sweeper_run(
     assert shown.returncode == 0, shown.stderr
     for word in best:
         assert word in shown.stdout.partition("rank")[2]
+
+
+def test_a_current_folder_whose_name_is_an_interpolation_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "a${x}b"
+    folder.mkdir()
+    write_app(folder)
+    refused = run_app(folder, *WORKERS, "rate=0.1,0.2")
+    assert refused.returncode == 2
+    assert "Hydra takes ${ in the name of the current folder for an interpolation" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a${x}b"]

@@ -14,6 +14,7 @@ import pytest
 from support import wait_for
 from support_tracking import GONE, Server, fetch, record, text
 
+from cifar_hpo.errors import StudyError
 from cifar_hpo.owner import owner
 from cifar_hpo.tracking import _mlflow, runs
 from cifar_hpo.tracking.attempts import attempt_run
@@ -302,3 +303,15 @@ def test_a_run_without_a_model_is_no_champion(uri: str) -> None:
         pass
     study.register_champion(run.run_id, "val_accuracy", 0.5, "maximize")
     assert study.client.search_registered_models() == []
+
+
+def test_a_champion_that_is_of_no_run_stays_and_is_told(uri: str) -> None:
+    study = WithModel(uri, "e", "s")
+    run_id = study.add()
+    study.client.create_registered_model("cifar_hpo-four")
+    version = study.client.create_model_version("cifar_hpo-four", "somewhere")
+    study.client.set_registered_model_alias("cifar_hpo-four", CHAMPION, version.version)
+    kept = study.register_champion(run_id, "val_accuracy", 0.5, "maximize")
+    assert kept == "cifar_hpo-four keeps its champion, version 1, which is not of a sweep"
+    with pytest.raises(StudyError, match=r"is of no run, .*; remove its alias champion"):
+        RunReader(uri).champion("four")
