@@ -115,26 +115,24 @@ def set_up_output() -> None:
     terminal."""
     codecs.register_error(PLAIN_ERRORS, _plain_signs)
     logging.setLogRecordFactory(RedactedRecord)
-    _replace_closed()
+    replace_closed_streams()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, Output):
             setattr(sys, name, Output.over(stream))
 
 
-def _replace_closed() -> None:
-    """Give a process whose standard streams were closed when it began, as daemons are, some that
-    lead nowhere."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is not None:
-            continue
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        try:
-            os.fstat(number)
-        except OSError:
-            os.dup2(nowhere, number)
-        mode = "r" if name == "stdin" else "w"
-        setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8"))
+def replace_closed_streams() -> None:
+    """Give a process whose output was closed when it began, as daemons are, some that leads
+    nowhere."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.fstat(number)
+            except OSError:
+                os.dup2(nowhere, number)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8"))
 
 
 def _plain_signs(error: UnicodeError) -> tuple[str, int]:

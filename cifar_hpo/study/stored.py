@@ -291,7 +291,7 @@ def refuse_another_program(storage: BaseStorage, name: str, options: Mapping[str
     if name not in optuna.get_all_study_names(storage):
         return
     study = optuna.load_study(study_name=name, storage=storage)
-    if meaning_of(study.user_attrs):
+    if isinstance(study.user_attrs.get(MEANING), dict):
         return
     is_alike = study.directions == _directions(options) and MEANING not in study.user_attrs
     if _optuna.count_trials(storage, name) or not is_alike:

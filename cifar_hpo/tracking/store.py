@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import logging
 import os
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import mlflow
 from filelock import FileLock
@@ -27,8 +24,6 @@ from cifar_hpo.database import CONNECT_TIMEOUT, FORMS, Database, new_file
 from cifar_hpo.errors import StudyError, one_line
 from cifar_hpo.redaction import redacted
 from cifar_hpo.tracking import _mlflow
-
-log = logging.getLogger(__name__)
 
 TITLE = "MLflow's store"
 OPTION = "mlflow.tracking_uri (--tracking-uri)"
@@ -109,22 +104,9 @@ def experiment(name: str) -> str:
         with store_errors(uri):
             _refuse_deleted(name)
             active = mlflow.set_experiment(name)
-            _tell_of_another_folder(active, _database(uri))
             if _mlflow.EXPERIMENT_KIND not in active.tags:
                 mlflow.set_experiment_tag(_mlflow.EXPERIMENT_KIND, _mlflow.TRAINING)
     return str(active.experiment_id)
-
-
-def _tell_of_another_folder(active: Any, database: Database | None) -> None:
-    """Say that an experiment's files lie beside another mlflow.db, which this one is a copy of."""
-    if database is None or database.file is None:
-        return
-    beside = database.file.absolute().parent
-    location = Path(unquote(urlsplit(active.artifact_location).path))
-    is_default = location.parts[-2:] == (paths.GENERATED.name, str(active.experiment_id))
-    if is_default and not location.is_relative_to(beside):
-        told = "the models of experiment %s go to %s: %s was copied or moved from there"
-        log.warning(told, active.name, location, paths.short_path(database.file))
 
 
 def store_lock() -> FileLock:

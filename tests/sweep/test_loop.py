@@ -475,7 +475,8 @@ def test_of_very_many_trials_hydra_is_given_the_results_and_the_configs_of_the_f
 ) -> None:
     monkeypatch.setattr(loop, "MAX_KEPT_CONFIGS", 2)
     nothing: Any = SimpleNamespace(options={"max_batch_size": None})
-    sweep = loop.Sweep(nothing, nothing, nothing, nothing, nothing, pool=None)
+    study: Any = SimpleNamespace(inbox=lambda: None)
+    sweep = loop.Sweep(nothing, study, nothing, nothing, nothing, pool=None)
     for number in range(4):
         overrides = [f"x={number}"]
         config: Any = OmegaConf.create({"x": number})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -205,21 +204,3 @@ def test_mlflow_s_own_variables_count_where_the_config_is_silent(
     assert experiment_name("given", "study") == "given"
     assert wants_system_metrics(None) is True
     assert wants_system_metrics(given=False) is False
-
-
-def test_a_store_that_was_copied_is_told_where_its_models_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    base, copied = tmp_path / "base", tmp_path / "copied"
-    base.mkdir()
-    monkeypatch.chdir(base)
-    connect(None)
-    experiment("e")
-    assert caplog.messages == []
-    shutil.copytree(base, copied)
-    monkeypatch.chdir(copied)
-    connect("sqlite:///mlflow.db")
-    experiment("e")
-    (told,) = caplog.messages
-    went = f"the models of experiment e go to {base}/mlruns/1"
-    assert told == f"{went}: mlflow.db was copied or moved from there"

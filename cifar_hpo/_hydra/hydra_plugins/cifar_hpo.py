@@ -78,6 +78,9 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
         """Hydra's contract: run all trials, and return what came of them in batches."""
+        from cifar_hpo.console import replace_closed_streams
+
+        replace_closed_streams()
         with _errors_on_one_line():
             if self.options["dry_run"]:
                 return self._dry_run(arguments)
