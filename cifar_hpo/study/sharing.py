@@ -193,6 +193,8 @@ class Shared:
             self._last_id = max(self._last_id, trial_id)
             if not trial.state.is_finished():
                 self._unfinished[trial_id] = trial
+                # Whoever has it now has a lease of its own, whose expiry is asked for anew.
+                self._expired.pop(trial.number, None)
                 self._lose(trial)
                 continue
             self._unfinished.pop(trial_id, None)

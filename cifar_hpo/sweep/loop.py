@@ -284,7 +284,7 @@ class Sweep:
             self.study.look_around()
             self._looked = time.monotonic()
         for number in self.study.lost():
-            if self.pool:
+            if self.pool and number not in self.study.running:  # else it is this one's again
                 self.pool.drop(number)
         for trial in self.study.counted_elsewhere():
             screen.counted_elsewhere(trial)
