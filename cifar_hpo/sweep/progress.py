@@ -71,18 +71,18 @@ class Screen:
 
     def counted_elsewhere(self, trial: FinishedTrial) -> None:
         """A trial of another command's ended; without a terminal a line tells."""
-        if not self.is_live:
-            outcome = self._outcome(TrialResult(trial.state, trial.metrics, trial.error))
-            line = f"{self._count()} trial {trial.number}: {_params_text(trial.params)}: {outcome}"
-            self.console.print(f"{line} in {trial.seconds:.1f} s, elsewhere", **PLAIN)
-            self.heartbeat.heard()
+        self._print_counted(trial, f" in {trial.seconds:.1f} s, elsewhere")
 
     def ended_paused(self, trial: FinishedTrial) -> None:
         """A trial that paused does not go on; without a terminal a line tells."""
+        self._print_counted(trial)
+
+    def _print_counted(self, trial: FinishedTrial, behind: str = "") -> None:
         if not self.is_live:
             outcome = self._outcome(TrialResult(trial.state, trial.metrics, trial.error))
             line = f"{self._count()} trial {trial.number}: {_params_text(trial.params)}: {outcome}"
-            self.console.print(line, **PLAIN)
+            self.console.print(line + behind, **PLAIN)
+            self.heartbeat.heard()
 
     def asked(self, text: str) -> None:
         """Another command has asked for something; a line tells."""
