@@ -23,7 +23,7 @@ ATTEMPT = "attempt"
 """The attribute of Optuna's trial that counts its attempts before this one."""
 
 
-PAUSED = "paused"
+PAUSED_OUTCOME = "paused"
 """The attribute of Optuna's trial with the outcome that it will have unless it goes on; None or
 missing for one that does not pause."""
 
@@ -95,8 +95,8 @@ def another_attempt(stored: StoredStudy, space: Space, trial: FrozenTrial) -> Re
     open_trial = stored.open_trial(trial.number)
     spec = _spec(space, trial)
     open_trial.set_user_attr(ATTEMPT, spec.attempt)
-    if trial.user_attrs.get(PAUSED):
-        open_trial.set_user_attr(PAUSED, None)
+    if trial.user_attrs.get(PAUSED_OUTCOME):
+        open_trial.set_user_attr(PAUSED_OUTCOME, None)
     if trial.state is TrialState.RUNNING:
         open_trial.set_user_attr(LOST, _lost(trial))
     return Recovered(spec, open_trial)

@@ -31,13 +31,6 @@ MEANING = "meaning"
 """The attribute of Optuna's study that says what it means."""
 
 
-def meaning_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """A study's meaning by its attributes; empty where it has none, or another program has noted
-    something of that name."""
-    meaning = attributes.get(MEANING)
-    return meaning if isinstance(meaning, dict) else {}
-
-
 OPENED = "opened"
 """The attribute of Optuna's study that says whether a command has worked on it that shares it."""
 
@@ -232,6 +225,13 @@ def _note_first_choices(study: optuna.Study, extended: Mapping[str, BaseDistribu
             if isinstance(before, CategoricalDistribution) and len(before.choices) > 1:
                 counts.setdefault(key, len(before.choices))
     study.set_user_attr(FIRST_CHOICES, counts)
+
+
+def meaning_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's meaning by its attributes; empty where it has none, or another program has noted
+    something of that name."""
+    meaning = attributes.get(MEANING)
+    return meaning if isinstance(meaning, dict) else {}
 
 
 def check_definition(study: optuna.Study, meaning: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ from cifar_hpo.study.order import (
 )
 from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import LATE_RUN, CountedTrials, FinishedTrial, finished_trials
-from cifar_hpo.study.recovery import ATTEMPT, MAX_LOST, PAUSED, another_attempt, recover
+from cifar_hpo.study.recovery import ATTEMPT, MAX_LOST, PAUSED_OUTCOME, another_attempt, recover
 from cifar_hpo.study.rungs import Rungs
 from cifar_hpo.study.sharing import Sharing, sharing
 from cifar_hpo.study.space import Space, Value, identities, identity
@@ -57,13 +57,13 @@ from cifar_hpo.trial import (
     FAILED,
     FINISHED,
     KILLED,
+    PAUSED,
     PAUSING,
     PRUNED,
     Progress,
     TrialResult,
     TrialSpec,
 )
-from cifar_hpo.trial import PAUSED as PAUSED_STATE
 
 __all__ = ["FOLDER", "MEANING", "RUN", "Study"]
 
@@ -78,15 +78,6 @@ CODE = "code"
 
 FAILURES = (FAILED, KILLED)
 
-
-def run_of(attributes: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Where MLflow has a study, by its attributes: a URI and a run's id; None where nobody says."""
-    match attributes.get(RUN):
-        case [str(uri), str(run_id)]:
-            return uri, run_id
-    return None, None
-
-
 ID = "id"
 """The attribute of Optuna's study that tells it from all others, whatever their names."""
 
@@ -100,6 +91,14 @@ def _nothing_left(study: Study, spec: TrialSpec) -> None:
 
 FOLDERS = "folders"
 """The same of all of its sweeps, where hydra.sweep.dir was not always the same."""
+
+
+def run_of(attributes: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Where MLflow has a study, by its attributes: a URI and a run's id; None where nobody says."""
+    match attributes.get(RUN):
+        case [str(uri), str(run_id)]:
+            return uri, run_id
+    return None, None
 
 
 class Study:
@@ -530,7 +529,7 @@ class Study:
             self._open_trials[spec.number].set_user_attr(ATTEMPT, again.attempt)
             self._requeued.append(again)
             return False
-        if result.state == PAUSED_STATE:
+        if result.state == PAUSED:
             self._pause(spec, result)
             return False
         if result.state in FAILURES:
@@ -547,10 +546,10 @@ class Study:
         assert self._rungs is not None
         outcome = _outcome(replace(result, state=PRUNED), self.metrics)
         trial = self._open_trials.pop(spec.number)
-        trial.set_user_attr(PAUSED, outcome)
+        trial.set_user_attr(PAUSED_OUTCOME, outcome)
         self._stored.set_state(spec.number, TrialState.WAITING)
         self._sharing.let_go(spec.number)
-        self._rungs.pause(spec.number, trial_epoch(self._stored.trial(spec.number)))
+        self._rungs.pause(spec.number, _last_epoch(self._stored.trial(spec.number)))
 
     def _promote(self, *, are_all_begun: bool) -> TrialSpec | None:
         """The trial that goes on from its rung; None where none does now."""
@@ -571,7 +570,7 @@ class Study:
             return
         for number in self._rungs.paused:
             trial = self._stored.trial(number)
-            outcome = trial.user_attrs[PAUSED]
+            outcome = trial.user_attrs[PAUSED_OUTCOME]
             self._stored.note_outcome(self._stored.open_trial(number), outcome)
             self._stored.close_trial(number, outcome)
             ended = FinishedTrial(number=number, params=trial.params, **outcome)
@@ -587,8 +586,8 @@ class Study:
             for epoch, value in sorted(trial.intermediate_values.items()):
                 self._rungs.reach(trial.number, epoch, value)
             is_waiting = trial.state is TrialState.WAITING and self.space.holds(trial.params)
-            if is_waiting and trial.user_attrs.get(PAUSED):
-                self._rungs.pause(trial.number, trial_epoch(trial))
+            if is_waiting and trial.user_attrs.get(PAUSED_OUTCOME):
+                self._rungs.pause(trial.number, _last_epoch(trial))
         return set(self._rungs.paused)
 
     def _recover(self) -> None:
@@ -748,7 +747,7 @@ class Study:
         self._workload.finish(trial.params)
 
 
-def trial_epoch(trial: FrozenTrial) -> int:
+def _last_epoch(trial: FrozenTrial) -> int:
     """The last epoch after which a trial had a value."""
     return max(trial.intermediate_values)
 
