@@ -28,10 +28,9 @@ from cifar_hpo.redaction import redacted
 from cifar_hpo.tracebacks import traceback_text
 from cifar_hpo.tracking import _mlflow
 from cifar_hpo.tracking.delivery import NO_ANSWER, Delivery, Undelivered, reason
-from cifar_hpo.tracking.ownership import OWNER
+from cifar_hpo.tracking.ownership import ATTEMPT, OWNER
 from cifar_hpo.tracking.store import connect, experiment, wants_system_metrics
 from cifar_hpo.tracking.writer import (
-    ATTEMPT,
     NOT_YET,
     WAY_ON,
     Entry,

@@ -19,15 +19,11 @@ from mlflow.entities import Metric, Param, RunTag
 
 from cifar_hpo import paths
 from cifar_hpo.tracking import _mlflow
-from cifar_hpo.tracking.ownership import end_dead_runs
+from cifar_hpo.tracking.ownership import ATTEMPT, end_dead_runs
 from cifar_hpo.tracking.store import SERVERS, store_lock
 from cifar_hpo.whole_files import whole_file
 
 Entry = tuple[str, Mapping[str, Any]]
-
-ATTEMPT = "cifar_hpo.attempt"
-"""The tag that no other run has; by it a run is found of which nobody knows whether it was made."""
-
 
 NOT_YET = "not logged yet"
 WAY_ON = "the same command logs it once the store is back"

@@ -19,7 +19,7 @@ from cifar_hpo.owner import owner
 from cifar_hpo.tracking import _mlflow, runs
 from cifar_hpo.tracking.attempts import attempt_run
 from cifar_hpo.tracking.delivery import Undelivered
-from cifar_hpo.tracking.ownership import OWNER
+from cifar_hpo.tracking.ownership import ATTEMPT, OWNER
 from cifar_hpo.tracking.reader import RunReader
 from cifar_hpo.tracking.runs import BEST_VALUE, CHAMPION, StudyRun
 from cifar_hpo.tracking.store import connect
@@ -218,6 +218,27 @@ def test_a_request_that_mlflow_repeats_because_its_answer_is_lost_makes_one_run_
     assert server.lost_answers == 0
     (run,) = study.client.search_runs([study.experiment_id])
     assert run.info.run_id == study.run_id
+
+
+def test_a_run_that_a_late_request_makes_of_an_attempt_that_has_one_is_deleted(uri: str) -> None:
+    study = StudyRun(uri, "e", "s")
+    tags = {_mlflow.PARENT_RUN: study.run_id, OWNER: GONE, ATTEMPT: "7"}
+    create = study.client.create_run
+    logged = create(study.experiment_id, tags=tags).info.run_id
+    study.client.log_metric(logged, "y", 0.9)
+    study.client.set_terminated(logged)
+    for _ in range(2):
+        create(study.experiment_id, tags=tags)
+    killed = create(study.experiment_id, tags=tags | {ATTEMPT: "8"}).info.run_id
+    half = create(study.experiment_id, tags=tags | {ATTEMPT: "9"}).info.run_id
+    create(study.experiment_id, tags=tags | {ATTEMPT: "9"})
+    study.client.log_metric(half, "y", 0.5)
+    StudyRun(uri, "e", "s")
+    children = study.client.search_runs(
+        [study.experiment_id], f"tags.`{_mlflow.PARENT_RUN}` = '{study.run_id}'"
+    )
+    status = {run.info.run_id: run.info.status for run in children}
+    assert status == {logged: "FINISHED", killed: "KILLED", half: "KILLED"}
 
 
 class WithModel(StudyRun):
