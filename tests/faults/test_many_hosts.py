@@ -210,7 +210,8 @@ def test_a_host_that_dies_gives_its_trials_back_within_a_minute(
     """lease: RENEWAL, LEASE and SECOND_LOOK. expiry: seconds in which it can't have expired."""
     if lease:
         monkeypatch.setenv("LEASE", lease)
-    tracked = (f"+mlflow.tracking_uri={server.uri}", "+mlflow.experiment=null")
+    name = tmp_path.name  # another for each of these tests, on one server
+    tracked = (f"+mlflow.tracking_uri={server.uri}", f"+mlflow.experiment={name}")
     arguments = sweep(2, seconds, *tracked, "hydra.launcher.n_workers=1")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "slow").touch()
@@ -226,7 +227,7 @@ def test_a_host_that_dies_gives_its_trials_back_within_a_minute(
     assert started[1].wait(60) == 0, started[1].shown()
     assert counted(database) == {0: 1, 1: 1}
     client = mlflow.MlflowClient(server.uri)
-    experiment = client.get_experiment_by_name("s")
+    experiment = client.get_experiment_by_name(name)
     runs = client.search_runs([experiment.experiment_id])
     status = {
         (run.data.tags["trial"], run.data.tags["attempt"]): run.info.status

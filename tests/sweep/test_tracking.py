@@ -44,7 +44,10 @@ if __name__ == "__main__":
     hydra.main(version_base="1.3", config_path=None)(task)()
 """
 
-SWEEP = (*STUB_SWEEP, "+mlflow={tracking_uri:null,experiment:null}")
+EXPERIMENT = "away"
+"""Of these tests alone, on a server that others have, too."""
+
+SWEEP = (*STUB_SWEEP, f"+mlflow={{tracking_uri:null,experiment:{EXPERIMENT}}}")
 
 
 def start(folder: Path, server: Server, *options: str) -> subprocess.Popen[str]:
@@ -59,18 +62,18 @@ def start(folder: Path, server: Server, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def runs(server: Server, study: str) -> list[mlflow.entities.Run]:
+def runs(server: Server) -> list[mlflow.entities.Run]:
     client = mlflow.MlflowClient(server.uri)
-    experiment = client.get_experiment_by_name(study)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     return list(client.search_runs([experiment.experiment_id]))
 
 
-def wait_until_none_is_added(server: Server, study: str) -> None:
+def wait_until_none_is_added(server: Server) -> None:
     """Requests that nobody waits for any more come through when a server hangs no longer."""
     while True:
-        found = len(runs(server, study))
+        found = len(runs(server))
         time.sleep(2)
-        if len(runs(server, study)) == found:
+        if len(runs(server)) == found:
             return
 
 
@@ -98,12 +101,12 @@ def test_limits_and_pruning_act_while_the_server_hangs_and_the_same_command_logs
     assert "not logged: the study's run (" in shown
 
     server.become("open")
-    wait_until_none_is_added(server, "s")
+    wait_until_none_is_added(server)
     again = start(tmp_path, server, *options)
     shown, _ = again.communicate(timeout=120)
     assert again.returncode == 1, shown
     assert "not logged" not in shown
-    logged = runs(server, "s")
+    logged = runs(server)
     by_trial = {run.data.tags.get("trial"): run for run in logged}
     assert by_trial["0"].data.metrics == {"y": 0.9}
     assert by_trial["2"].data.tags["pruned"].startswith("after epoch 1 of 3")
