@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cifar_hpo.analysis.comparison import TOP_K, Comparison
-from cifar_hpo.analysis.separation import Standing, between
+from cifar_hpo.analysis.comparison import Comparison
+from cifar_hpo.analysis.separation import TOP_K, Standing, between
 from cifar_hpo.analysis.variances import shared_variances
 
 Shown = Literal["better", "worse", "tied", "unknown"]

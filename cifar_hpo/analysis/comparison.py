@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import zlib
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -21,12 +21,22 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_hpo.analysis.looks import Looks
-from cifar_hpo.analysis.separation import Standing, separate
+from cifar_hpo.analysis.separation import TOP_K, Standing, separate
 from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval
 from cifar_hpo.analysis.variances import Variance, mean_interval, moderated
 from cifar_hpo.config.fields import as_list, flat
-from cifar_hpo.metrics import values_by_replica
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
+from cifar_hpo.study.replication import REPLICA_PLAN, ReplicaPlan
+from cifar_hpo.study.seeds import (
+    REPLICAS,
+    as_seed,
+    is_seed,
+    replicas_of,
+    seed_in,
+    seeds_of,
+    values_by_seed,
+    without_seed,
+)
 from cifar_hpo.study.space import Value, identity
 from cifar_hpo.study.storage import load_study
 from cifar_hpo.study.stored import FIRST_CHOICES, meaning_of
@@ -34,14 +44,7 @@ from cifar_hpo.study.study import run_of
 from cifar_hpo.study.tables import has_parameter_columns
 from cifar_hpo.trial import FINISHED, PRUNED
 
-SEEDS = ("training.seed", "seed")
-"""The keys of seeds: this package's own, and the one that other apps have."""
-
-REPLICAS = "training.replicas"
 TEST_ACCURACY = "test_accuracy"
-TOP_K = 10
-"""Configurations at the top that are compared with one another; each further one would make all
-comparisons less sure."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
     ranking = ranked(trials, directions)
     keys = _varied_keys(ranking)
     config = flat(meaning.get("config", {}))
-    base_seed = _as_seed(_seed_in(config, 0))
+    base_seed = as_seed(seed_in(config, 0))
     unfinished = _unfinished_seeds(study, meaning)
     configurations = []
     for group in _grouped(ranking):
@@ -195,7 +198,7 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
         for trial in group:
             if trial.value is None:
                 became = trial.state.lower() if trial.state != FINISHED else "without a value"
-                seeds |= dict.fromkeys(_seeds(trial.params, config), became)
+                seeds |= dict.fromkeys(seeds_of(trial.params, config), became)
         missing = Counter(seeds[seed] for seed in seeds.keys() - configuration.values.keys())
         configurations.append(dataclasses.replace(configuration, missing=missing))
     looks = _looks(study, meaning, configurations)
@@ -221,27 +224,11 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
     )
 
 
-def _without_seed(params: Mapping[str, Value]) -> dict[str, Value]:
-    return {key: value for key, value in params.items() if not _is_seed(key)}
-
-
-def _is_seed(key: str) -> bool:
-    return key.lstrip("+") in SEEDS
-
-
-def _seed_in(values: Mapping[str, Any], otherwise: Any) -> Any:
-    """The seed among values by the path of their key."""
-    for key, value in values.items():
-        if _is_seed(key):
-            return value
-    return otherwise
-
-
 def _varied_keys(trials: Sequence[FinishedTrial]) -> list[str]:
     """The keys of all trials in the order in which they come, without the seed."""
     keys: dict[str, None] = {}
     for trial in trials:
-        keys |= dict.fromkeys(_without_seed(trial.params))
+        keys |= dict.fromkeys(without_seed(trial.params))
     return list(keys)
 
 
@@ -249,7 +236,7 @@ def _grouped(ranking: Sequence[FinishedTrial]) -> list[list[FinishedTrial]]:
     """The trials of each configuration, in the order of the ranking."""
     groups: dict[str, list[FinishedTrial]] = {}
     for trial in ranking:
-        groups.setdefault(identity(_without_seed(trial.params)), []).append(trial)
+        groups.setdefault(identity(without_seed(trial.params)), []).append(trial)
     return list(groups.values())
 
 
@@ -263,13 +250,13 @@ def _configuration(
     for trial in group:
         if trial.state != FINISHED or trial.value is None:
             continue
-        first_seed = _as_seed(_seed_in(trial.params, base_seed))
-        values |= _by_seed(trial, metric, first_seed, trial.value)
+        first_seed = as_seed(seed_in(trial.params, base_seed))
+        values |= values_by_seed(trial.metrics, metric, first_seed, trial.value)
         test_accuracy = trial.metrics.get(TEST_ACCURACY)
-        test_accuracies |= _by_seed(trial, TEST_ACCURACY, first_seed, test_accuracy)
+        test_accuracies |= values_by_seed(trial.metrics, TEST_ACCURACY, first_seed, test_accuracy)
         run_ids.append(trial.run_id)
     best = group[0]
-    params = _without_seed(best.params)
+    params = without_seed(best.params)
     return Configuration(
         trial=best,
         params=params,
@@ -284,17 +271,6 @@ def _configuration(
 def _name(params: Mapping[str, Value]) -> str:
     parts = [f"{key.split('.')[-1]}={value}" for key, value in params.items()]
     return ", ".join(parts) or "base"
-
-
-def _by_seed(
-    trial: FinishedTrial, metric: str, first_seed: int, mean: float | None
-) -> dict[int, float]:
-    """A metric of each replica, whose seeds count up from the first; the mean where there is one
-    replica."""
-    by_replica = values_by_replica(trial.metrics, metric)
-    if by_replica:
-        return {first_seed + replica: value for replica, value in by_replica.items()}
-    return {} if mean is None else {first_seed: mean}
 
 
 def _compared(
@@ -327,17 +303,20 @@ def _looks(
 ) -> Looks:
     """The plan of the replicas: how many each configuration was to have before the first look.
 
-    A grid is trained whole before its configurations are judged, so it has as many as it had seeds
-    when it began; where a grid did not have its seeds among its keys, as many as all have. A
-    sampler that draws seeds has no such plan.
+    A study that adds seeds where they decide notes its plan. A grid is trained whole before its
+    configurations are judged, so it has as many as it had seeds when it began; where a grid did not
+    have its seeds among its keys, as many as all have. A sampler that draws seeds has no such plan.
     """
+    noted = _replica_plan(study)
+    if noted:
+        return Looks(noted.least, noted.most)
     counts = {len(configuration.values) for configuration in configurations if configuration.values}
     keys: set[str] = set()
     for trial in study.get_trials(deepcopy=False):
         keys |= trial.distributions.keys()
-    varies = any(_is_seed(key) or key == REPLICAS for key in keys)
+    varies = any(is_seed(key) or key == REPLICAS for key in keys)
     if varies and meaning.get("sampler", {}).get("name", "grid") == "grid":
-        began_with = _first_seeds(study) * _replicas({}, flat(meaning.get("config", {})))
+        began_with = _first_seeds(study) * replicas_of({}, flat(meaning.get("config", {})))
         if began_with >= 2:
             return Looks(began_with, began_with)
     if len(counts) == 1 and max(counts) >= 2:
@@ -345,14 +324,20 @@ def _looks(
     return Looks()
 
 
+def _replica_plan(study: optuna.Study) -> ReplicaPlan | None:
+    """The plan of a study that adds seeds where they decide."""
+    noted = study.user_attrs.get(REPLICA_PLAN)
+    return ReplicaPlan(**noted) if noted else None
+
+
 def _first_seeds(study: optuna.Study) -> int:
     """With how many seeds a study began that varies them; 0 where it is not known."""
     grown = study.user_attrs.get(FIRST_CHOICES, {})
     for key, count in grown.items():
-        if _is_seed(key):
+        if is_seed(key):
             return int(count)
     for trial in study.get_trials(deepcopy=False):
-        distribution = _seed_in(trial.distributions, None)
+        distribution = seed_in(trial.distributions, None)
         if isinstance(distribution, CategoricalDistribution):
             return len(distribution.choices)
         if isinstance(distribution, IntDistribution):
@@ -376,7 +361,7 @@ def _to_come(
     cells = 1
     distributions = {key: kind for trial in trials for key, kind in trial.distributions.items()}
     for key, distribution in distributions.items():
-        if not _is_seed(key) and isinstance(distribution, CategoricalDistribution):
+        if not is_seed(key) and isinstance(distribution, CategoricalDistribution):
             cells *= len(distribution.choices)
     complete = sum(configuration.is_complete for configuration in configurations)
     return max(0, cells - complete)
@@ -385,7 +370,8 @@ def _to_come(
 def _unfinished_seeds(study: optuna.Study, meaning: Mapping[str, Any]) -> dict[str, dict[int, str]]:
     """The seeds that are still to come, by configuration, and whether they run.
 
-    While a grid is under way these are also those that it has not begun.
+    While a grid is under way these are also those that it has not begun. Where seeds are added as
+    they decide, a configuration lacks none but its first.
     """
     config = flat(meaning.get("config", {}))
     trials = study.get_trials(deepcopy=False)
@@ -393,41 +379,25 @@ def _unfinished_seeds(study: optuna.Study, meaning: Mapping[str, Any]) -> dict[s
     unfinished = [trial for trial in trials if trial.state in states and trial.params]
     if not unfinished:
         return {}
+    plan = _replica_plan(study)
+    first = math.ceil(plan.least / replicas_of({}, config)) if plan else None
     to_come: dict[str, dict[int, str]] = {}
     is_grid = meaning.get("sampler", {}).get("name") == "grid"
     for trial in trials if is_grid else []:
-        seeds = dict.fromkeys(_seed_choices(trial), "not begun")
-        to_come.setdefault(identity(_without_seed(trial.params)), {}).update(seeds)
+        seeds = dict.fromkeys(_seed_choices(trial)[:first], "not begun")
+        to_come.setdefault(identity(without_seed(trial.params)), {}).update(seeds)
     for trial in unfinished:
         became = "running" if trial.state is TrialState.RUNNING else "waiting"
-        seeds = dict.fromkeys(_seeds(trial.params, config), became)
-        to_come.setdefault(identity(_without_seed(trial.params)), {}).update(seeds)
+        is_further = plan and as_seed(seed_in(trial.params, 0)) not in _seed_choices(trial)[:first]
+        if not is_further:
+            seeds = dict.fromkeys(seeds_of(trial.params, config), became)
+            to_come.setdefault(identity(without_seed(trial.params)), {}).update(seeds)
     return to_come
 
 
 def _seed_choices(trial: FrozenTrial) -> list[int]:
     """All seeds of a study in which they vary."""
-    distribution = _seed_in(trial.distributions, None)
+    distribution = seed_in(trial.distributions, None)
     if not isinstance(distribution, CategoricalDistribution):
         return []
-    return [_as_seed(choice) for choice in distribution.choices]
-
-
-def _seeds(params: Mapping[str, Value], config: Mapping[str, Any]) -> Iterable[int]:
-    """The seeds of a trial, one for each replica; config: what does not vary, by its path."""
-    first = _as_seed(_seed_in(params, _seed_in(config, 0)))
-    return range(first, first + _replicas(params, config))
-
-
-def _replicas(params: Mapping[str, Value], config: Mapping[str, Any]) -> int:
-    """The replicas of each trial; 1 where their number is an interpolation."""
-    replicas = str(params.get(REPLICAS, config.get(REPLICAS, 1)))
-    return int(replicas) if replicas.isdecimal() else 1
-
-
-def _as_seed(value: Any) -> int:
-    """A seed as a number; one that is an interpolation is told apart by its text."""
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return zlib.crc32(str(value).encode())
+    return sorted(as_seed(choice) for choice in distribution.choices)

@@ -28,6 +28,10 @@ from cifar_hpo.analysis.looks import ERROR, Looks
 from cifar_hpo.analysis.studentized import range_p_value
 from cifar_hpo.analysis.variances import Group, around, shared_variances
 
+TOP_K = 10
+"""Configurations at the top that are compared with one another; each further one would make all
+comparisons less sure."""
+
 
 @dataclass(frozen=True)
 class Standing:

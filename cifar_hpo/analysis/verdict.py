@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from cifar_hpo.analysis.comparison import TOP_K, Comparison, Configuration
+from cifar_hpo.analysis.comparison import Comparison, Configuration
 from cifar_hpo.analysis.looks import Looks
 from cifar_hpo.analysis.optimism import optimism
+from cifar_hpo.analysis.separation import TOP_K
 from cifar_hpo.analysis.statistics import MAX_REPLICAS, replicas_needed
 
 ASSUMED_SEED_STD = 0.01

@@ -173,6 +173,18 @@ PRUNER_SCHEMAS: dict[str, type[Pruner]] = {
 
 
 @dataclass
+class Replicas:
+    """hydra.sweeper.replicas."""
+
+    least: int = key(
+        "seeds of each configuration before any is judged", default=2, low=2, whole=True
+    )
+    most: int = key(
+        "seeds after which a configuration stays undecided", default=16, low=2, whole=True
+    )
+
+
+@dataclass
 class Sweeper:
     _target_: str = "hydra_plugins.cifar_hpo.StudySweeper"
     _recursive_: bool = False
@@ -231,6 +243,12 @@ class Sweeper:
     )
     constraints: list[str] = meant(
         "what a configuration must fulfil to be tried: ['parameters <= 2000000']", []
+    )
+    replicas: Any | None = meant(
+        "seeds of a grid's configurations, more where they decide: {least: 2, most: 16} gives all "
+        "the least, and those that are not shown to be worse than the best further ones; a number "
+        "gives all as many",
+        None,
     )
     enqueue: list[Any] = meant("configurations to try first: [{model.filters: 8}]", [])
     warm_start: str | None = key(

@@ -18,7 +18,8 @@ import optuna
 from optuna.trial import TrialState
 
 from cifar_hpo.analysis.claims import Claim, claims
-from cifar_hpo.analysis.comparison import TOP_K, Comparison, Configuration
+from cifar_hpo.analysis.comparison import Comparison, Configuration
+from cifar_hpo.analysis.separation import TOP_K
 from cifar_hpo.analysis.verdict import decide, verdict
 from cifar_hpo.redaction import redacted
 from cifar_hpo.report.reference import Held

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from optuna.storages import BaseStorage
 
 from cifar_hpo.analysis.claims import Claim, claim
-from cifar_hpo.analysis.comparison import SEEDS, Comparison, Configuration, compare_study
+from cifar_hpo.analysis.comparison import Comparison, Configuration, compare_study
 from cifar_hpo.config.fields import flat
 from cifar_hpo.config.splits import differing_key, split_of
 from cifar_hpo.errors import StudyError
 from cifar_hpo.metrics import values_by_replica
+from cifar_hpo.study.seeds import SEEDS
 
 if TYPE_CHECKING:
     from cifar_hpo.tracking.reader import Champion

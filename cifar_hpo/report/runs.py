@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
-from cifar_hpo.analysis.comparison import TOP_K, Comparison, Configuration
+from cifar_hpo.analysis.comparison import Comparison, Configuration
 from cifar_hpo.analysis.new_images import new_images_interval
+from cifar_hpo.analysis.separation import TOP_K
 from cifar_hpo.analysis.variances import moderated
 from cifar_hpo.console import PLAIN
 from cifar_hpo.errors import StudyError

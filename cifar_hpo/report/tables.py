@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from cifar_hpo.analysis.comparison import TEST_ACCURACY, TOP_K, Comparison, Configuration
+from cifar_hpo.analysis.comparison import TEST_ACCURACY, Comparison, Configuration
+from cifar_hpo.analysis.separation import TOP_K
 from cifar_hpo.analysis.verdict import verdict
 from cifar_hpo.study.tables import (
     MISSING,

@@ -58,7 +58,8 @@ class Space:
     of their choices, None where a group is not chosen, the parameters whose key does not exist
     then. conditions: for a parameter, the dimension on which it depends and the choices for which
     it exists. listed: combinations of some dimensions' values, of which no others exist; one may do
-    without some of these dimensions.
+    without some of these dimensions. seed_key: the dimension of seeds that are tried as far as they
+    decide; empty where there is none.
     """
 
     parts: Mapping[str, Dimension | str]
@@ -66,6 +67,7 @@ class Space:
     absent: Mapping[tuple[Value | None, ...], frozenset[str]] = field(default_factory=dict)
     conditions: Mapping[str, tuple[str, frozenset[Value]]] = field(default_factory=dict)
     listed: Sequence[Mapping[str, Value]] = ()
+    seed_key: str = ""
 
     @classmethod
     def parse(
@@ -106,6 +108,19 @@ class Space:
             problem = f"{key} is of {listed_cells.PATH}, and exists where a cell has it"
             raise ConfigError(f"hydra.sweeper.conditions.{key}", problem)
         return cls(parts, tuple(groups), conditions=depends, listed=listed)
+
+    def with_seeds(self, key: str, seeds: Sequence[int]) -> Space:
+        """The same with these seeds of each configuration, which are tried as far as they
+        decide."""
+        parts = {name: part for name, part in self.parts.items() if name != key}
+        choices = Choices({seed: str(seed) for seed in seeds})
+        return dataclasses.replace(self, parts={**parts, key: choices}, seed_key=key)
+
+    def first_cells(self) -> Iterator[dict[str, Value]]:
+        """The cells; of those that differ in their seed alone the first."""
+        if self.seed_key:
+            return self.cells({self.seed_key: next(iter(self.choices(self.seed_key)))})
+        return self.cells()
 
     def with_whole_numbers(self, keys: Collection[str]) -> Space:
         """The same with intervals of whole numbers for these keys, which take no others.

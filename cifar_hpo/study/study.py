@@ -9,6 +9,7 @@ and goes on when the study is opened again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import uuid
 from collections import deque
@@ -23,7 +24,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import OperationalError
 
-from cifar_hpo.config.fields import as_list
+from cifar_hpo.config.fields import as_list, flat
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.redaction import has_secret
 from cifar_hpo.study.budget import Budget
@@ -46,11 +47,13 @@ from cifar_hpo.study.order import (
 from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import LATE_RUN, CountedTrials, FinishedTrial, finished_trials
 from cifar_hpo.study.recovery import ATTEMPT, MAX_LOST, PAUSED_OUTCOME, another_attempt, recover
+from cifar_hpo.study.replication import REPLICA_PLAN, Allocate, NextSeeds, ReplicaPlan, Replication
 from cifar_hpo.study.rungs import Rungs
+from cifar_hpo.study.seeds import replicas_of, without_seed
 from cifar_hpo.study.sharing import Sharing, sharing
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import is_file, open_storage, server, study_lock
-from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name, write_note
+from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name, meaning_of, write_note
 from cifar_hpo.study.turns import TurnLost
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.trial import (
@@ -119,9 +122,10 @@ class Study:
         *,
         sharing: Sharing,
         left_result: LeftResult,
+        allocate: Allocate | None = None,
     ) -> None:
         self.name = stored.name
-        self.space, self.options = space, options
+        self.options = options
         self.metrics = as_list(options["metric"])
         self.directions = as_list(options["direction"])
         self.is_grid = options["sampler"]["name"] == "grid"
@@ -132,9 +136,7 @@ class Study:
         self._left_result = left_result
         self._lock = contextlib.ExitStack()
         self._budget = Budget.from_options(options, self.directions[0])
-        self._workload = Workload(
-            space, is_grid=self.is_grid, n_trials=options["n_trials"], costs=costs
-        )
+        self._allocate = allocate
         self._enqueued = [_as_values(wish) for wish in options["enqueue"]]
         self._finished = CountedTrials(self.directions)
         self._requeued: deque[TrialSpec] = deque()
@@ -147,8 +149,18 @@ class Study:
         is_pausing = options["pruner"]["name"] in PAUSING
         self._rungs = Rungs(options["pruner"], self.directions[0]) if is_pausing else None
         self._ended_paused: list[FinishedTrial] = []
+        self._set_space(space, costs)
 
+    def _set_space(self, space: Space, costs: Mapping[str, float]) -> None:
+        """What may be tried, from now on."""
+        self.space = space
+        # Of a grid with seeds nobody knows how many are tried, so n_trials draws no part of it.
+        n_trials = None if space.seed_key else self.options["n_trials"]
+        self._workload = Workload(space, is_grid=self.is_grid, n_trials=n_trials, costs=costs)
         self._asked: Candidates | None = None  # what comes next; None where that has changed
+        self._replication = self._with_seeds(self._allocate)
+        self._next_seeds: tuple[object, NextSeeds] | None = None  # with what they follow from
+        self.__dict__.pop("_first_cells", None)
 
     @classmethod
     def open(
@@ -161,6 +173,7 @@ class Study:
         *,
         earlier_name: str | None = None,
         left_result: LeftResult = _nothing_left,
+        allocate: Allocate | None = None,
     ) -> Self:
         """The study of that name, created or continued.
 
@@ -168,6 +181,7 @@ class Study:
         a grid's cells by their identity; the longest are tried first, so that no worker ends
         alone, unless another order is asked for. earlier_name: the name that version 0.1 gave it.
         left_result: gives the results of trials that ended when nobody was there to note it.
+        allocate: says which configurations are to have further seeds, where the space has any.
 
         Raises StudyError when the storage can't be read, another process holds the study, or it
         means something else; ConfigError for an enqueued configuration that is not in the space.
@@ -192,7 +206,13 @@ class Study:
                 if shared.is_shared:
                     stored.draw_differently()
                 study = cls(
-                    stored, space, options, costs or {}, sharing=shared, left_result=left_result
+                    stored,
+                    space,
+                    options,
+                    costs or {},
+                    sharing=shared,
+                    left_result=left_result,
+                    allocate=allocate,
                 )
                 study._recover()
                 study._enqueue()
@@ -207,6 +227,27 @@ class Study:
             self.release()
         finally:
             self._lock.close()
+
+    def _with_seeds(self, allocate: Allocate | None) -> Replication | None:
+        """The seeds of a space that has any, by the plan of the study's first command."""
+        if not self.space.seed_key:
+            return None
+        assert allocate is not None
+        plan = ReplicaPlan(**self.options["replicas"])
+        study = self._stored.study
+        noted = study.user_attrs.get(REPLICA_PLAN)
+        if noted is None:
+            noted = plan._asdict()
+            study.set_user_attr(REPLICA_PLAN, noted)
+        config = flat(dict(meaning_of(study.user_attrs).get("config", {})))
+        return Replication(
+            self.space,
+            plan,
+            ReplicaPlan(**noted),
+            allocate,
+            replicas=replicas_of({}, config),
+            metric=self.metrics[0],
+        )
 
     @property
     def id(self) -> str:
@@ -259,7 +300,7 @@ class Study:
             self._give_up(number)
         for trial in ended:
             if SKIPPED in trial.user_attrs and self.is_grid and self.space.holds(trial.params):
-                self.leave_out([identity(trial.params)])
+                self.leave_out([identity(self._first_cell(trial.params))])
             for counted in finished_trials([trial], {}):
                 self._taken.add(identity(counted.params))
                 self._count(counted)
@@ -358,8 +399,55 @@ class Study:
         return values
 
     def planned(self) -> int | None:
-        """How many trials there will be in all; None where only time or success limits them."""
-        return self._workload.planned()
+        """How many trials there will be in all, as far as it is known now; None where only time or
+        success limits them."""
+        if not self.space.seed_key:
+            return self._workload.planned()
+        sure = self._begun + len(self.next_seeds().cells)
+        return min(sure, self.options["n_trials"] or sure)
+
+    @property
+    def replica_plan(self) -> ReplicaPlan | None:
+        """How many seeds configurations have; None where none are added to them."""
+        return self._replication.plan if self._replication else None
+
+    @property
+    def n_configurations(self) -> int:
+        """How many a space with seeds has, without those that are left out."""
+        return len(self._first_cells) - len(self._workload.left_out)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether further seeds may follow those that are planned."""
+        plan = self.replica_plan
+        if plan is None or plan.least == plan.most:
+            return False
+        seeds = self.next_seeds()
+        return bool(seeds.cells or self.running) and not seeds.is_decided
+
+    def next_seeds(self) -> NextSeeds:
+        """The trials of further seeds that are to come, and which configurations they are to tell
+        apart; of a space with seeds."""
+        assert self._replication is not None
+        running = [spec.params for spec in [*list(self.running.values()), *self._requeued]]
+        running += [trial.params for trial in self._sharing.others()]
+        left_out = self._workload.left_out
+        known = (len(self._finished), identities(running), len(left_out))
+        if self._next_seeds is None or self._next_seeds[0] != known:
+            possible = [cell for cell in self._first_cells if identity(cell) not in left_out]
+            configurations = [without_seed(cell) for cell in possible]
+            seeds = self._replication.next_seeds(configurations, self._finished, running)
+            self._next_seeds = known, seeds
+        return self._next_seeds[1]
+
+    @functools.cached_property
+    def _first_cells(self) -> list[Cell]:
+        """Each configuration with its first seed, in the order in which they begin, enqueued ones
+        first."""
+        cells = list(grid_cells(self.space, self._order()))
+        first_cells = identities(self.space.first_cells())
+        first = [cell for cell in cells if identity(cell) in first_cells]
+        return sorted(first, key=lambda cell: not is_enqueued(cell, self._enqueued))
 
     @property
     def is_drawn(self) -> bool:
@@ -373,7 +461,12 @@ class Study:
 
     def cost(self, params: Mapping[str, Value]) -> float:
         """How much work a configuration is beside others; the mean of all where it is not known."""
-        return self._workload.cost(params)
+        return self._workload.cost(self._first_cell(params))
+
+    def _first_cell(self, params: Mapping[str, Value]) -> Mapping[str, Value]:
+        """A configuration with its first seed, where seeds do not say what it is."""
+        key = self.space.seed_key
+        return {**params, key: next(iter(self.space.choices(key)))} if key else params
 
     def waiting_costs(self) -> list[float]:
         """The cost of each planned trial that has not begun, in the order in which they will."""
@@ -382,6 +475,8 @@ class Study:
         if self.options["retry_failed"]:
             failed = identities(self._failed_configurations())
             return self._workload.longest_first(failed - running)
+        if self._replication:
+            return sorted(map(self.cost, self.next_seeds().cells), reverse=True)
         return self._workload.waiting_costs(running)
 
     def seconds_to_timeout(self) -> float | None:
@@ -435,6 +530,9 @@ class Study:
         Raises ConfigError where it is not in the space, or was tried.
         """
         self._refuse_outside(wish, "studies enqueue")
+        if self._replication:
+            problem = "further seeds go to what is not told apart yet"
+            raise ConfigError("studies enqueue", f"{problem}; studies add gives a key new values")
         if not self.is_grid:
             # Of several commands that are asked each does so, of which one makes a trial.
             self._stored.study.enqueue_trial(dict(wish), skip_if_exists=True)
@@ -474,14 +572,11 @@ class Study:
         self._stored.study.set_user_attr(ADDED, noted)
         for number in self._open_trials:  # they may be copies, which the storage knows otherwise
             self._open_trials[number] = self._stored.open_trial(number)
-        self.space = space
-        n_trials = self.options["n_trials"]
-        workload = Workload(space, is_grid=True, n_trials=n_trials, costs=costs)
-        workload.leave_out([*left_out, *self._workload.left_out])
+        left_out = [*left_out, *self._workload.left_out]
+        self._set_space(space, costs)
+        self.leave_out(left_out)
         for trial in self._finished:
-            workload.finish(trial.params)
-        self._workload = workload
-        self._asked = None
+            self._workload.finish(trial.params)
 
     def should_prune(self, spec: TrialSpec, progress: Progress) -> bool:
         """Note a running trial's value after an epoch, and ask the pruner.
@@ -509,7 +604,7 @@ class Study:
 
     def discard(self, spec: TrialSpec, reason: str) -> None:
         """Give up a trial before it starts; it does not count."""
-        self._workload.leave_out([identity(spec.params)])
+        self._workload.leave_out([identity(self._first_cell(spec.params))])
         del self.running[spec.number]
         self._open_trials.pop(spec.number).set_user_attr(SKIPPED, reason)
         self._stored.set_state(spec.number, TrialState.FAIL)
@@ -608,7 +703,8 @@ class Study:
             self._count(counted)
         if self.is_grid:
             skipped = [trial.params for trial in trials if SKIPPED in trial.user_attrs]
-            self.leave_out(identities(filter(self.space.holds, skipped)))
+            in_space = filter(self.space.holds, skipped)
+            self.leave_out(identities(map(self._first_cell, in_space)))
 
     def _take_up(self, trials: Iterable[FrozenTrial]) -> list[TrialSpec]:
         """Go on with unfinished trials that nobody runs, or close them."""
@@ -660,6 +756,8 @@ class Study:
         tried = self._finished_configurations() | requeued
         if not self.is_grid:
             return SampledCandidates(self._stored, self.space, tried, self._taken)
+        if self._replication:
+            return ListedCandidates(self._stored, self.next_seeds().cells, self._taken)
         tried |= self._workload.left_out
         return ListedCandidates(self._stored, self._untried_cells(tried), self._taken)
 
@@ -678,9 +776,7 @@ class Study:
 
         yield from filter(is_untried, enqueued_cells(self.space, wishes))
         workload = self._workload
-        are_known = workload.costs if workload.is_cut else workload.knows_all_costs
-        cost = workload.cost if are_known else None
-        order = Order(self.options["order"], self.draw_seed, cost)
+        order = self._order()
         if not workload.is_cut:
             yield from filter(is_other, grid_cells(self.space, order))
             return
@@ -689,6 +785,12 @@ class Study:
         workload.draw(identities(drawn))
         yield from drawn
         yield from others  # in the place of those that break a constraint
+
+    def _order(self) -> Order:
+        workload = self._workload
+        are_partly_known = workload.is_cut or self.space.seed_key  # by one seed of each
+        are_known = workload.costs if are_partly_known else workload.knows_all_costs
+        return Order(self.options["order"], self.draw_seed, self.cost if are_known else None)
 
     def _next_spec(self, candidates: Candidates) -> TrialSpec | None:
         """A requeued trial, else one that nobody runs any more, else a new one if there may be
@@ -745,6 +847,8 @@ class Study:
     def _count(self, trial: FinishedTrial) -> None:
         self._finished.count(trial)
         self._workload.finish(trial.params)
+        if self._replication:
+            self._asked = None
 
 
 def _last_epoch(trial: FrozenTrial) -> int:

@@ -90,7 +90,7 @@ class Workload:
         count = max(0, (self.planned() or 0) - begun)
         if not self.knows_all_costs:
             listed = min(count, MAX_LISTED_CELLS)
-            return [self._mean_cost * count / listed] * listed if listed else []
+            return [self.mean_cost * count / listed] * listed if listed else []
         waiting = (self._drawn or self.costs.keys()) - self._finished - self.left_out - running
         return self.longest_first(waiting)[:count]
 
@@ -99,8 +99,9 @@ class Workload:
         return sorted(map(self._cost, configurations), reverse=True)
 
     def _cost(self, configuration: str) -> float:
-        return self.costs.get(configuration, self._mean_cost)
+        return self.costs.get(configuration, self.mean_cost)
 
     @functools.cached_property
-    def _mean_cost(self) -> float:
+    def mean_cost(self) -> float:
+        """Of the cells whose costs are known."""
         return fmean(self.costs.values()) if self.costs else 1.0

@@ -7,7 +7,9 @@ trials of the storage, else from some steps that are trained in a process of the
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -58,6 +60,8 @@ class Outlook:
 
     name: of the study. is_there: whether it has begun. finished: its counted trials. timed: what
     trials took that ran in one go, by which one estimates. timed_by: which trials these are.
+    seeds: the trials of each configuration, at least and at most, where seeds are added as they
+    decide; nobody knows how many, so the least count unless `is_most`.
     """
 
     name: str
@@ -69,9 +73,20 @@ class Outlook:
     timed_by: str = ""
     retried: Sequence[Mapping[str, Value]] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    seeds: tuple[int, int] | None = None
+    is_most: bool = False
 
     def planned(self) -> int | None:
-        return self.workload.planned()
+        if self.seeds is None:
+            return self.workload.planned()
+        trials = self.n_configurations * self.seeds[self.is_most]
+        return min(trials, self.workload.n_trials or trials)
+
+    @property
+    def n_configurations(self) -> int:
+        """How many will be tried, of a grid with so many seeds of each."""
+        cells = self.workload.space.n_cells
+        return cells // self.seeds[1] - len(self.left_out) if self.seeds else cells
 
     def cost(self, params: Mapping[str, Value]) -> float:
         return self.workload.cost(params)
@@ -79,6 +94,8 @@ class Outlook:
     def waiting_costs(self) -> list[float]:
         if self.retried is not None:
             return self.workload.longest_first(identities(self.retried))
+        if self.seeds:
+            return [self.workload.mean_cost] * (self.to_try or 0)
         return self.workload.waiting_costs(set())
 
     def seconds_to_timeout(self) -> float | None:
@@ -145,6 +162,10 @@ def _outlook(plan: Plan, storage: BaseStorage | None) -> Outlook:
     )
     outlook = Outlook(plan.name, workload, options["timeout"], left_out=plan.left_out())
     workload.leave_out(outlook.left_out)
+    if plan.space.seed_key:
+        most = len(plan.space.choices(plan.space.seed_key))
+        least = math.ceil(most * options["replicas"]["least"] / options["replicas"]["most"])
+        outlook.seeds = (least, most)
     if storage is None:
         return outlook
     from cifar_hpo.study.ranking import finished_trials
@@ -264,6 +285,11 @@ def _what_to_try(plan: Plan, outlook: Outlook) -> str:
         text = f"trials by {plan.options['sampler']['name']} until {_ends_of(plan)}"
     elif outlook.retried is not None:
         return f"{to_try} failed trials again"
+    elif outlook.seeds:
+        least, most = outlook.seeds
+        seeds = f"{least} to {most}" if least < most else f"{most}"
+        text = f"{outlook.n_configurations:,} configurations with {seeds} trials each: {to_try:,}"
+        text += " trials, and more where they decide" if least < most else " trials"
     else:
         text = f"{to_try:,} {'configuration' if to_try == 1 else 'configurations'}"
         if outlook.workload.is_grid:
@@ -294,14 +320,19 @@ def _ends_of(plan: Plan) -> str:
 
 def _time(plan: Plan, outlook: Outlook, workers: int) -> str:
     if outlook.to_try == 0:
-        return "none: all is done"
+        may_go_on = outlook.seeds and outlook.seeds[0] < outlook.seeds[1]
+        return "that of the seeds that still decide" if may_go_on else "none: all is done"
     used = min(workers, outlook.to_try or workers)
     on_workers = f"{used} worker{'s' * (used > 1)}"
-    seconds = sweep_seconds_left(outlook, [], used, outlook.timed)
+    timed = outlook.timed
+    seconds = sweep_seconds_left(outlook, [], used, timed)
     if seconds is None:
         known = "" if outlook.timed else ", before a first trial of this app has ended here"
         return f"not known{known}"
     text = f"about {clock(seconds)} with {on_workers}, by {outlook.timed_by}"
+    if outlook.seeds:
+        at_most = sweep_seconds_left(dataclasses.replace(outlook, is_most=True), [], workers, timed)
+        text += f"; {clock(at_most)} at most" if at_most and at_most > seconds else ""
     return f"{text}; less where the pruner stops trials" if plan.is_pruned else text
 
 

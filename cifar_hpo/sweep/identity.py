@@ -80,7 +80,9 @@ def meaning_of(
 
 def automatic_name(space: Space, meaning: Mapping[str, Any]) -> str:
     """A study's name where the user gives none: what varies, and a hash of all that it means."""
-    return _name(space, meaning, space.identity)
+    dimensions = space.identity
+    dimensions.pop(space.seed_key, None)  # how many seeds decide is no part of the question
+    return _name(space, meaning, dimensions)
 
 
 def automatic_name_in_0_1(space: Space, meaning: Mapping[str, Any]) -> str:

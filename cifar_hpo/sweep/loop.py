@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
+from cifar_hpo.config.fields import as_list
 from cifar_hpo.console import still
 from cifar_hpo.errors import (
     ConfigError,
@@ -31,6 +33,7 @@ from cifar_hpo.left_results import Left, LeftResults
 from cifar_hpo.paths import CHECKPOINTS, TRACEBACK, absolute_url, short_path, storage_url
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
+from cifar_hpo.study.replication import Allocate
 from cifar_hpo.study.study import Study
 from cifar_hpo.sweep import progress
 from cifar_hpo.sweep.batches import run_batches
@@ -139,9 +142,19 @@ def _open_study(plan: Plan, recovered: list[TrialResult]) -> Study:
         plan.costs(),
         earlier_name=plan.earlier_name,
         left_result=left_result,
+        allocate=_allocate_by(plan),
     )
     study.leave_out(plan.left_out())
     return study
+
+
+def _allocate_by(plan: Plan) -> Allocate | None:
+    """Who is to have further seeds, where a sweep adds any: by the report's own tests."""
+    if not plan.space.seed_key:
+        return None
+    from cifar_hpo.analysis.allocation import allocate  # loads SciPy
+
+    return functools.partial(allocate, direction=as_list(plan.options["direction"])[0])
 
 
 def _end_run(tracker: StudyTracker, result: TrialResult) -> None:
@@ -212,6 +225,9 @@ class Sweep:
                         self._take(event, screen)
                 self._look_elsewhere(screen)
                 self._end_paused(screen)
+            verdict = progress.verdict_on_seeds(self.study)
+            if verdict:
+                self.notices.append(verdict)
             if self.study.is_stopping:
                 self.notices.append(f"stopped by another command; {HOW_TO_RESUME}")
             status = FAILED if self.failed() else FINISHED

@@ -20,6 +20,7 @@ from cifar_hpo.config.sweep import (
     PRUNER_SCHEMAS,
     SAMPLER_SCHEMAS,
     Pruner,
+    Replicas,
     Sampler,
     Sweeper,
     launcher_schema,
@@ -84,9 +85,19 @@ def validate_forms(options: Options) -> None:
     for text in _list_of("constraints", options["constraints"], "write ['parameters <= 2000000']"):
         if not isinstance(text, str):
             raise ConfigError("hydra.sweeper.constraints", f"{text!r} is no constraint")
+    _validate_form_of_replicas(options["replicas"])
     target = options["target"]
     if target is not None and not math.isfinite(target):
         raise ConfigError("hydra.sweeper.target", f"{target!r} is never reached; give a number")
+
+
+def _validate_form_of_replicas(given: Any) -> None:
+    if given is None or (isinstance(given, int) and not isinstance(given, bool)):
+        return
+    if not isinstance(given, dict):
+        problem = f"{given!r} is no number of seeds; write {{least: 2, most: 16}}, or 5"
+        raise ConfigError("hydra.sweeper.replicas", problem)
+    _refuse_unknown("hydra.sweeper.replicas", given, Replicas)
 
 
 def _validate_configurations(options: Options) -> None:
@@ -154,6 +165,7 @@ def settle_options(
     _validate_name(options["study_name"])
     options = {**options, "sampler": _settled_sampler(options, space)}
     options["metric"] = _settled_metric(options, task)
+    options["replicas"] = _settled_replicas(options)
     _validate_sampler(options, space)
     _validate_end(options)
     _validate_pausing(options, launcher)
@@ -197,6 +209,31 @@ def _validate_ranges(options: Options, launcher: Mapping[str, Any]) -> None:
         check_values("hydra.launcher", schema, launcher)
 
 
+def _settled_replicas(options: Options) -> dict[str, int] | None:
+    """The least and the most seeds of a configuration; None where nobody asks for any.
+
+    Raises ConfigError where they are out of range, or the sweep has no verdict to come to.
+    """
+    given, path = options["replicas"], "hydra.sweeper.replicas"
+    if given is None:
+        return None
+    asked = {"least": given, "most": given} if isinstance(given, int) else given
+    replicas = {**dataclasses.asdict(Replicas()), **asked}
+    check_values(path, Replicas, replicas)
+    if replicas["least"] > replicas["most"]:
+        problem = f"least is {replicas['least']}, more than most, {replicas['most']}"
+        raise ConfigError(path, problem)
+    if options["sampler"]["name"] != "grid":
+        problem = f"a grid's configurations have seeds; {options['sampler']['name']} draws others"
+        raise ConfigError(path, f"{problem}; list them in a study of their own")
+    if isinstance(options["metric"], list) and len(options["metric"]) > 1:
+        raise ConfigError(path, "none is the best by several metrics; give one")
+    if options["pruner"]["name"] != "none":
+        problem = "a configuration is judged by seeds that all came to their end"
+        raise ConfigError(path, f"{problem}; hydra/sweeper/pruner=none")
+    return replicas
+
+
 def _validate_name(name: str | None) -> None:
     if name is None:
         return
@@ -210,7 +247,8 @@ def _settled_sampler(options: Options, space: Space) -> dict[str, Any]:
     sampler: dict[str, Any] = options["sampler"]
     if sampler["name"] != "auto":
         return sampler
-    is_grid = space.is_finite and (not options["n_trials"] or bool(space.listed))
+    needs_grid = bool(space.listed or options["replicas"])
+    is_grid = space.is_finite and (not options["n_trials"] or needs_grid)
     return {**sampler, "name": "grid" if is_grid else "tpe"}
 
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo import paths
-from cifar_hpo.config.fields import as_list
+from cifar_hpo.config.fields import as_list, flat
 from cifar_hpo.config.tags import validate_tags
 from cifar_hpo.console import Heartbeat
 from cifar_hpo.errors import ConfigError, UserError, one_line
@@ -28,6 +28,7 @@ from cifar_hpo.hydra_internals import job_config, search_arguments, single_run_a
 from cifar_hpo.metrics import metric_name, param_name
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
+from cifar_hpo.study.seeds import REPLICAS, SEEDS, is_seed, replicas_of
 from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.sweep.code import Code, code_of, varied_targets
 from cifar_hpo.sweep.composer import Composer, KnownGroups, absent_keys, whole_keys
@@ -106,6 +107,7 @@ class Plan:
 
         space = dataclasses.replace(space, absent=absent_keys(composer))
         composer.space = space
+        composer.space = space = with_seeds(space, composer, options["replicas"])
         checked_cells = _cells_to_check(space)
         _refuse_common_folder(composer, checked_cells)
         metrics = as_list(options["metric"] or [])
@@ -407,9 +409,37 @@ def _plain_values(options: Mapping[str, Any]) -> Options:
     return {str(name): value for name, value in plain.items()}
 
 
+def with_seeds(space: Space, composer: Composer, replicas: Mapping[str, int] | None) -> Space:
+    """The space with the seeds that its configurations may have, which count up from the config's.
+
+    replicas: the most among them; None where nobody asks for any. Raises ConfigError where the
+    seed varies by itself, or there is none.
+    """
+    if replicas is None:
+        return space
+    path = "hydra.sweeper.replicas"
+    for key in space.dimensions:
+        if is_seed(key) or key == REPLICAS:
+            raise ConfigError(path, f"{key} varies by itself; leave one of the two out")
+    config = composer.compose_task(next(iter(space.cells())))
+    values = flat(OmegaConf.to_container(config))
+    given = [key for key in space.parts if is_seed(key)]  # such as +seed=3
+    known = [*given, *(key for key in SEEDS if key in values)]
+    if not known:
+        hint = "give it one, and let the task use it"
+        raise ConfigError(path, f"the config has no {' or '.join(SEEDS)}; {hint}")
+    first = OmegaConf.select(config, known[0].lstrip("+"))
+    if not isinstance(first, int) or isinstance(first, bool):
+        problem = f"{first!r} is no whole number, from which seeds could count up"
+        raise ConfigError(known[0], problem)
+    of_trial = replicas_of({}, values)
+    return space.with_seeds(known[0], range(first, first + replicas["most"], of_trial))
+
+
 def _cells_to_check(space: Space) -> list[dict[str, Value]]:
-    """The cells of a grid, up to MAX_CELLS_CHECKED; of another space its corners."""
-    cells = space.cells() if space.is_finite else space.corners()
+    """The cells of a grid, up to MAX_CELLS_CHECKED, of each configuration one; of another space
+    its corners."""
+    cells = space.first_cells() if space.is_finite else space.corners()
     return list(itertools.islice(cells, MAX_CELLS_CHECKED))
 
 

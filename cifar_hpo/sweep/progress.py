@@ -118,10 +118,9 @@ class Screen:
         return Group(Text(self._title(), style="bold"), table, Text(self._best()))
 
     def _title(self) -> str:
-        planned = self.study.planned() or "?"
         done = len(self.study.finished_trials())
         spent = clock(time.monotonic() - self.started)
-        title = f"study {self.study.name}: {done} of {planned} trials done after {spent}"
+        title = f"study {self.study.name}: {done} of {self._planned()} trials done after {spent}"
         return title + self._time_left()
 
     def _best(self) -> str:
@@ -139,7 +138,12 @@ class Screen:
 
     def _count(self) -> str:
         """Counted trials of all planned ones."""
-        return f"[{len(self.study.finished_trials())}/{self.study.planned() or '?'}]"
+        return f"[{len(self.study.finished_trials())}/{self._planned()}]"
+
+    def _planned(self) -> str:
+        """How many trials there will be; 18+ where the first seeds tell how many more."""
+        more = "+" if self.study.may_grow else ""
+        return f"{self.study.planned() or '?'}{more}"
 
     def _running(self) -> list[tuple[WorkerState, TrialSpec]]:
         """Busy workers and what each tries, as of now: the sweep goes on in another thread."""
@@ -173,7 +177,7 @@ def follow(study: Study, pool: Engine | None) -> Iterator[Screen]:
     """The screen while the sweep runs."""
     console = terminal()
     screen = Screen(study, pool, console)
-    line = f"study {study.name}: {study.planned() or 'any number of'} trials"
+    line = f"study {study.name}: {_workload_text(study)}"
     if study.is_drawn:
         cells = f"{study.space.n_cells:,} configurations"
         line += f", drawn at random from {cells} (hydra.sweeper.sampler.seed={study.draw_seed})"
@@ -188,6 +192,37 @@ def follow(study: Study, pool: Engine | None) -> Iterator[Screen]:
     else:
         with screen.heartbeat:
             yield screen
+
+
+def _workload_text(study: Study) -> str:
+    """How much there is to do in all."""
+    plan = study.replica_plan
+    if plan is None or plan.least == plan.most:
+        return f"{study.planned() or 'any number of'} trials"
+    seeds = f"with {plan.least} to {plan.most} seeds each"
+    return f"{study.n_configurations} configurations {seeds}, at least {study.planned()} trials"
+
+
+def verdict_on_seeds(study: Study) -> str:
+    """What the seeds that were added have come to, as a sentence; empty where none were to be."""
+    plan = study.replica_plan
+    if plan is None:
+        return ""
+    seeds = study.next_seeds()
+    trials = f"{len(study.finished_trials())} trials"
+    names = [_params_text(params) for params in seeds.contenders]
+    if not names:
+        return f"not decided after {trials}: not all have their {plan.least} seeds"
+    if len(names) == 1:
+        from cifar_hpo.analysis.separation import TOP_K  # loads SciPy
+
+        compared = min(study.n_configurations, TOP_K) - 1
+        others = f"each of the {compared} next best" if compared > 1 else "the other"
+        return f"decided after {trials}: {names[0]} is the best, {others} is shown to be worse"
+    alike = " | ".join(names)
+    if seeds.cells:
+        return f"not decided after {trials}; not told apart yet: {alike}"
+    return f"not told apart by {plan.most} seeds each, after {trials}: {alike}"
 
 
 def ranking_note(study: Study) -> str:

@@ -10,8 +10,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from support import Outcomes, lay_out
 
-from cifar_hpo.analysis.comparison import TOP_K, compare_study
+from cifar_hpo.analysis.comparison import compare_study
 from cifar_hpo.analysis.looks import Looks
+from cifar_hpo.analysis.separation import TOP_K
 from cifar_hpo.analysis.verdict import Best, NothingComplete, OnlyOne, Tied, decide, verdict
 from cifar_hpo.errors import StudyError
 from cifar_hpo.study.stored import FIRST_CHOICES

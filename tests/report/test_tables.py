@@ -12,7 +12,8 @@ import rich.table
 from rich.console import Console
 from support import lay_out, run_in
 
-from cifar_hpo.analysis.comparison import TOP_K, compare_study
+from cifar_hpo.analysis.comparison import compare_study
+from cifar_hpo.analysis.separation import TOP_K
 from cifar_hpo.report.tables import MAX_ROWS, configuration_table, leaderboard, note
 from cifar_hpo.study.tables import MISSING
 from cifar_hpo.table import Table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from cifar_hpo.sweep.options import (
     Options,
     settle_metrics,
     settle_options,
+    validate_forms,
     without_foreign_keys,
 )
 from cifar_hpo.task import OwnMetric, Task, as_task
@@ -91,6 +93,35 @@ def test_what_is_wrong_is_refused_with_its_path(given: dict[str, Any], path: str
     with pytest.raises(ConfigError) as refused:
         settle(metrics=("loss", "val_loss", "val_accuracy"), **given)
     assert str(refused.value).startswith(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"replicas": 3.5}, "3.5 is no number of seeds; write"),
+        ({"replicas": {"least": 3, "most": 2}}, "least is 3, more than most, 2"),
+        ({"replicas": {"lest": 3}}, "lest: there is no such option"),
+        ({"replicas": 1}, "1 is out of range: must be ≥ 2"),
+        ({"replicas": {"most": 2.5}}, "2.5 is not a whole number"),
+        ({"replicas": 2, "metric": ["loss", "val_loss"]}, "none is the best by several metrics"),
+        ({"replicas": 2, "metric": "loss", "pruner": {"name": "median"}}, "came to their end"),
+        ({"replicas": 2, "sampler": {"name": "random"}, "n_trials": 2}, "random draws others"),
+    ],
+)
+def test_seeds_that_can_t_be_added_are_refused(given: dict[str, Any], problem: str) -> None:
+    def validate() -> None:
+        validate_forms(options(**given))
+        settle(metrics=("loss", "val_loss"), **given)
+
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        validate()
+
+
+def test_seeds_are_a_grid_s_and_the_least_and_the_most_are_known() -> None:
+    settled = settle(replicas={"most": 5}, n_trials=7)
+    assert settled["sampler"]["name"] == "grid"
+    assert settled["replicas"] == {"least": 2, "most": 5}
+    assert settle(replicas=3)["replicas"] == {"least": 3, "most": 3}
 
 
 def test_a_grid_of_an_interval_is_refused() -> None:

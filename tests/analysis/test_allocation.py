@@ -1,0 +1,86 @@
+"""Who is to have further seeds: training goes where the verdict is open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cifar_hpo.analysis.allocation import allocate
+from cifar_hpo.study.replication import Allocation, ReplicaPlan, Replicas
+
+PLAN = ReplicaPlan(2, 6)
+
+
+def of(*values: float, running: int = 0, lost: int = 0) -> Replicas:
+    """A configuration with these values of its first seeds."""
+    begun = len(values) + running + lost
+    return Replicas(dict(enumerate(values)), begun, running)
+
+
+def allocated(*configurations: Replicas, direction: str = "maximize") -> Allocation:
+    return allocate(configurations, PLAN, PLAN, direction=direction)
+
+
+CLEAR = (of(0.90, 0.91), of(0.30, 0.31), of(0.20, 0.21), of(0.25, 0.24))
+
+
+def test_all_have_their_first_seeds_before_any_is_judged() -> None:
+    assert allocated(of(), of(0.5), of(0.5, 0.6)).needed == [2, 1, 0]
+    waiting = allocated(of(0.9, running=1), of(0.1, 0.1))
+    assert waiting.needed == [0, 0]
+    assert not waiting.contenders
+
+
+def test_where_one_is_shown_to_be_the_best_nothing_is_to_be_trained() -> None:
+    decided = allocated(*CLEAR)
+    assert decided.contenders == [0]
+    assert not any(decided.needed)
+    assert allocated(*CLEAR, direction="minimize").contenders[0] == 2
+
+
+def test_what_is_not_told_apart_has_a_seed_more_round_by_round() -> None:
+    close = of(0.89, 0.92)
+    open_still = allocated(*CLEAR, close)
+    assert set(open_still.contenders) == {0, 4}
+    assert open_still.needed == [1, 0, 0, 0, 1]
+    one_runs = allocated(of(0.90, 0.91, running=1), *CLEAR[1:], close)
+    assert one_runs.needed == [0, 0, 0, 0, 1], "the other of this round"
+    one_is_ahead = allocated(of(0.90, 0.91, 0.90), *CLEAR[1:], of(0.89, 0.92, running=1))
+    assert not any(one_is_ahead.needed), "it waits for the other of its round"
+
+
+def test_none_has_more_than_the_most_or_of_a_later_command_as_many_as_it_asks_for() -> None:
+    six = (of(*[0.9, 0.91] * 3), of(*[0.91, 0.9] * 3))
+    assert not any(allocated(*six).needed)
+    assert len(allocated(*six).contenders) == 2
+    assert allocate(six, PLAN, ReplicaPlan(2, 7)).needed == [1, 1]
+
+
+def test_what_lost_a_seed_is_not_compared_and_has_no_more() -> None:
+    lost = allocated(of(0.95, lost=1), *CLEAR[1:], CLEAR[0], CLEAR[0])
+    assert lost.needed == [0, 0, 0, 0, 1, 1]
+    assert 0 not in lost.contenders
+    assert not allocated(of(lost=2), of(0.5, lost=1)).contenders
+
+
+def simulated(means: Sequence[float], spread: float, seed: int) -> tuple[Allocation, int]:
+    """What a study comes to whose seeds are drawn, and how many seeds it takes."""
+    rng = np.random.default_rng(seed)
+    values: list[list[float]] = [[] for _ in means]
+    plan = ReplicaPlan(2, 8)
+    while True:
+        allocation = allocate([of(*known) for known in values], plan, plan)
+        if not any(allocation.needed):
+            return allocation, sum(map(len, values))
+        for place, count in enumerate(allocation.needed):
+            values[place] += rng.normal(means[place], spread, count).tolist()
+
+
+def test_a_study_of_clear_losers_is_decided_with_a_part_of_the_training() -> None:
+    counts = []
+    for seed in range(20):
+        allocation, count = simulated([0.80, 0.75, 0.70, 0.65, 0.60], 0.01, seed)
+        assert allocation.contenders == [0]
+        counts.append(count)
+    assert np.median(counts) < 20, "of 40"
