@@ -244,7 +244,7 @@ class Sweeper:
     constraints: list[str] = meant(
         "what a configuration must fulfil to be tried: ['parameters <= 2000000']", []
     )
-    replicas: Any | None = meant(
+    replicas: Any = meant(
         "seeds of a grid's configurations, more where they decide: {least: 2, most: 16} gives all "
         "the least, and those that are not shown to be worse than the best further ones; a number "
         "gives all as many",
