@@ -62,6 +62,7 @@ STUDY_NAME = re.compile(r"[A-Za-z0-9_][\w.@-]{0,119}", re.ASCII)
 
 # In a sweep's folder, which hydra.sweep.dir names.
 SWEEP_CONFIG = "multirun.yaml"
+FINAL_FOLDER = "final"  # of its final stage, where hydra.sweep.dir does not name the study
 WORKER_LOG = "worker_{slot}.log"
 LEFT_RESULTS = ".results"
 LEFT_RESULT = "{study}-{number}.json"

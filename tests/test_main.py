@@ -384,7 +384,12 @@ def test_each_job_has_its_own_value_of_an_interpolation_of_the_job(
 ) -> None:
     plans: list[Plan] = []
     monkeypatch.setattr(Objective, "prepare", lambda self, checked: "")
-    monkeypatch.setattr(loop, "run_sweep", lambda plan, *_: plans.append(plan))
+
+    def run_sweep(plan: Plan, *_: object) -> loop.Ended:
+        plans.append(plan)
+        return loop.Ended("s", [], None, is_whole=True)
+
+    monkeypatch.setattr(loop, "run_sweep", run_sweep)
     argv = ["cifar_hpo", "-m", "training.seed=${hydra:job.num}", "model.filters=4,8"]
     monkeypatch.setattr(sys, "argv", argv)
     main()

@@ -39,7 +39,7 @@ from cifar_hpo.study.seeds import (
 )
 from cifar_hpo.study.space import Value, identity
 from cifar_hpo.study.storage import load_study
-from cifar_hpo.study.stored import FIRST_CHOICES, meaning_of
+from cifar_hpo.study.stored import FINAL_STAGE, FIRST_CHOICES, meaning_of
 from cifar_hpo.study.study import run_of
 from cifar_hpo.study.tables import has_parameter_columns
 from cifar_hpo.trial import FINISHED, PRUNED
@@ -126,7 +126,8 @@ class Comparison:
     that counted, in the order in which they ended. study: Optuna's own, for its charts.
     tracking_uri, run_id: MLflow's store and the study's run there. looks: the plan of the replicas.
     to_come: how many configurations are still to come, which may be as good as any. is_paired:
-    whether the seeds are shown to move all configurations alike.
+    whether the seeds are shown to move all configurations alike. final_stage: the study of the
+    search's final stage; empty where there is none.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Comparison:
     looks: Looks = field(default_factory=Looks)
     to_come: int = 0
     is_paired: bool = False
+    final_stage: str = ""
 
     @property
     def finished(self) -> list[Configuration]:
@@ -221,6 +223,7 @@ def compare_study(name: str | None, storage: BaseStorage) -> Comparison:
         looks=looks,
         to_come=to_come,
         is_paired=is_paired,
+        final_stage=study.user_attrs.get(FINAL_STAGE, ""),
     )
 
 

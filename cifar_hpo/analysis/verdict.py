@@ -109,6 +109,8 @@ class Tied:
     replicas: int | None
 
 
+FINAL_STAGE = "The best of this search were trained again, from seeds that selected nothing:"
+
 Decision = NothingFinished | NothingComplete | SeveralMetrics | OnlyOne | Unknown | Best | Tied
 
 
@@ -119,6 +121,8 @@ def verdict(comparison: Comparison) -> list[str]:
     said += _incomplete_sentences(comparison)
     if comparison.is_validated_on_test and len(comparison.finished) > 1:
         said.append(SELECTED_ON_TEST)
+    if comparison.final_stage:
+        said.append(f"{FINAL_STAGE} study {comparison.final_stage}.")
     return said
 
 

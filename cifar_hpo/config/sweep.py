@@ -185,6 +185,24 @@ class Replicas:
 
 
 @dataclass
+class Final:
+    """hydra.sweeper.final."""
+
+    top: int | None = key(
+        "configurations of the search; null is 3, or all where there are nuisance keys",
+        default=None,
+        low=1,
+        whole=True,
+    )
+    replicas: int = key("seeds of each, none of which the search had", default=5, low=2, whole=True)
+    set: dict[str, Any] = meant("what they have otherwise than in the search", {})
+    base: bool | None = key(
+        "whether the config as it is, takes part; null is unless there are nuisance keys",
+        default=None,
+    )
+
+
+@dataclass
 class Sweeper:
     _target_: str = "hydra_plugins.cifar_hpo.StudySweeper"
     _recursive_: bool = False
@@ -249,6 +267,17 @@ class Sweeper:
         "the least, and those that are not shown to be worse than the best further ones; a number "
         "gives all as many",
         None,
+    )
+    final: Any = meant(
+        "a final stage: {top: 3, replicas: 5, set: {training.epochs: 30}} trains the best 3 and "
+        "the base configuration again, from fresh seeds and with these values, in a study NAME"
+        "_final; its best model is the champion",
+        None,
+    )
+    nuisance: list[str] = meant(
+        "keys by which nothing is compared, such as [optimizer.learning_rate]: of each "
+        "configuration without them the one at its best values goes to the final stage",
+        [],
     )
     enqueue: list[Any] = meant("configurations to try first: [{model.filters: 8}]", [])
     warm_start: str | None = key(

@@ -53,6 +53,7 @@ def report_document(comparison: Comparison, held: Held | None = None) -> Documen
         "decision": _snake_case(type(decide(comparison)).__name__),
         "sentences": verdict(comparison),
         "claims": [_claim(made) for made in claims(comparison)],
+        "final_stage": comparison.final_stage or None,
         "configurations": [
             _configuration(comparison, configuration, rank)
             for rank, configuration in enumerate(comparison.configurations, start=1)

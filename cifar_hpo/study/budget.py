@@ -61,13 +61,16 @@ class Budget:
         best: value of all finished trials; None where there is none. since_best: trials that ended
         after it.
         """
-        if self.max_failures and failures >= self.max_failures:
+        if self.has_failed_too_often(failures):
             return True
         if self.seconds_left() == 0:
             return True
         if self.target is not None and best is not None and self._reaches(best, self.target):
             return True
         return bool(self.patience) and since_best >= (self.patience or 0)
+
+    def has_failed_too_often(self, failures: int) -> bool:
+        return self.max_failures is not None and failures >= self.max_failures
 
     def _reaches(self, value: float, target: float) -> bool:
         return value >= target if self.direction == "maximize" else value <= target

@@ -38,6 +38,9 @@ FIRST_CHOICES = "first_choices"
 """The attribute of Optuna's study that says with how many choices, two or more, those parameters
 began that have gained some: of seeds, with how many it was first looked at."""
 
+FINAL_STAGE = "final_stage"
+"""The attribute of a search's Optuna study with the name of its final stage's."""
+
 WARM_START = "warm_start"
 """The attribute of Optuna's trial that says from which study and trial it was taken."""
 

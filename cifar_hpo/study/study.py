@@ -514,6 +514,11 @@ class Study:
                 return
             yield spec
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether it ended because it was asked to, or because too many trials failed."""
+        return self.is_stopping or self._budget.has_failed_too_often(self._failures)
+
     def inbox(self) -> Inbox:
         """Where this study's sweep finds what others ask of it."""
         return Inbox(self._stored.storage, self.name)

@@ -140,7 +140,8 @@ class Controls:
             own_key = _own_key(study.space, key)
             _refuse_unvaried(study.space, own_key)
             values[own_key] = texts
-        assert self.replan is not None
+        if self.replan is None:
+            raise StudyError("its configurations are those that the search has found")
         self.inbox.answer(request, "")
         before = study.space.n_cells
         plan = extended_plan(self.plan, self.replan, values, study.name)

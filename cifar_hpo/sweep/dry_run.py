@@ -29,6 +29,7 @@ from cifar_hpo.paths import HYDRA_CONFIG, HYDRA_FOLDER, SCRATCH, TEMPORARY
 from cifar_hpo.study.space import Value, identities, identity
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.sweep.estimate import TimedTrial, sweep_seconds_left
+from cifar_hpo.sweep.final import final_text
 from cifar_hpo.sweep.plan import MAX_CELLS_CHECKED, Plan
 from cifar_hpo.table import Table
 from cifar_hpo.task import Profile
@@ -149,6 +150,8 @@ def dry_run(plan: Plan, engine: Engine | None, task_function: Any, jobs_at_a_tim
         unknown = problem or "not known: this app does not say what its trials take"
         lines["memory"] = _memory(profile, workers, plan) if profile else unknown
         lines["disk"] = _disk(profile, workers, outlook) if profile else unknown
+    if plan.options["final"]:
+        lines["final stage"] = f"{final_text(plan)}; not counted above"
     _print(outlook, lines)
 
 

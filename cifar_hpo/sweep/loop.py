@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, JobStatus
 
@@ -75,18 +75,30 @@ Batches = list[list[JobReturn]]
 """Hydra's view of a sweep."""
 
 
+class Ended(NamedTuple):
+    """A sweep at its end.
+
+    study: its name. failure: what is to be raised where trials failed. is_whole: whether it came to
+    its end by itself, and not because it was asked to, or too many trials failed.
+    """
+
+    study: str
+    batches: Batches
+    failure: SweepFailed | None
+    is_whole: bool
+
+
 def run_sweep(
     plan: Plan,
     pool: Engine | None,
     open_tracker: Callable[[Plan, Study], StudyTracker],
     replan: Replan | None = None,
-) -> Batches:
+) -> Ended:
     """Run a sweep to its end, and return what this call ran, in the order of trial numbers.
 
     open_tracker: gives what keeps the study's record. replan: makes the plan once more, with values
     that the study is given while it runs. Without a pool the trials go to whatever
-    launcher Hydra was given, batch by batch. Raises StudyError when the study can't be continued,
-    SweepFailed at the end where a trial failed.
+    launcher Hydra was given, batch by batch. Raises StudyError when the study can't be continued.
     """
     with Interruption(HOW_TO_RESUME, pool.kill if pool else _nothing) as interruption:
         recovered: list[TrialResult] = []
@@ -110,8 +122,7 @@ def run_sweep(
             )
             sweep.run()
             progress.print_summary(study, sweep.plan, tracker, pool, sweep.notices)
-    sweep.raise_failures()
-    return sweep.batches()
+    return Ended(study.name, sweep.batches(), sweep.failure(), not study.is_cut_short)
 
 
 def _nothing() -> None:
@@ -245,16 +256,17 @@ class Sweep:
         space, trials = self.study.space, self.study.finished_trials()
         return [trial for trial in trials if trial.state == FAILED and space.holds(trial.params)]
 
-    def raise_failures(self) -> None:
-        """Raise SweepFailed while the outcome of a planned configuration is FAILED.
+    def failure(self) -> SweepFailed | None:
+        """What is to be raised while the outcome of a planned configuration is FAILED.
 
         So the exit code tells how the study stands, however many commands it took.
         """
         failed = self.failed()
-        if failed:
-            count = len(self.study.finished_trials())
-            first = f"the first: {failed[0].error}{self.where(failed)}"
-            raise SweepFailed(f"{len(failed)} of {count} trials failed; {first}")
+        if not failed:
+            return None
+        count = len(self.study.finished_trials())
+        first = f"the first: {failed[0].error}{self.where(failed)}"
+        return SweepFailed(f"{len(failed)} of {count} trials failed; {first}")
 
     def where(self, failed: Sequence[FinishedTrial]) -> str:
         """Where the traceback of the first of these lies that has one; empty where none has."""
@@ -454,7 +466,8 @@ class Sweep:
             self._try_step("trials' runs", self._deliver_kept)
         self._end_recovered()
         self._try_step("runs of dead workers", self.tracker.close_abandoned)
-        self._try_step("the champion", self._register_champion)
+        if not self.plan.options["final"]:  # which has a better one
+            self._try_step("the champion", self._register_champion)
         self._try_step("the study's run", lambda: self._close_run(status))
         self.notices += self.tracker.unlogged()
 

@@ -19,6 +19,7 @@ from cifar_hpo.config.sweep import (
     OF_HYDRA_OPTUNA_SWEEPER,
     PRUNER_SCHEMAS,
     SAMPLER_SCHEMAS,
+    Final,
     Pruner,
     Replicas,
     Sampler,
@@ -27,7 +28,7 @@ from cifar_hpo.config.sweep import (
 )
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.metrics import direction_of, likely_direction, without_spread
-from cifar_hpo.paths import STUDY_NAME
+from cifar_hpo.paths import IN_MEMORY, STUDY_NAME
 from cifar_hpo.study import listed_cells
 from cifar_hpo.study.space import Space
 from cifar_hpo.sweep.constraints import Constraint
@@ -42,6 +43,9 @@ VALUE = "value"
 
 LIMITS = ("n_trials", "timeout", "target", "patience")
 """Options of which a sweep without an end of its own needs one."""
+
+DEFAULT_TOP = 3
+"""Configurations of a search in its final stage."""
 
 CONFIGURATIONS = "[{model.filters: 8}]"
 
@@ -86,6 +90,10 @@ def validate_forms(options: Options) -> None:
         if not isinstance(text, str):
             raise ConfigError("hydra.sweeper.constraints", f"{text!r} is no constraint")
     _validate_form_of_replicas(options["replicas"])
+    _validate_form_of_final(options["final"])
+    for key in _list_of("nuisance", options["nuisance"], "write [optimizer.learning_rate]"):
+        if not isinstance(key, str):
+            raise ConfigError("hydra.sweeper.nuisance", f"{key!r} is no key")
     target = options["target"]
     if target is not None and not math.isfinite(target):
         raise ConfigError("hydra.sweeper.target", f"{target!r} is never reached; give a number")
@@ -98,6 +106,20 @@ def _validate_form_of_replicas(given: Any) -> None:
         problem = f"{given!r} is no number of seeds; write {{least: 2, most: 16}}, or 5"
         raise ConfigError("hydra.sweeper.replicas", problem)
     _refuse_unknown("hydra.sweeper.replicas", given, Replicas)
+
+
+def _validate_form_of_final(given: Any) -> None:
+    if given is None:
+        return
+    path, example = "hydra.sweeper.final", "write {top: 3, replicas: 5}"
+    if not isinstance(given, dict):
+        raise ConfigError(path, f"{given!r} is no mapping; {example}")
+    _refuse_unknown(path, given, Final)
+    if not isinstance(given.get("set", {}), dict):
+        problem = f"{given['set']!r} is no mapping; write {{training.epochs: 30}}"
+        raise ConfigError(f"{path}.set", problem)
+    if not isinstance(given.get("base"), bool | None):
+        raise ConfigError(f"{path}.base", f"{given['base']!r} is neither true nor false")
 
 
 def _validate_configurations(options: Options) -> None:
@@ -166,6 +188,7 @@ def settle_options(
     options = {**options, "sampler": _settled_sampler(options, space)}
     options["metric"] = _settled_metric(options, task)
     options["replicas"] = _settled_replicas(options)
+    options["final"] = _settled_final(options)
     _validate_sampler(options, space)
     _validate_end(options)
     _validate_pausing(options, launcher)
@@ -232,6 +255,28 @@ def _settled_replicas(options: Options) -> dict[str, int] | None:
         problem = "a configuration is judged by seeds that all came to their end"
         raise ConfigError(path, f"{problem}; hydra/sweeper/pruner=none")
     return replicas
+
+
+def _settled_final(options: Options) -> dict[str, Any] | None:
+    """The final stage with all that is not said; None where there is none.
+
+    Raises ConfigError where there can't be one.
+    """
+    given, path = options["final"], "hydra.sweeper.final"
+    if given is None and not options["nuisance"]:
+        return None
+    has_nuisance = bool(options["nuisance"])
+    final = {**dataclasses.asdict(Final()), **(given or {})}
+    check_values(path, Final, final)
+    if final["top"] is None and not has_nuisance:
+        final["top"] = DEFAULT_TOP
+    if final["base"] is None:
+        final["base"] = not has_nuisance
+    if isinstance(options["metric"], list) and len(options["metric"]) > 1:
+        raise ConfigError(path, "none is the best by several metrics; give one")
+    if options["storage"] == IN_MEMORY:
+        raise ConfigError(path, "a study in memory is gone before it; leave hydra.sweeper.storage")
+    return final
 
 
 def _validate_name(name: str | None) -> None:

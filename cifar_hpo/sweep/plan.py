@@ -73,7 +73,8 @@ class Plan:
     base: the composed config of one cell. meaning: what the study's identity rests on. checked: by
     the identity of its cell, what the task made of each config that was checked beforehand.
     constraints: what a configuration must fulfil to be tried. code: digests of what the trials run.
-    is_tracked: whether MLflow gets the study and its trials.
+    is_tracked: whether MLflow gets the study and its trials. is_final: whether it is the final
+    stage of a search.
     """
 
     space: Space
@@ -86,6 +87,7 @@ class Plan:
     constraints: Sequence[Constraint] = ()
     code: Code = Code()
     is_tracked: bool = False
+    is_final: bool = False
 
     @classmethod
     def from_command_line(cls, sweeper: HydraSweeper, arguments: Sequence[str]) -> Plan:
@@ -309,8 +311,11 @@ class Plan:
         folder.
         """
         config = self.launcher.config
+        before = config.hydra.sweep.dir
         if OmegaConf.select(config, "hydra.sweeper.study_name") != study:
             self._set_option("hydra.sweeper.study_name", study)
+        if self.is_final and config.hydra.sweep.dir == before:  # that of the search
+            self._set_option("hydra.sweep.dir", str(Path(before, paths.FINAL_FOLDER)))
         written = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         known = [folder for folder in earlier if folder.is_dir()]
         if known and OF_MOMENT.search(str(written)):
@@ -421,19 +426,32 @@ def with_seeds(space: Space, composer: Composer, replicas: Mapping[str, int] | N
     for key in space.dimensions:
         if is_seed(key) or key == REPLICAS:
             raise ConfigError(path, f"{key} varies by itself; leave one of the two out")
-    config = composer.compose_task(next(iter(space.cells())))
-    values = flat(OmegaConf.to_container(config))
+    key, first = seed_of(space, composer, path)
+    values = flat(OmegaConf.to_container(composer.compose_task(_any_cell(space))))
+    of_trial = replicas_of({}, values)
+    return space.with_seeds(key, range(first, first + replicas["most"], of_trial))
+
+
+def seed_of(space: Space, composer: Composer, path: str) -> tuple[str, int]:
+    """The key of a config's seed, and its value.
+
+    path: of the option that counts seeds. Raises ConfigError where there is none to count from.
+    """
+    values = flat(OmegaConf.to_container(composer.compose_task(_any_cell(space))))
     given = [key for key in space.parts if is_seed(key)]  # such as +seed=3
     known = [*given, *(key for key in SEEDS if key in values)]
     if not known:
         hint = "give it one, and let the task use it"
         raise ConfigError(path, f"the config has no {' or '.join(SEEDS)}; {hint}")
-    first = OmegaConf.select(config, known[0].lstrip("+"))
+    first = values.get(known[0].lstrip("+"))
     if not isinstance(first, int) or isinstance(first, bool):
         problem = f"{first!r} is no whole number, from which seeds could count up"
         raise ConfigError(known[0], problem)
-    of_trial = replicas_of({}, values)
-    return space.with_seeds(known[0], range(first, first + replicas["most"], of_trial))
+    return known[0], first
+
+
+def _any_cell(space: Space) -> dict[str, Value]:
+    return next(iter(space.cells() if space.is_finite else space.corners()))
 
 
 def _cells_to_check(space: Space) -> list[dict[str, Value]]:

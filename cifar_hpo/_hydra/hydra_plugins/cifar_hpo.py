@@ -25,6 +25,7 @@ from cifar_hpo.paths import CONF, SWEEPS
 
 if TYPE_CHECKING:
     from cifar_hpo.study.study import Study
+    from cifar_hpo.sweep.loop import Ended
     from cifar_hpo.sweep.plan import Plan
     from cifar_hpo.sweep.tracker import StudyTracker
     from cifar_hpo.workers.engine import Engine
@@ -89,22 +90,48 @@ class StudySweeper(Sweeper):
     def _sweep(self, arguments: list[str]) -> Sequence[Sequence[JobReturn]]:
         from cifar_hpo.console import still
         from cifar_hpo.study.storage import storage_errors
+        from cifar_hpo.sweep.final import refuse_impossible
         from cifar_hpo.sweep.plan import Plan
 
         with still("preparing the sweep"):
             plan = Plan.from_command_line(self, arguments)
+            if plan.options["final"]:
+                refuse_impossible(self, plan)
         if plan.is_tracked:
             self.tracked.turn_on()
+        with storage_errors(self.options["storage"]), self._ending_multirun():
+            ended = self._run(plan, self._replan(arguments))
+            batches, failure = ended.batches, ended.failure
+            if plan.options["final"] and ended.is_whole:
+                final = self._run(self._final(plan, ended.study))
+                batches, failure = batches + final.batches, failure or final.failure
+            if failure:
+                raise failure
+        return batches
+
+    def _run(self, plan: Plan, replan: Callable[[Sequence[str]], Plan] | None = None) -> Ended:
+        """Run the sweep that is planned, in slots that are there for it."""
+        from cifar_hpo.console import still
+
         with self._pool(plan.n_trials) as pool:
             with still("preparing the data"):
                 plan = plan.prepared()
                 from cifar_hpo.sweep.control import with_added_values
                 from cifar_hpo.sweep.loop import run_sweep
-
-            replan = self._replan(arguments)
-            with storage_errors(self.options["storage"]), self._ending_multirun():
+            if replan:
                 plan = with_added_values(plan, replan)
-                return run_sweep(plan, pool, _open_tracker, replan)
+            return run_sweep(plan, pool, _open_tracker, replan)
+
+    def _final(self, search: Plan, study: str) -> Plan:
+        """The final stage of a search that has come to its end."""
+        from cifar_hpo.console import PLAIN, still, terminal
+        from cifar_hpo.sweep.final import final_plan, final_text, finalists
+
+        with still("preparing the final stage"):
+            found, seeds = finalists(search, study)
+            plan = final_plan(self, search, study, found, seeds)
+        terminal().print(f"\nfinal stage: {final_text(search, len(found))}", **PLAIN)
+        return plan
 
     def _replan(self, arguments: list[str]) -> Callable[[Sequence[str]], Plan]:
         """Makes the plan once more, with further overrides behind the arguments."""
@@ -119,11 +146,14 @@ class StudySweeper(Sweeper):
         from cifar_hpo.sweep.batches import jobs_at_a_time
         from cifar_hpo.sweep.control import with_added_values
         from cifar_hpo.sweep.dry_run import dry_run, leaving_nothing
+        from cifar_hpo.sweep.final import refuse_impossible
         from cifar_hpo.sweep.plan import Plan
 
         with leaving_nothing(), storage_errors(self.options["storage"]):
             with still("preparing the sweep"):
                 plan = Plan.from_command_line(self, arguments)
+                if plan.options["final"]:
+                    refuse_impossible(self, plan)
             engine = self._engine(plan.n_trials)
             with still("preparing the data"):
                 plan = with_added_values(plan.prepared(), self._replan(arguments))
