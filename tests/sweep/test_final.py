@@ -1,0 +1,156 @@
+"""Sweeps with a final stage, by commands as users have them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from support import STUB_SWEEP, clean, run_command, run_in, wait_for
+
+from cifar_hpo.analysis.comparison import Comparison, compare_study
+from cifar_hpo.study.storage import open_storage
+
+APP = """
+import time
+from pathlib import Path
+
+import hydra
+
+def task(config):
+    if config.x == 3 and Path("breaks").exists():
+        raise ValueError("broken")
+    while config.seed == 1001 and Path("waits").exists():
+        Path("reached").touch()
+        time.sleep(0.02)
+    luck = 2 if config.seed == 0 and config.x == 2 else 0
+    value = 2 * config.x - abs(config.rate - config.x) + luck + config.seed % 1000 / 1000
+    return {"y": value * config.epochs}
+
+if __name__ == "__main__":
+    hydra.main(version_base="1.3", config_path=".", config_name="config")(task)()
+"""
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    (folder / "app.py").write_text(APP)
+    (folder / "config.yaml").write_text("seed: 0\nx: 0\nrate: 1\nepochs: 1\n")
+    return [sys.executable, *STUB_SWEEP, *arguments]
+
+
+def sweep(folder: Path, *arguments: str, returncode: int = 0) -> str:
+    done = run_command(folder, command(folder, *arguments))
+    assert done.returncode == returncode, done.stderr
+    return done.stdout
+
+
+def compared(folder: Path, study: str) -> Comparison:
+    return compare_study(study, open_storage(f"sqlite:///{folder}/mlruns/studies.db"))
+
+
+def values_of(folder: Path, study: str = "s_final") -> list[tuple[Mapping[str, Any], list[int]]]:
+    """What varied of each configuration, and its seeds, the best first."""
+    found = []
+    for configuration in compared(folder, study).configurations:
+        found.append((configuration.params, sorted(configuration.values)))
+    return found
+
+
+FINAL = "hydra.sweeper.final={top: 2, replicas: 3, set: {epochs: 4}}"
+FRESH = [1000, 1001, 1002]
+
+
+def test_the_best_and_the_base_are_trained_again_from_fresh_seeds(tmp_path: Path) -> None:
+    shown = sweep(tmp_path, "x=1,2,3", FINAL)
+    expected = "the 2 best and the base configuration once more, from 3 fresh seeds each"
+    assert f"final stage: {expected}, with epochs=4" in shown
+    assert "study s_final: 9 trials" in shown
+    assert values_of(tmp_path) == [({"x": 3}, FRESH), ({"x": 2}, FRESH), ({}, FRESH)]
+    values = {c.name: c.value for c in compared(tmp_path, "s_final").configurations}
+    assert values["base"] == pytest.approx((-1 + 0.001) * 4)
+    assert "again:  python app.py x=3 epochs=4 seed=1002" in shown
+    numbers = {int(file.parent.name) for file in tmp_path.glob("multirun/*/*/final/*/.hydra")}
+    assert numbers == set(range(9)), "in folders of their own"
+    (folder,) = tmp_path.glob("multirun/*/*/0/.hydra")
+    assert "final" not in str(folder)
+
+    told = run_in(tmp_path, "s", "--json", module="cifar_hpo.report")
+    assert json.loads(told.stdout)["final_stage"] == "s_final"
+    again = sweep(tmp_path, "x=1,2,3", FINAL)
+    assert "study s: 3 trials, 3 done before" in again
+    assert "study s_final: 9 trials, 9 done before" in again
+
+
+def test_a_search_that_grows_has_other_finalists_and_what_was_trained_stays(tmp_path: Path) -> None:
+    sweep(tmp_path, "x=1,2", FINAL, "hydra.sweeper.n_trials=1", "hydra/sweeper/sampler=grid")
+    first = values_of(tmp_path)
+    assert len(first) == 2
+    shown = sweep(tmp_path, "x=1,2,3,4", "rate=1", FINAL)
+    assert "[4/4]" in shown
+    params = [params for params, _ in values_of(tmp_path)]
+    assert {"x": 2} in params
+    assert {"x": 4} in params
+    assert all(known in values_of(tmp_path) for known in first)
+
+
+def test_each_configuration_takes_part_at_its_best_values_of_nuisance_keys(
+    tmp_path: Path,
+) -> None:
+    shown = sweep(tmp_path, "x=1,2,3", "rate=1,2,3", "hydra.sweeper.nuisance=[rate]")
+    assert "final stage: 3 configurations, each at its best rate, once more" in shown
+    best = [params for params, _ in values_of(tmp_path)]
+    assert best == [{"x": 3, "rate": 3}, {"x": 2, "rate": 2}, {"x": 1, "rate": 1}]
+
+
+def test_a_search_with_seeds_or_replicas_has_finalists_by_its_means(tmp_path: Path) -> None:
+    sweep(tmp_path, "x=1,2", "seed=0,1", "hydra.sweeper.final={top: 1, replicas: 2}")
+    assert values_of(tmp_path) == [({"x": 2}, [1000, 1001]), ({}, [1000, 1001])]
+
+
+def test_a_killed_final_stage_goes_on_and_a_search_that_was_stopped_has_none(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "waits").touch()
+    arguments = command(tmp_path, "x=1,2", FINAL)
+    with subprocess.Popen(arguments, cwd=tmp_path, env=clean(), start_new_session=True) as process:
+        wait_for((tmp_path / "reached").exists)
+        process.send_signal(signal.SIGKILL)
+    (tmp_path / "waits").unlink()
+    shown = sweep(tmp_path, "x=1,2", FINAL)
+    assert "study s: 2 trials, 2 done before" in shown
+    assert "study s_final: 9 trials, 3 done before" in shown
+    assert sorted(len(seeds) for _, seeds in values_of(tmp_path)) == [3, 3, 3]
+
+    (tmp_path / "breaks").touch()
+    options = ("hydra.sweeper.study_name=t", "hydra.sweeper.max_failures=1")
+    assert "final stage" not in sweep(tmp_path, "x=3,1,2", FINAL, *options, returncode=1)
+    some = sweep(tmp_path, "x=3,1,2", FINAL, options[0], returncode=1)
+    assert "study t_final: 9 trials" in some
+
+
+def test_what_a_final_stage_can_t_do_is_told_before_the_search(tmp_path: Path) -> None:
+    for problem, argument in (
+        ("hydra.sweeper.final.set.x: the search varies it", "{set: {x: 3}}"),
+        ("To append to your config use +other=3", "{set: {other: 3}}"),
+    ):
+        arguments = command(tmp_path, "x=1,2", f"hydra.sweeper.final={argument}")
+        done = run_command(tmp_path, arguments)
+        assert done.returncode != 0
+        assert problem in done.stderr
+        assert not (tmp_path / "mlruns" / "studies.db").exists()
+
+
+def test_the_champion_is_of_the_final_stage(tmp_path: Path, small: list[str]) -> None:
+    final = "hydra.sweeper.final={top: 1, replicas: 2, base: false}"
+    done = run_in(tmp_path, "-m", *small, "model.filters=2,4", "hydra.sweeper.study_name=s", final)
+    assert done.returncode == 0, done.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (model,) = client.search_registered_models()
+    champion = client.get_model_version_by_alias(model.name, "champion")
+    assert champion.tags["study"] == "s_final"
