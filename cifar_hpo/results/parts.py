@@ -23,12 +23,13 @@ from cifar_hpo.results.replication import (
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.table import Table
 
-OPTIMIZER_RATES, OPTIMIZER_SEEDS = "optimizer", "optimizer_seeds"
-"""The optimizers at many learning rates with one seed, and at their best one with several."""
+OPTIMIZER_RATES, OPTIMIZER_SEEDS = "optimizer", "optimizer_final"
+"""The optimizers at many learning rates with one seed, and at their best one with several, which is
+its final stage."""
 
 FINAL = "final"
 SEARCH, SEARCH_FINAL = "best_cnn", "best_cnn_final"
-"""A search for a better model, and several seeds of what it found."""
+"""A search for a better model, and its final stage: several seeds of what it found."""
 
 PARTS = {
     "article": STUDIES,

@@ -43,7 +43,7 @@ def lay_out_optimizers(folder: Path) -> Any:
     ):
         params = {"optimizer": name, "optimizer.learning_rate": rate}
         outcomes.append((params, list(level + JITTER[0])))
-    return lay_out(folder, outcomes, "optimizer_seeds")
+    return lay_out(folder, outcomes, "optimizer_final")
 
 
 def lay_out_search(folder: Path) -> Any:

@@ -14,7 +14,7 @@ from cifar_hpo.results.parts import model_card, optimizer_table, parts_of, searc
 def test_there_is_a_part_for_all_that_has_a_study(tmp_path: Path) -> None:
     lay_out_article(tmp_path)
     storage = lay_out_optimizers(tmp_path)
-    studies = ("neuron_count", "final", "optimizer_seeds")
+    studies = ("neuron_count", "final", "optimizer_final")
     parts = parts_of({study: compare_study(study, storage) for study in studies}, None)
     assert list(parts) == ["article", "optimizers", "final", "versions"]
     assert len(parts["article"].split("\n\n")) == 3, "three tables"
@@ -22,7 +22,7 @@ def test_there_is_a_part_for_all_that_has_a_study(tmp_path: Path) -> None:
 
 
 def test_each_optimizer_stands_at_its_best_learning_rate(tmp_path: Path) -> None:
-    table = optimizer_table(compare_study("optimizer_seeds", lay_out_optimizers(tmp_path)))
+    table = optimizer_table(compare_study("optimizer_final", lay_out_optimizers(tmp_path)))
     first, second = table.rows
     assert (first[0], first[1], first[4]) == ("nesterov", "0.03", "best")
     assert (second[0], second[1]) == ("adam", "0.001")
