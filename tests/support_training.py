@@ -84,11 +84,19 @@ def all_weights(trained: trainer.Trained) -> NDArray[Any]:
     return np.concatenate([weight.ravel() for weight in trained.weights])
 
 
-def marked_for_processors(cases: list[tuple[str, str]], *marked: tuple[str, str]) -> list[Any]:
-    """The cases as parameters, and those marked that .ci/run has time for on each processor."""
-    assert set(marked) <= set(cases)
+def marked_for_processors(
+    cases: list[tuple[str, str]],
+    *marked: tuple[str, str],
+    rare: tuple[tuple[str, str], ...] = (),
+) -> list[Any]:
+    """The cases as parameters, and those marked that .ci/run has time for on each processor.
+
+    rare: those that it has no time for at all.
+    """
+    assert set(marked) | set(rare) <= set(cases)
     parameters = []
     for case in cases:
         marks = [pytest.mark.processors] if case in marked else []
+        marks += [pytest.mark.long] if case in rare else []
         parameters.append(pytest.param(*case, marks=marks))
     return parameters

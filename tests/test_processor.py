@@ -142,9 +142,11 @@ def test_bfloat16_can_be_computed_unless_onednn_is_kept_from_it(
     ("module", "given", "wanted"),
     [
         ("training.trainer", {}, "1"),
-        ("training.model", {}, "1"),
-        ("training.layers", {}, "1"),
-        ("training.trainer", {"TF_ENABLE_ONEDNN_OPTS": ""}, "1"),
+        pytest.param("training.model", {}, "1", marks=pytest.mark.long),
+        pytest.param("training.layers", {}, "1", marks=pytest.mark.long),
+        pytest.param(
+            "training.trainer", {"TF_ENABLE_ONEDNN_OPTS": ""}, "1", marks=pytest.mark.long
+        ),
         ("training.trainer", {"TF_ENABLE_ONEDNN_OPTS": "0"}, "0"),
     ],
 )

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import optuna
 from results.laid_out import lay_out_article, lay_out_optimizers
-from support import lay_out, run_in
+from support import call_in, lay_out, run_in
 
+from cifar_hpo.results.__main__ import main as results
 from cifar_hpo.results.document import BEGIN, END
 
 KEPT_SEARCH = "README.md keeps its part best_cnn: of best_cnn, best_cnn_final not all are here\n"
@@ -31,7 +32,7 @@ def test_they_go_into_a_file_part_by_part_and_nowhere_else(tmp_path: Path) -> No
     readme = tmp_path / "README.md"
     old = "<!-- optimizers -->\nold\n<!-- best_cnn -->\n- elsewhere\n\n- 0.9\n"
     readme.write_text(f"before\n{BEGIN}\n{old}{END}\nafter\n")
-    shown = run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results")
+    shown = call_in(tmp_path, results, "--readme", "README.md")
     assert (shown.returncode, shown.stderr) == (0, KEPT_SEARCH)
     text = readme.read_text()
     assert text.startswith(f"before\n{BEGIN}\n\n<!-- article -->\n\n| study |")
@@ -47,7 +48,7 @@ def test_a_part_stays_where_one_of_its_studies_is_missing(tmp_path: Path) -> Non
     optuna.delete_study(study_name="depth", storage=storage)
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}\n<!-- article -->\nelsewhere\n{END}\n")
-    shown = run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results")
+    shown = call_in(tmp_path, results, "--readme", "README.md")
     assert shown.stderr.startswith("README.md keeps its part article: of neuron_count, ")
     assert readme.read_text().startswith(f"{BEGIN}\n\n<!-- article -->\n\nelsewhere\n\n")
 
@@ -56,16 +57,16 @@ def test_a_file_without_a_place_for_them_is_refused_on_one_line(tmp_path: Path) 
     lay_out_article(tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text("no place")
-    refused = run_in(tmp_path, "--readme", "README.md", module="cifar_hpo.results")
+    refused = call_in(tmp_path, results, "--readme", "README.md")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert readme.read_text() == "no place"
 
 
 def test_without_studies_it_says_how_to_get_them(tmp_path: Path) -> None:
-    refused = run_in(tmp_path, module="cifar_hpo.results")
+    refused = call_in(tmp_path, results)
     assert refused.returncode == 2
     assert "studies.db is not here" in refused.stderr
     lay_out(tmp_path, [], "neuron_count")
-    refused = run_in(tmp_path, module="cifar_hpo.results")
+    refused = call_in(tmp_path, results)
     assert refused.returncode == 2
     assert "python -m cifar_hpo -cn neuron_count makes one" in refused.stderr

@@ -266,7 +266,7 @@ ENDS = {
     "Ctrl-C twice": [signal.SIGINT, signal.SIGINT],
     "kill -9": [signal.SIGKILL],
 }
-LONG = ("SIGTERM", "Ctrl-C twice")
+LONG = ("SIGTERM", "Ctrl-C twice", "kill -9")
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def outcomes(here: Path) -> list[dict[str, float]]:
     return [{**values, "train_seconds": 0.0} for values in metrics]
 
 
+@pytest.mark.long
 def test_a_killed_sweep_of_a_user_s_model_ends_as_if_it_had_not_been_and_is_asked(
     folder: Folder, npz: Path
 ) -> None:
@@ -138,6 +139,7 @@ def test_trials_are_compared_by_a_metric_of_a_compiled_model_and_the_best_is_ser
     assert found.mean() == pytest.approx(fast["test_accuracy"])
 
 
+@pytest.mark.long
 def test_a_network_of_keras_own_trains_on_larger_images(folder: Folder, tmp_path: Path) -> None:
     here = folder("mobile")
     rng = np.random.default_rng(0)

@@ -43,7 +43,7 @@ from cifar_hpo.study.study import Study
 from cifar_hpo.trial import FAILED, FINISHED, PRUNED, Progress, TrialResult, TrialSpec
 
 SHORT = settings(
-    max_examples=15,
+    max_examples=10,
     stateful_step_count=20,
     phases=[Phase.generate],  # a failure is shown as it was found; the long form makes it short
     database=None,

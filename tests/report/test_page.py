@@ -155,6 +155,7 @@ def test_what_was_pruned_when(tmp_path: Path) -> None:
     assert "not drawn" not in page
 
 
+@pytest.mark.long
 def test_a_study_of_500_trials_in_ten_seconds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     outcomes = []

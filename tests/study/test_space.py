@@ -16,7 +16,7 @@ from cifar_hpo.errors import ConfigError
 from cifar_hpo.study.dimensions import Choices, Value, canonical, parse_value
 from cifar_hpo.study.space import Space, identity
 
-BRIEF = settings(max_examples=100, deadline=None, database=None)
+BRIEF = settings(max_examples=50, deadline=None, database=None)
 
 
 @pytest.fixture

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +17,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from mlflow.entities import Run as MlflowRun
 from omegaconf import OmegaConf
-from support import Run, run_in, wait_for
+from support import Run, run_in
 
 from cifar_hpo.errors import TrialError
 from cifar_hpo.processor import fused_below
@@ -370,48 +364,6 @@ def test_a_sweep_says_once_which_replicas_train_one_after_the_other(
     assert (shown.stdout + shown.stderr).count(
         f"with {fused_below()} neurons or more in the first layer they train one after the other"
     ) == 1
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """The address of an MLflow server of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
-    command += ["--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "stored"]
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        with contextlib.suppress(OSError):
-            return bool(urllib.request.urlopen(f"{address}/health", timeout=2).status == 200)
-        return False
-
-    try:
-        wait_for(answers, seconds=120)
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
-
-
-@pytest.mark.usefixtures("store")
-def test_an_mlflow_server_has_runs_model_and_champion(
-    run: Run, small: list[str], server: str
-) -> None:
-    arguments = ["-m", *small, "training.epochs=1", "model.filters=2,3"]
-    shown = run(*arguments, MLFLOW_TRACKING_URI=server)
-    assert shown.returncode == 0, shown.stderr
-    assert f"browse: {server}\n" in shown.stdout
-    assert "not logged" not in shown.stdout
-    client = mlflow.MlflowClient(server)
-    experiments = [one.experiment_id for one in client.search_experiments()]
-    assert [one.info.status for one in client.search_runs(experiments)] == [FINISHED] * 3
-    assert client.get_model_version_by_alias("cifar_hpo-small", "champion")
 
 
 def job_result(value: object, status: JobStatus = JobStatus.FAILED) -> JobResult:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import mlflow
-from support import STUB_SWEEP, clean, wait_for
+from support import STUB_SWEEP, Run, clean, wait_for
 from support_tracking import Server
 
 from cifar_hpo.analysis.comparison import compare_study
@@ -119,3 +119,20 @@ def test_limits_and_pruning_act_while_the_server_hangs_and_the_same_command_logs
     assert run_ids[0] == by_trial["0"].info.run_id
     assert run_ids[2] == by_trial["2"].info.run_id
     assert not list(tmp_path.rglob("undelivered-*"))
+
+
+def test_an_mlflow_server_has_runs_model_and_champion(
+    run: Run, small: list[str], server: Server
+) -> None:
+    name = "served"
+    arguments = ["-m", *small, "training.epochs=1", "model.filters=2,3"]
+    shown = run(*arguments, f"mlflow.experiment={name}", MLFLOW_TRACKING_URI=server.uri)
+    assert shown.returncode == 0, shown.stderr
+    assert f"browse: {server.uri}\n" in shown.stdout
+    assert "not logged" not in shown.stdout
+    client = mlflow.MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name(name)
+    runs = client.search_runs([experiment.experiment_id])
+    assert [one.info.status for one in runs] == ["FINISHED"] * 3
+    champion = client.get_model_version_by_alias("cifar_hpo-small", "champion")
+    assert champion.run_id in {one.info.run_id for one in runs}

@@ -205,7 +205,7 @@ def test_callbacks_are_called_around_epochs_with_the_metrics_of_each(config: Com
             "optimizer=sgd",
             "optimizer.learning_rate=1.5",
         ],
-        ["training.schedule=cosine"],
+        pytest.param(["training.schedule=cosine"], marks=pytest.mark.long),
     ],
 )
 def test_a_callback_that_looks_on_changes_nothing(
@@ -224,7 +224,7 @@ def test_a_callback_that_looks_on_changes_nothing(
 @pytest.mark.parametrize(
     ("node", "trained"),
     [
-        ({"_target_": "StopAtOnce"}, 1),
+        pytest.param({"_target_": "StopAtOnce"}, 1, marks=pytest.mark.long),
         ({"_target_": "keras.callbacks.EarlyStopping", "min_delta": 100}, 2),
     ],
 )

@@ -73,7 +73,9 @@ def dataset(labels: str = CLASSES, size: tuple[int, int] = (8, 8), channels: int
 KINDS = {"resnet": CLASSES, "scaled": CLASSES, "regression": NUMBERS, "several": SEVERAL}
 
 
-@pytest.mark.parametrize("model", KINDS)
+@pytest.mark.parametrize(
+    "model", ["resnet", pytest.param("scaled", marks=pytest.mark.long), "regression", "several"]
+)
 def test_a_user_s_model_trains_in_one_graph_and_is_the_one_that_is_kept(model: str) -> None:
     data = dataset(KINDS[model])
     checked = config(model, "optimizer.learning_rate=0.01", "training.epochs=8")
@@ -360,8 +362,14 @@ def test_what_fit_can_t_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         (NUMBERS, 3, np.uint8, ["training.replicas=2"]),
         (SEVERAL, 1, np.uint8, ["training.replicas=2", "training.label_smoothing=0.1"]),
         (CLASSES, 1, np.float32, ["training.replicas=2", "data.augment=[flip,shift,cutout]"]),
-        (CLASSES, 5, np.uint8, ["data.augment=[flip,cutout]", "model.mirror=true"]),
-        (CLASSES, 1, np.uint8, ["model.whitening=true", "training.replicas=2"]),
+        pytest.param(
+            *(CLASSES, 5, np.uint8, ["data.augment=[flip,cutout]", "model.mirror=true"]),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *(CLASSES, 1, np.uint8, ["model.whitening=true", "training.replicas=2"]),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_the_built_in_model_learns_images_and_labels_of_any_kind(

@@ -78,6 +78,7 @@ CASES = [
         [(name, "none") for name in OPTIONS],
         ("fused", "none"),
         ("bf16, momentum, one cycle", "none"),
+        rare=(("averaged, stopping early", "none"), ("dropout, augmented, normalised", "none")),
     ),
     ("plain", "cut short"),
     ("plain", "garbled"),

@@ -299,6 +299,12 @@ FUSED_CASES = [
         ("base", "sgd"),
         ("batch norm", "adam"),
         ("residual, pooled late, averaged", "adam"),
+        rare=(
+            ("base", "adamw"),
+            ("base", "rmsprop"),
+            ("dropout", "adam"),
+            ("a list, another activation", "adam"),
+        ),
     ),
 )
 def test_a_fused_replica_ends_like_the_same_seed_alone(

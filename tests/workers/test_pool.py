@@ -233,7 +233,12 @@ def test_workers_are_replaced_after_some_trials(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("sent", "code"),
-    [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGHUP, 1), (signal.SIGKILL, -9)],
+    [
+        (signal.SIGINT, 1),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, 1, marks=pytest.mark.long),
+        (signal.SIGKILL, -9),
+    ],
 )
 def test_an_interrupted_sweep_leaves_no_process_and_resumes(
     tmp_path: Path, sent: signal.Signals, code: int
