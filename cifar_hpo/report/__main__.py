@@ -10,6 +10,7 @@ import webbrowser
 from collections.abc import Sequence
 
 from optuna.storages import BaseStorage
+from rich.console import Console
 
 from cifar_hpo.analysis.comparison import Comparison, compare_study
 from cifar_hpo.analysis.verdict import verdict
@@ -116,6 +117,8 @@ def report(given: argparse.Namespace) -> Held | None:
     if given.not_worse_than:
         held = hold_against(comparison, given.not_worse_than, storage, given.tracking_uri)
     if given.json:
+        runs = open_runs(comparison, given.tracking_uri, Console(stderr=True))
+        comparison = with_new_images(comparison, runs)
         sys.stdout.write(to_json(report_document(comparison, held)) + "\n")
     else:
         _print_report(comparison, held, storage, given)

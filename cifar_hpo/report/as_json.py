@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from cifar_hpo.analysis.claims import Claim, claims
 from cifar_hpo.analysis.comparison import Comparison, Configuration
+from cifar_hpo.analysis.effects import Importance, importances
 from cifar_hpo.analysis.separation import TOP_K
 from cifar_hpo.analysis.verdict import decide, verdict
 from cifar_hpo.redaction import redacted
@@ -53,6 +54,7 @@ def report_document(comparison: Comparison, held: Held | None = None) -> Documen
         "decision": _snake_case(type(decide(comparison)).__name__),
         "sentences": verdict(comparison),
         "claims": [_claim(made) for made in claims(comparison)],
+        "importance": [_importance(explained) for explained in importances(comparison)],
         "final_stage": comparison.final_stage or None,
         "configurations": [
             _configuration(comparison, configuration, rank)
@@ -140,9 +142,18 @@ def _configuration(comparison: Comparison, configuration: Configuration, rank: i
         "values": dict(configuration.values),
         "missing": dict(configuration.missing),
         "test_accuracy": sum(tests.values()) / len(tests) if tests else None,
+        "new_images": configuration.new_images,
         "seconds": configuration.seconds,
         "trial": configuration.trial.number,
         "run_id": configuration.trial.run_id or None,
+    }
+
+
+def _importance(explained: Importance) -> Document:
+    return {
+        "keys": list(explained.keys),
+        "share": explained.share,
+        "interval": explained.interval,
     }
 
 

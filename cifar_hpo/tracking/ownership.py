@@ -20,8 +20,8 @@ def end_dead_runs(client: Any, experiment_id: str, condition: str, *, of_all: bo
     """Mark as KILLED the runs of an experiment that say RUNNING and whose owner is gone.
 
     One that was made by a request that came through late, after its attempt had got another run, is
-    deleted. condition: a filter of `search_runs`. of_all: whether no owner can be alive, whatever it is
-    called; else a run that names none is left alone.
+    deleted. condition: a filter of `search_runs`. of_all: whether no owner can be alive, whatever
+    it is called; else a run that names none is left alone.
     """
     for run in client.search_runs([experiment_id], condition):
         if not of_all and is_alive(run.data.tags.get(OWNER, "::")):
