@@ -401,7 +401,7 @@ def test_each_job_has_its_own_value_of_an_interpolation_of_the_job(
 
     def run_sweep(plan: Plan, *_: object) -> loop.Ended:
         plans.append(plan)
-        return loop.Ended("s", [], None, is_whole=True)
+        return loop.Ended(plan, "s", [], None, is_whole=True)
 
     monkeypatch.setattr(loop, "run_sweep", run_sweep)
     argv = ["cifar_hpo", "-m", "training.seed=${hydra:job.num}", "model.filters=4,8"]

@@ -36,17 +36,39 @@ def allocate(
     if any(lacking):
         return Allocation(lacking)
     nobody = [0] * len(configurations)
-    complete = [place for place, known in enumerate(configurations) if known.is_complete]
+    complete: list[int] = []
+    lost: list[int] = []
+    for place, known in enumerate(configurations):
+        (complete if known.is_complete else lost).append(place)
     if not complete or any(len(configurations[place].values) < asked.least for place in complete):
-        return Allocation(nobody)
-    contenders = _contenders(configurations, complete, direction, planned)
+        return Allocation(nobody, lost=lost)
+    level, contenders = _judged(configurations, complete, direction, planned, asked.least)
     needed = list(nobody)
-    level = min(len(configurations[place].values) for place in contenders)
     for place in contenders:
         known = configurations[place]
         if len(contenders) > 1 and known.begun == level and level < asked.most:
             needed[place] = 1
-    return Allocation(needed, contenders)
+    return Allocation(needed, contenders, min(TOP_K, len(complete)), lost)
+
+
+def _judged(
+    configurations: Sequence[Replicas],
+    complete: Sequence[int],
+    direction: str,
+    planned: ReplicaPlan,
+    least: int,
+) -> tuple[int, list[int]]:
+    """The last round that all who are in it have come to the end of, as a number of seeds, and who
+    is in the next one.
+
+    What some have beyond it decides nothing: a round that is judged in its middle is a look more
+    than the plan allows for, and says what was faster.
+    """
+    for level in range(max(len(configurations[place].values) for place in complete), least, -1):
+        contenders = _contenders(configurations, complete, direction, planned, level)
+        if all(len(configurations[place].values) >= level for place in contenders):
+            return level, contenders
+    return least, _contenders(configurations, complete, direction, planned, least)
 
 
 def _contenders(
@@ -54,13 +76,16 @@ def _contenders(
     complete: Sequence[int],
     direction: str,
     planned: ReplicaPlan,
+    level: int,
 ) -> list[int]:
-    """Those of the TOP_K best that are not shown to be worse than the best, which is the first."""
+    """Those of the TOP_K best that are not shown to be worse than the best, which is the first; by
+    so many of the seeds of each."""
+    first: dict[int, dict[int, float]] = {}
+    for place in complete:
+        first[place] = dict(sorted(configurations[place].values.items())[:level])
     sign = -1 if direction == "minimize" else 1
-    best_first = sorted(
-        complete, key=lambda place: -sign * fmean(configurations[place].values.values())
-    )
-    groups = [configurations[place].values for place in best_first]
+    best_first = sorted(complete, key=lambda place: -sign * fmean(first[place].values()))
+    groups = [first[place] for place in best_first]
     looks = Looks(planned.least, planned.most)
     separation = separate(groups, direction, looks, compared=TOP_K)
     return [best_first[place] for place in separation.unseparated if place < TOP_K]

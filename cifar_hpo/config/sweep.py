@@ -197,7 +197,8 @@ class Final:
     replicas: int = key("seeds of each, none of which the search had", default=5, low=2, whole=True)
     set: dict[str, Any] = meant("what they have otherwise than in the search", {})
     base: bool | None = key(
-        "whether the config as it is, takes part; null is unless there are nuisance keys",
+        "whether the config as it is takes part; null is where it has all that varies, and no key "
+        "is a nuisance",
         default=None,
     )
 
@@ -221,7 +222,7 @@ class Sweeper:
     )
     n_trials: int | None = key(
         "finished trials in all, earlier ones counted; a grid's are drawn at random, by the "
-        "sampler's seed; null runs the whole grid",
+        "sampler's seed, unless it has replicas; null runs the whole grid",
         default=None,
         low=1,
     )
@@ -271,7 +272,7 @@ class Sweeper:
     final: Any = meant(
         "a final stage: {top: 3, replicas: 5, set: {training.epochs: 30}} trains the best 3 and "
         "the base configuration again, from fresh seeds and with these values, in a study NAME"
-        "_final; its best model is the champion",
+        "_final, whose best model may become the champion instead of the search's",
         None,
     )
     nuisance: list[str] = meant(

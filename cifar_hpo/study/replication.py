@@ -52,11 +52,14 @@ class Allocation:
 
     needed: how many further seeds of each are sure to be trained, as far as it is known now.
     contenders: the best and those that are not shown to be worse, the best first; empty while not
-    all have their first seeds.
+    all have their first seeds. compared: how many were compared with one another. lost: those of
+    which a seed has no value, which are not compared.
     """
 
     needed: Sequence[int]
     contenders: Sequence[int] = ()
+    compared: int = 0
+    lost: Sequence[int] = ()
 
 
 Allocate = Callable[[Sequence[Replicas], ReplicaPlan, ReplicaPlan], Allocation]
@@ -68,17 +71,19 @@ command, and what is asked for now."""
 class NextSeeds:
     """What is to be tried next, of these configurations.
 
-    cells: the trials that are sure to come, the most urgent first. contenders: as `Allocation` has
-    them, each as what it varies, without the seed.
+    cells: the trials that are sure to come, the most urgent first. contenders, compared, lost: as
+    `Allocation` has them, each configuration as what it varies, without the seed.
     """
 
     cells: Sequence[Cell]
     contenders: Sequence[Cell]
+    compared: int
+    lost: Sequence[Cell]
 
     @property
     def is_decided(self) -> bool:
         """Whether all are shown to be worse than one."""
-        return len(self.contenders) == 1
+        return self.compared > 1 and len(self.contenders) == 1
 
 
 class Replication:
@@ -136,7 +141,9 @@ class Replication:
         allocation = self._allocate(known, self.noted, self.plan)
         seeds_begun = [begun.get(identity(cell), set()) for cell in configurations]
         cells = list(self._cells(configurations, seeds_begun, allocation))
-        return NextSeeds(cells, [configurations[place] for place in allocation.contenders])
+        contenders = [configurations[place] for place in allocation.contenders]
+        lost = [configurations[place] for place in allocation.lost]
+        return NextSeeds(cells, contenders, allocation.compared, lost)
 
     def _cells(
         self,

@@ -267,6 +267,11 @@ class Space:
         """How many cells there are; only of a finite space. Counted without listing them."""
         return sum(block.size for block in self.blocks())
 
+    @property
+    def n_configurations(self) -> int:
+        """The same, those counted as one that differ in their seed alone."""
+        return self.n_cells // (len(self.choices(self.seed_key)) if self.seed_key else 1)
+
     def cells(self, given: Mapping[str, Value] | None = None) -> Iterator[dict[str, Value]]:
         """Every combination of what exists once, the last dimension fastest; one empty cell where
         nothing varies. They are made as they are asked for.

@@ -146,6 +146,7 @@ class Study:
         self._counted_elsewhere: list[FinishedTrial] = []
         self._lost: list[int] = []
         self._failures = 0
+        self._counted = 0  # outcomes, those among them that took the place of earlier ones
         is_pausing = options["pruner"]["name"] in PAUSING
         self._rungs = Rungs(options["pruner"], self.directions[0]) if is_pausing else None
         self._ended_paused: list[FinishedTrial] = []
@@ -432,13 +433,15 @@ class Study:
         running = [spec.params for spec in [*list(self.running.values()), *self._requeued]]
         running += [trial.params for trial in self._sharing.others()]
         left_out = self._workload.left_out
-        known = (len(self._finished), identities(running), len(left_out))
-        if self._next_seeds is None or self._next_seeds[0] != known:
-            possible = [cell for cell in self._first_cells if identity(cell) not in left_out]
-            configurations = [without_seed(cell) for cell in possible]
-            seeds = self._replication.next_seeds(configurations, self._finished, running)
-            self._next_seeds = known, seeds
-        return self._next_seeds[1]
+        known = (self._counted, identities(running), len(left_out))
+        latest = self._next_seeds
+        if latest is not None and latest[0] == known:
+            return latest[1]
+        possible = [cell for cell in self._first_cells if identity(cell) not in left_out]
+        configurations = [without_seed(cell) for cell in possible]
+        seeds = self._replication.next_seeds(configurations, list(self._finished), running)
+        self._next_seeds = known, seeds
+        return seeds
 
     @functools.cached_property
     def _first_cells(self) -> list[Cell]:
@@ -516,8 +519,21 @@ class Study:
 
     @property
     def is_cut_short(self) -> bool:
-        """Whether it ended because it was asked to, or because too many trials failed."""
-        return self.is_stopping or self._budget.has_failed_too_often(self._failures)
+        """Whether it ended because it was asked to, because too many trials failed, or without
+        what was left to try beside failed ones."""
+        planned = self.planned()
+        is_partial = self.options["retry_failed"] and len(self._finished) < (planned or 0)
+        return (
+            self.is_stopping
+            or self._budget.has_failed_too_often(self._failures)
+            or bool(is_partial)
+        )
+
+    def is_anyone_at_work(self) -> bool:
+        """Whether other commands run trials of a shared study; as of now."""
+        with contextlib.suppress(OperationalError, StorageInternalError):
+            self.look()
+        return self._sharing.is_anyone_at_work()
 
     def inbox(self) -> Inbox:
         """Where this study's sweep finds what others ask of it."""
@@ -536,8 +552,7 @@ class Study:
         """
         self._refuse_outside(wish, "studies enqueue")
         if self._replication:
-            problem = "further seeds go to what is not told apart yet"
-            raise ConfigError("studies enqueue", f"{problem}; studies add gives a key new values")
+            raise ConfigError("studies enqueue", "further seeds go to what is not told apart yet")
         if not self.is_grid:
             # Of several commands that are asked each does so, of which one makes a trial.
             self._stored.study.enqueue_trial(dict(wish), skip_if_exists=True)
@@ -851,6 +866,7 @@ class Study:
 
     def _count(self, trial: FinishedTrial) -> None:
         self._finished.count(trial)
+        self._counted += 1
         self._workload.finish(trial.params)
         if self._replication:
             self._asked = None

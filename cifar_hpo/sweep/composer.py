@@ -96,11 +96,18 @@ class Composer:
         some choices only, with one choice of each group, the same in whichever order they are
         given; None where that is none either.
         """
-        with contextlib.suppress(*REFUSED):
-            return self.compose_groups({})
+        base = self.compose_base()
+        if base is not None:
+            return base
         combinations = self.space.combinations_of_groups()
         with contextlib.suppress(*REFUSED):
             return self.compose_groups(min(combinations, key=identity, default={}))
+        return None
+
+    def compose_base(self) -> DictConfig | None:
+        """The config as it is, with nothing that varies; None where that is none."""
+        with contextlib.suppress(*REFUSED):
+            return self.compose_groups({})
         return None
 
     def compose_choices(self) -> dict[str, dict[str, DictConfig]]:

@@ -143,9 +143,9 @@ class Controls:
         if self.replan is None:
             raise StudyError("its configurations are those that the search has found")
         self.inbox.answer(request, "")
-        before = study.space.n_cells
+        before = study.space.n_configurations
         plan = extended_plan(self.plan, self.replan, values, study.name)
-        added = plan.space.n_cells - before
+        added = plan.space.n_configurations - before
         if not added:
             return f"{', '.join(request.overrides)}: all of them were in the grid before"
         study.extend(plan.space, plan.meaning, plan.costs(), plan.left_out(), values)
@@ -227,6 +227,9 @@ def _refuse_unvaried(space: Space, key: str) -> None:
     if key not in space.dimensions:
         known = ", ".join(list(space.dimensions)[:MAX_SHOWN]) or "nothing"
         raise ConfigError(key, f"it is not in the space, which varies {known}")
+    if key == space.seed_key:
+        hint = "hydra.sweeper.replicas={most: N} allows more"
+        raise ConfigError(key, f"seeds are added where they decide; {hint}")
     if key in space.listed_keys:
         raise ConfigError(key, "it varies by hydra.sweeper.cells, which lists configurations")
 

@@ -166,9 +166,10 @@ def _outlook(plan: Plan, storage: BaseStorage | None) -> Outlook:
     outlook = Outlook(plan.name, workload, options["timeout"], left_out=plan.left_out())
     workload.leave_out(outlook.left_out)
     if plan.space.seed_key:
-        most = len(plan.space.choices(plan.space.seed_key))
-        least = math.ceil(most * options["replicas"]["least"] / options["replicas"]["most"])
-        outlook.seeds = (least, most)
+        seeds = [int(seed) for seed in plan.space.choices(plan.space.seed_key)]
+        of_trial = seeds[1] - seeds[0] if len(seeds) > 1 else options["replicas"]["most"]
+        least = math.ceil(options["replicas"]["least"] / of_trial)
+        outlook.seeds = (least, len(seeds))
     if storage is None:
         return outlook
     from cifar_hpo.study.ranking import finished_trials

@@ -11,18 +11,20 @@ others, arXiv:1910.05446; Dahl and others, arXiv:2306.07179, call them so).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.types import HydraContext, TaskFunction
+from omegaconf import OmegaConf
 
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.study.dimensions import as_written
-from cifar_hpo.study.seeds import is_seed, without_seed
+from cifar_hpo.study.dimensions import as_written, parse_element
+from cifar_hpo.study.seeds import REPLICAS, is_seed, without_seed
 from cifar_hpo.study.space import Choices, Space, Value, identity
-from cifar_hpo.sweep.composer import REFUSED
+from cifar_hpo.sweep.options import MAX_NAME_LENGTH
 from cifar_hpo.sweep.plan import HydraSweeper, Plan, seed_of
 from cifar_hpo.workers.jobs import HydraLauncher
 
@@ -45,11 +47,17 @@ OF_SEARCH: dict[str, Any] = {
     "patience": None,
     "sampler": {"name": "grid"},
     "pruner": {"name": "none"},
+    "retry_failed": False,
     "final": None,
     "nuisance": [],
     "fresh": False,
 }
 """Options of a search that a final stage has otherwise."""
+
+OPTION = "hydra.sweeper.final"
+
+MAX_TRIED = 50
+"""Cells of a search on which it is tried beforehand what `set` makes of them."""
 
 
 class _Stage:
@@ -76,14 +84,16 @@ def final_plan(
     search. Raises ConfigError, and Hydra's errors, for what `set` makes of a config.
     """
     options = search.options["final"]
-    key, seed = seed_of(search.space, search.composer, "hydra.sweeper.final")
+    key, seed = seed_of(search.space, search.composer, OPTION)
     while used_seeds and max(used_seeds) >= seed + FRESH:
         seed += FRESH
     overrides = _fixed(search.space, [*options["set"], key])
-    overrides += [f"{name}={as_written(value)}" for name, value in options["set"].items()]
+    for changed, value in options["set"].items():
+        _, _, text = parse_element(f"{OPTION}.set.{changed}", f"{changed}={as_written(value)}")
+        overrides.append(f"{changed}={text}")
     overrides.append(f"{key}={seed + FRESH}")
-    cells = [dict(finalist) for finalist in finalists]
-    if options["base"] and not _has_base(search, finalists):
+    cells = [_as_cell(finalist) for finalist in finalists]
+    if _takes_part(search) and not _is_base_among(search, finalists):
         cells.append({})
     stage = _Stage(
         sweeper,
@@ -97,25 +107,114 @@ def final_plan(
             "replicas": options["replicas"],
         },
     )
-    return dataclasses.replace(Plan.from_command_line(stage, overrides), is_final=True)
+    plan = Plan.from_command_line(stage, overrides)
+    meaning = plan.meaning
+    if search.composer.compose_base() is None:
+        meaning = _meaning_by_search(search, meaning, options["set"])
+    return dataclasses.replace(plan, is_final=True, meaning=meaning)
 
 
 def refuse_impossible(sweeper: HydraSweeper, search: Plan) -> None:
     """Raise before the search begins what its final stage would raise behind it.
 
-    That is an error of Hydra's or of the task's on `set`, tried on a configuration of the search.
+    That are errors of Hydra's or of the task's on `set`, tried on configurations of the search, a
+    name without room for the final stage's, and a study of that name that means something else.
     """
     space, options = search.space, search.options["final"]
     for key in options["set"]:
         if key in space.dimensions:
             problem = "the search varies it, and the final stage has what was found"
-            raise ConfigError(f"hydra.sweeper.final.set.{key}", problem)
+            raise ConfigError(f"{OPTION}.set.{key}", problem)
+        if is_seed(key):
+            raise ConfigError(f"{OPTION}.set.{key}", "the final stage has fresh seeds of its own")
+    if REPLICAS in space.dimensions:
+        raise ConfigError(OPTION, f"the search varies {REPLICAS}, and the final stage its seeds")
     for key in search.options["nuisance"]:
         if key not in space.dimensions:
             known = ", ".join(space.dimensions) or "nothing"
             raise ConfigError("hydra.sweeper.nuisance", f"{key} does not vary; {known} do")
-    cells = space.cells() if space.is_finite else space.corners()
-    final_plan(sweeper, search, "final", [without_seed(next(iter(cells)))])
+    if len(search.name + SUFFIX) > MAX_NAME_LENGTH:
+        room = MAX_NAME_LENGTH - len(SUFFIX)
+        problem = f"{search.name[:40]!r} has more than {room} letters; its final stage adds some"
+        raise ConfigError("hydra.sweeper.study_name", f"{problem}, {SUFFIX}")
+    _refuse_base(search)
+    plan = final_plan(sweeper, search, search.name, _some_of_each_group(space))
+    if not search.options["fresh"]:
+        _refuse_another_meaning(plan)
+
+
+def _some_of_each_group(space: Space) -> list[Mapping[str, Value]]:
+    """Configurations that together have every combination of groups' choices, up to MAX_TRIED; of
+    a space with intervals those at its ends."""
+    if not space.is_finite:
+        return [without_seed(cell) for cell in space.corners()]
+    cells: list[Mapping[str, Value]] = []
+    for chosen in itertools.islice(space.combinations_of_groups(), MAX_TRIED):
+        cells += [without_seed(cell) for cell in itertools.islice(space.cells(chosen), 1)]
+    return cells
+
+
+def _refuse_another_meaning(plan: Plan) -> None:
+    """Raise StudyError where there is a study of the final stage's name that is of something else.
+
+    Its images are looked at when it begins.
+    """
+    from cifar_hpo.study.storage import latest_first, load_study, storage_if_there
+    from cifar_hpo.study.stored import meaning_of, refuse_differences
+
+    storage = storage_if_there(plan.options["storage"])
+    if storage is None or plan.name not in latest_first(storage):
+        return
+    stored = meaning_of(load_study(storage, plan.name).user_attrs)
+    wanted = json.loads(json.dumps(dict(plan.meaning)))
+    if stored:
+        refuse_differences(plan.name, {**stored, "data": []}, {**wanted, "data": []})
+
+
+def _takes_part(search: Plan) -> bool:
+    """Whether the config as it is takes part: where nobody says, if it is one that can run."""
+    base = search.options["final"]["base"]
+    return not _lacking(search) if base is None else bool(base)
+
+
+def _lacking(search: Plan) -> str:
+    """What the config as it is lacks of the keys that vary; empty where it has all."""
+    base = search.composer.compose_base()
+    for key in [*search.space.groups, *search.space.dimensions]:
+        path = key.lstrip("+~").partition("@")[0].replace("/", ".")
+        if base is None or key[0] in "+~" or OmegaConf.is_missing(base, path):
+            return key
+    return ""
+
+
+def _refuse_base(search: Plan) -> None:
+    """Raise ConfigError where the base configuration is asked for and can't be composed."""
+    if search.options["final"]["base"] and search.composer.compose_base() is None:
+        problem = f"the config as it is lacks a choice of {_lacking(search)}"
+        raise ConfigError(f"{OPTION}.base", f"{problem}; base: false leaves it out")
+
+
+def _as_cell(finalist: Mapping[str, Value]) -> dict[str, Value]:
+    """As an option of a sweep has it, whose interpolations are resolved when it is read."""
+    cell = {}
+    for key, value in finalist.items():
+        cell[key] = value.replace("${", "\\${") if isinstance(value, str) else value
+    return cell
+
+
+def _meaning_by_search(
+    search: Plan, meaning: Mapping[str, Any], changed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a final stage means whose base configuration is none: the search with what changed, for
+    its own would change with the finalists."""
+    config = OmegaConf.create(search.meaning["config"])
+    for key, value in changed.items():
+        OmegaConf.update(config, key, value)
+    shared = {**meaning, "config": OmegaConf.to_container(config)}
+    shared.pop("choices", None)
+    if "choices" in search.meaning:
+        shared["choices"] = search.meaning["choices"]
+    return shared
 
 
 def final_text(search: Plan, count: int | None = None) -> str:
@@ -127,27 +226,34 @@ def final_text(search: Plan, count: int | None = None) -> str:
     if search.options["nuisance"]:
         keys = ", ".join(search.options["nuisance"])
         who = f"{top or 'all'} configurations, each at its best {keys},"
-    if options["base"]:
+    if _takes_part(search):
         who += " and the base configuration"
     text = f"{who} once more, from {options['replicas']} fresh seeds each"
     changed = [f"{key}={as_written(value)}" for key, value in options["set"].items()]
     return f"{text}, with {' '.join(changed)}" if changed else text
 
 
+def note_final(search: Plan, name: str) -> None:
+    """Note with a search's study that it has a final stage."""
+    from cifar_hpo.study.storage import load_study, open_storage
+    from cifar_hpo.study.stored import FINAL_STAGE
+
+    study = load_study(open_storage(search.options["storage"]), name)
+    study.set_user_attr(FINAL_STAGE, name + SUFFIX)
+
+
 def finalists(search: Plan, name: str) -> tuple[list[Mapping[str, Value]], list[int]]:
     """The configurations of a search that its final stage is about, the best first, and all seeds
-    that selected them; its study notes that there is one.
+    that selected them; none where no trial has a value.
 
     name: of its study. The best by their means over seeds, of those that differ in nuisance keys
     alone the first.
     """
     from cifar_hpo.analysis.comparison import compare_study
     from cifar_hpo.study.storage import open_storage
-    from cifar_hpo.study.stored import FINAL_STAGE
 
     options, nuisance = search.options["final"], set(search.options["nuisance"])
     comparison = compare_study(name, open_storage(search.options["storage"]))
-    comparison.study.set_user_attr(FINAL_STAGE, name + SUFFIX)
     best: dict[str, Mapping[str, Value]] = {}
     seeds: set[int] = set()
     for configuration in comparison.finished:
@@ -169,12 +275,10 @@ def _fixed(space: Space, without: Sequence[str]) -> list[str]:
     return fixed
 
 
-def _has_base(search: Plan, finalists: Sequence[Mapping[str, Value]]) -> bool:
+def _is_base_among(search: Plan, finalists: Sequence[Mapping[str, Value]]) -> bool:
     """Whether the config as it is, is one of them."""
-    with contextlib.suppress(*REFUSED):  # it has no choice of a group by itself
-        base = search.composer.compose_task({})
-        return any(search.composer.compose_task(finalist) == base for finalist in finalists)
-    return False
+    base = search.composer.compose_base()
+    return any(search.composer.compose_task(finalist) == base for finalist in finalists)
 
 
 def _is_of(space: Space, configuration: Mapping[str, Value]) -> bool:

@@ -63,6 +63,9 @@ MAX_KEPT_CONFIGS = 100
 LOOK_INTERVAL = 2.0
 """Seconds between two looks at what other commands have done in a shared study."""
 
+IDLE_LOOKS = 2
+"""Looks in a row at which nobody is at work, between two trials of a command's there may be one."""
+
 HOW_TO_RESUME = "the same command goes on from here"
 
 HOW_TO_RETURN = "name one of its numbers here, or let it return a number or a dict with this one"
@@ -78,10 +81,12 @@ Batches = list[list[JobReturn]]
 class Ended(NamedTuple):
     """A sweep at its end.
 
-    study: its name. failure: what is to be raised where trials failed. is_whole: whether it came to
-    its end by itself, and not because it was asked to, or too many trials failed.
+    plan: with what was added to its space on the way. study: its name. failure: what is to be
+    raised where trials failed. is_whole: whether it came to its end by itself, and not because it
+    was asked to, or too many trials failed.
     """
 
+    plan: Plan
     study: str
     batches: Batches
     failure: SweepFailed | None
@@ -122,7 +127,8 @@ def run_sweep(
             )
             sweep.run()
             progress.print_summary(study, sweep.plan, tracker, pool, sweep.notices)
-    return Ended(study.name, sweep.batches(), sweep.failure(), not study.is_cut_short)
+        is_whole = not study.is_cut_short
+    return Ended(sweep.plan, study.name, sweep.batches(), sweep.failure(), is_whole)
 
 
 def _nothing() -> None:
@@ -236,11 +242,15 @@ class Sweep:
                         self._take(event, screen)
                 self._look_elsewhere(screen)
                 self._end_paused(screen)
+                if self.plan.options["final"] and not self.study.is_cut_short:
+                    self._wait_for_others(screen)
             verdict = progress.verdict_on_seeds(self.study)
             if verdict:
                 self.notices.append(verdict)
             if self.study.is_stopping:
                 self.notices.append(f"stopped by another command; {HOW_TO_RESUME}")
+            if self.plan.options["final"] and self.study.is_cut_short:
+                self.notices.append("no final stage, because the search was cut short")
             status = FAILED if self.failed() else FINISHED
         finally:
             if self.pool:
@@ -317,6 +327,16 @@ class Sweep:
         for trial in self.study.counted_elsewhere():
             screen.counted_elsewhere(trial)
         self._end_recovered()
+
+    def _wait_for_others(self, screen: progress.Screen) -> None:
+        """Until no other command is at work on a shared study, whose final stage is of all that was
+        found."""
+        looks = 0
+        while self.study.is_shared and looks < IDLE_LOOKS:
+            self.interruption.check()
+            looks = 0 if self.study.is_anyone_at_work() else looks + 1
+            self._look_elsewhere(screen)
+            time.sleep(LOOK_INTERVAL)
 
     def _end_paused(self, screen: progress.Screen) -> None:
         """Show what paused to the end, and give its runs theirs."""
@@ -466,7 +486,7 @@ class Sweep:
             self._try_step("trials' runs", self._deliver_kept)
         self._end_recovered()
         self._try_step("runs of dead workers", self.tracker.close_abandoned)
-        if not self.plan.options["final"]:  # which has a better one
+        if not self.plan.options["final"] or self.study.is_cut_short:  # else that has a better one
             self._try_step("the champion", self._register_champion)
         self._try_step("the study's run", lambda: self._close_run(status))
         self.notices += self.tracker.unlogged()

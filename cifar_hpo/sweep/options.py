@@ -270,8 +270,8 @@ def _settled_final(options: Options) -> dict[str, Any] | None:
     check_values(path, Final, final)
     if final["top"] is None and not has_nuisance:
         final["top"] = DEFAULT_TOP
-    if final["base"] is None:
-        final["base"] = not has_nuisance
+    if final["base"] is None and has_nuisance:
+        final["base"] = False
     if isinstance(options["metric"], list) and len(options["metric"]) > 1:
         raise ConfigError(path, "none is the best by several metrics; give one")
     if options["storage"] == IN_MEMORY:

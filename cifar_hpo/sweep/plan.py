@@ -126,6 +126,9 @@ class Plan:
         first = composer.compose_task(checked_cells[0])
         base = composer.compose(0, checked_cells[0])
         by_choice = composer.compose_choices()
+        first_seed = {}
+        if space.seed_key:
+            first_seed = {"first_seed": next(iter(space.choices(space.seed_key)))}
         of_choices = [config for configs in by_choice.values() for config in configs.values()]
         plan = cls(
             space=space,
@@ -141,7 +144,8 @@ class Plan:
                 shared=composer.compose_shared(),
                 by_choice=by_choice,
                 unmeant_keys=task.unmeant_keys,
-            ),
+            )
+            | first_seed,
             checked=checked,
             constraints=[Constraint.parse(text) for text in options["constraints"]],
             code=code_of(sweeper.task_function, [first, *of_choices], varied_targets(space)),

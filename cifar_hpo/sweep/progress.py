@@ -32,6 +32,7 @@ MAX_ROWS = 10
 """Rows of the ranking that are shown; MLflow has all trials."""
 
 REDRAWS_PER_SECOND = 2
+RETRY = "hydra.sweeper.retry_failed=true tries it again"
 COLUMNS = ("worker", "trial", "configuration", "epoch", "{metric}", "so far", "time left")
 
 
@@ -211,18 +212,20 @@ def verdict_on_seeds(study: Study) -> str:
     seeds = study.next_seeds()
     trials = f"{len(study.finished_trials())} trials"
     names = [_params_text(params) for params in seeds.contenders]
-    if not names:
+    lost = " | ".join(_params_text(params) for params in seeds.lost)
+    behind = f"; no verdict on {lost}, of which a seed failed ({RETRY})" if lost else ""
+    if not names and not lost:
         return f"not decided after {trials}: not all have their {plan.least} seeds"
-    if len(names) == 1:
-        from cifar_hpo.analysis.separation import TOP_K  # loads SciPy
-
-        compared = min(study.n_configurations, TOP_K) - 1
-        others = f"each of the {compared} next best" if compared > 1 else "the other"
-        return f"decided after {trials}: {names[0]} is the best, {others} is shown to be worse"
+    if seeds.compared < 2:  # there is nothing to decide about a single one
+        return f"not decided after {trials}{behind}" if lost else ""
+    if seeds.is_decided:
+        others = "the other" if seeds.compared == 2 else f"each of the {seeds.compared - 1} next"
+        found = f"{names[0]} is the best, {others} is shown to be worse"
+        return f"decided after {trials}: {found}{behind}"
     alike = " | ".join(names)
     if seeds.cells:
-        return f"not decided after {trials}; not told apart yet: {alike}"
-    return f"not told apart by {plan.most} seeds each, after {trials}: {alike}"
+        return f"not decided after {trials}; not told apart yet: {alike}{behind}"
+    return f"not told apart by {plan.most} seeds each, after {trials}: {alike}{behind}"
 
 
 def ranking_note(study: Study) -> str:

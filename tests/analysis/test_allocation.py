@@ -50,6 +50,22 @@ def test_what_is_not_told_apart_has_a_seed_more_round_by_round() -> None:
     assert not any(one_is_ahead.needed), "it waits for the other of its round"
 
 
+def test_a_round_is_judged_when_all_have_come_to_its_end() -> None:
+    ahead, behind = of(0.600, 0.602, 0.601), of(0.598, 0.603)
+    fast = of(0.600, 0.602, 0.700)
+    assert set(allocated(ahead, behind).contenders) == {0, 1}
+    told = allocated(fast, behind)
+    assert set(told.contenders) == {0, 1}, "by two seeds of each"
+    assert told.needed == [0, 1]
+
+
+def test_one_alone_is_not_decided_and_what_was_compared_is_known() -> None:
+    alone = allocated(of(0.5, 0.6))
+    assert (alone.contenders, alone.compared, alone.lost) == ([0], 1, [])
+    lost = allocated(*CLEAR, of(0.95, lost=1))
+    assert (lost.contenders, lost.compared, lost.lost) == ([0], 4, [4])
+
+
 def test_none_has_more_than_the_most_or_of_a_later_command_as_many_as_it_asks_for() -> None:
     six = (of(*[0.9, 0.91] * 3), of(*[0.91, 0.9] * 3))
     assert not any(allocated(*six).needed)

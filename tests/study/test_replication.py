@@ -46,7 +46,7 @@ class Asked:
     ) -> Allocation:
         assert (noted, plan) == (ReplicaPlan(3, 9), ReplicaPlan(3, 12))
         self.known = known
-        return Allocation(self.needed, [1])
+        return Allocation(self.needed, [1], compared=2, lost=[0])
 
 
 def next_cells(
@@ -58,6 +58,7 @@ def next_cells(
     seeds = replication.next_seeds(CONFIGURATIONS, finished, running)
     assert seeds.contenders == [{"model.filters": 8}]
     assert seeds.is_decided
+    assert seeds.lost == [{"model.filters": 4}]
     return list(seeds.cells)
 
 

@@ -129,21 +129,86 @@ def test_a_killed_final_stage_goes_on_and_a_search_that_was_stopped_has_none(
 
     (tmp_path / "breaks").touch()
     options = ("hydra.sweeper.study_name=t", "hydra.sweeper.max_failures=1")
-    assert "final stage" not in sweep(tmp_path, "x=3,1,2", FINAL, *options, returncode=1)
+    stopped = sweep(tmp_path, "x=3,1,2", FINAL, *options, returncode=1)
+    assert "no final stage, because the search was cut short" in stopped
+    assert "t_final" not in stopped
     some = sweep(tmp_path, "x=3,1,2", FINAL, options[0], returncode=1)
     assert "study t_final: 9 trials" in some
 
 
-def test_what_a_final_stage_can_t_do_is_told_before_the_search(tmp_path: Path) -> None:
-    for problem, argument in (
-        ("hydra.sweeper.final.set.x: the search varies it", "{set: {x: 3}}"),
-        ("To append to your config use +other=3", "{set: {other: 3}}"),
-    ):
-        arguments = command(tmp_path, "x=1,2", f"hydra.sweeper.final={argument}")
+@pytest.mark.parametrize(
+    ("problem", "arguments"),
+    [
+        ("hydra.sweeper.final.set.x: the search varies it", ["{set: {x: 3}}"]),
+        (
+            "hydra.sweeper.final.set.epochs: epochs=3,4 is more than one value",
+            ["{set: {epochs: '3,4'}}"],
+        ),
+        ("hydra.sweeper.final.set.seed: the final stage has fresh seeds", ["{set: {seed: 3}}"]),
+        ("To append to your config use +other=3", ["{set: {other: 3}}"]),
+        (
+            "has more than 94 letters; its final stage adds some",
+            ["{}", f"hydra.sweeper.study_name={'n' * 97}"],
+        ),
+        ("lacks a choice of opt; base: false leaves it out", ["{base: true}", "opt=sgd,adam"]),
+    ],
+)
+def test_what_a_final_stage_can_t_do_is_told_before_the_search(
+    tmp_path: Path, problem: str, arguments: list[str]
+) -> None:
+    final, *more = arguments
+    command_line = command(tmp_path, "x=1,2", f"hydra.sweeper.final={final}", *more)
+    if "opt=sgd,adam" in more:
+        write_optimizers(tmp_path)
+    done = run_command(tmp_path, command_line)
+    assert done.returncode != 0
+    assert problem in done.stderr
+    assert not (tmp_path / "mlruns" / "studies.db").exists()
+
+
+def write_optimizers(folder: Path) -> None:
+    """Let the app's config have a group of which one must be chosen."""
+    (folder / "opt").mkdir()
+    (folder / "opt" / "sgd.yaml").write_text("name: sgd\nmomentum: 0.9\n")
+    (folder / "opt" / "adam.yaml").write_text("name: adam\n")
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text("defaults: [{opt: '???'}, _self_]\n" + config)
+
+
+def test_where_a_group_must_be_chosen_the_base_takes_no_part_and_finalists_may_change(
+    tmp_path: Path,
+) -> None:
+    arguments = command(tmp_path, "opt=sgd,adam", "hydra.sweeper.final={top: 1, replicas: 2}")
+    write_optimizers(tmp_path)
+    body = (tmp_path / "app.py").read_text()
+    for best in ("sgd", "adam"):  # of two searches of one name
+        bonus = f"value = 9 * (config.opt.name == '{best}') + "
+        (tmp_path / "app.py").write_text(body.replace("value = ", bonus))
         done = run_command(tmp_path, arguments)
-        assert done.returncode != 0
-        assert problem in done.stderr
-        assert not (tmp_path / "mlruns" / "studies.db").exists()
+        assert done.returncode == 0, done.stderr
+        assert "the best once more, from 2 fresh seeds each" in done.stdout
+        run_in(tmp_path, "delete", "s", "--yes", module="cifar_hpo.studies")
+    assert {params["opt"] for params, _ in values_of(tmp_path)} == {"sgd", "adam"}
+
+
+def test_a_search_without_a_value_has_no_final_stage_and_one_that_failed_once_has(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "breaks").touch()
+    alone = ("x=3", "rate=1,2", "hydra.sweeper.final={top: 1, replicas: 2, base: false}")
+    shown = sweep(tmp_path, *alone, returncode=1)
+    assert "no final stage: no trial of the search has a value" in shown
+    (tmp_path / "breaks").unlink()
+    shown = sweep(tmp_path, *alone, "hydra.sweeper.retry_failed=true")
+    assert "study s_final: 2 trials" in shown
+    assert values_of(tmp_path) == [({"rate": 2}, [1000, 1001])]
+
+
+def test_a_value_that_names_another_one_means_the_same_in_both_stages(tmp_path: Path) -> None:
+    final = "hydra.sweeper.final={top: 1, replicas: 2, base: false}"
+    sweep(tmp_path, "x=1,${rate}", "rate=3", final)
+    (best,) = compared(tmp_path, "s_final").configurations
+    assert best.value == pytest.approx(2 * 3 + 0.0005)
 
 
 def test_the_champion_is_of_the_final_stage(tmp_path: Path, small: list[str]) -> None:

@@ -102,8 +102,9 @@ class StudySweeper(Sweeper):
         with storage_errors(self.options["storage"]), self._ending_multirun():
             ended = self._run(plan, self._replan(arguments))
             batches, failure = ended.batches, ended.failure
-            if plan.options["final"] and ended.is_whole:
-                final = self._run(self._final(plan, ended.study))
+            stage = self._final(ended) if plan.options["final"] and ended.is_whole else None
+            if stage is not None:
+                final = self._run(stage)
                 batches, failure = batches + final.batches, failure or final.failure
             if failure:
                 raise failure
@@ -122,15 +123,19 @@ class StudySweeper(Sweeper):
                 plan = with_added_values(plan, replan)
             return run_sweep(plan, pool, _open_tracker, replan)
 
-    def _final(self, search: Plan, study: str) -> Plan:
-        """The final stage of a search that has come to its end."""
+    def _final(self, search: Ended) -> Plan | None:
+        """The final stage of a search that has come to its end; None where it found nothing."""
         from cifar_hpo.console import PLAIN, still, terminal
-        from cifar_hpo.sweep.final import final_plan, final_text, finalists
+        from cifar_hpo.sweep.final import final_plan, final_text, finalists, note_final
 
         with still("preparing the final stage"):
-            found, seeds = finalists(search, study)
-            plan = final_plan(self, search, study, found, seeds)
-        terminal().print(f"\nfinal stage: {final_text(search, len(found))}", **PLAIN)
+            found, seeds = finalists(search.plan, search.study)
+            if not found:
+                terminal().print("no final stage: no trial of the search has a value", **PLAIN)
+                return None
+            plan = final_plan(self, search.plan, search.study, found, seeds)
+        note_final(search.plan, search.study)
+        terminal().print(f"\nfinal stage: {final_text(search.plan, len(found))}", **PLAIN)
         return plan
 
     def _replan(self, arguments: list[str]) -> Callable[[Sequence[str]], Plan]:
