@@ -117,6 +117,7 @@ def metrics(trials: list[optuna.trial.FrozenTrial]) -> dict[str, dict[str, float
     return found
 
 
+@pytest.mark.long
 def test_a_job_that_is_preempted_goes_on_under_another_host_name_bit_for_bit(
     cluster: Cluster, small: list[str]
 ) -> None:

@@ -189,6 +189,7 @@ def test_any_options_of_a_sweep_are_settled_or_refused(given: dict[str, Any]) ->
     outcome(lambda: settle(given))
 
 
+@pytest.mark.filterwarnings("ignore:In 'any'. Defaults list is missing:UserWarning")  # Hydra's own
 @fuzzed(0.01)
 @given(
     st.binary(max_size=60)

@@ -89,7 +89,7 @@ class Plot(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     "calling",
     [
-        ["data=pets", "data._target_=my_computing.load"],
+        pytest.param(["data=pets", "data._target_=my_computing.load"], marks=pytest.mark.long),
         [
             "data=synthetic",
             "data.train_size=60",

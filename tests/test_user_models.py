@@ -106,6 +106,7 @@ def test_a_killed_sweep_of_a_user_s_model_ends_as_if_it_had_not_been_and_is_aske
     assert re.search(r"one\.png(?: +class \d 0\.\d{3}){3}", asked.stdout), asked.stderr
 
 
+@pytest.mark.long
 def test_trials_are_compared_by_a_metric_of_a_compiled_model_and_the_best_is_served(
     folder: Folder, npz: Path, tmp_path: Path
 ) -> None:

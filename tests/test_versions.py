@@ -76,6 +76,7 @@ def test_a_finished_study_is_known_and_has_nothing_to_do(
     assert "[2/2]" not in ended.stdout  # no trial ran
 
 
+@pytest.mark.long
 def test_a_study_whose_grid_grows_runs_the_new_cell_alone(earlier: Path, run: Run) -> None:
     grown = ["model.filters=2,3,4", *NAMED[1:]]
     ended = run("-m", *SMALL, "training.epochs=3", *grown)

@@ -10,7 +10,6 @@ import webbrowser
 from collections.abc import Sequence
 
 from optuna.storages import BaseStorage
-from rich.console import Console
 
 from cifar_hpo.analysis.comparison import Comparison, compare_study
 from cifar_hpo.analysis.verdict import verdict
@@ -20,7 +19,7 @@ from cifar_hpo.paths import STUDIES_DB
 from cifar_hpo.report.as_json import report_document, to_json
 from cifar_hpo.report.follow import follow
 from cifar_hpo.report.reference import CHAMPION, Held, hold_against
-from cifar_hpo.report.runs import attach, open_runs, with_new_images
+from cifar_hpo.report.runs import attach, open_runs, with_new_images, with_new_images_if_there
 from cifar_hpo.report.tables import leaderboard, note
 from cifar_hpo.study.storage import open_existing, storage_errors
 from cifar_hpo.study.stored import write_note
@@ -117,8 +116,7 @@ def report(given: argparse.Namespace) -> Held | None:
     if given.not_worse_than:
         held = hold_against(comparison, given.not_worse_than, storage, given.tracking_uri)
     if given.json:
-        runs = open_runs(comparison, given.tracking_uri, Console(stderr=True))
-        comparison = with_new_images(comparison, runs)
+        comparison = with_new_images_if_there(comparison, given.tracking_uri)
         sys.stdout.write(to_json(report_document(comparison, held)) + "\n")
     else:
         _print_report(comparison, held, storage, given)

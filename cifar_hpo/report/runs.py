@@ -92,6 +92,22 @@ def with_new_images(comparison: Comparison, runs: StoredRuns | None) -> Comparis
     return dataclasses.replace(comparison, configurations=configurations)
 
 
+def with_new_images_if_there(comparison: Comparison, tracking_uri: str | None) -> Comparison:
+    """The same from the store given, else from the one that the study was logged to; nothing is
+    said where it is not there, and MLflow points where it did before."""
+    if not comparison.run_id and not tracking_uri:
+        return comparison
+    from cifar_hpo.tracking.reader import runs_read
+
+    try:
+        with runs_read(tracking_uri or comparison.tracking_uri) as runs:
+            if comparison.run_id:
+                runs.check_run(comparison.run_id)
+            return with_new_images(comparison, runs)
+    except StudyError:
+        return comparison
+
+
 def _answers(configuration: Configuration, runs: StoredRuns) -> NDArray[Any] | None:
     """Whether each of its replicas recognised each test image, (seed, n); None where that is not
     known of all of them."""

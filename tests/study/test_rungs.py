@@ -193,7 +193,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("killed_at", [8, 16])
+@pytest.mark.parametrize("killed_at", [8, pytest.param(16, marks=pytest.mark.long)])
 def test_a_sweep_that_is_killed_goes_on_with_what_paused_and_what_ran(
     killed_at: int, tmp_path: Path
 ) -> None:

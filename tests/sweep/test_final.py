@@ -175,6 +175,7 @@ def write_optimizers(folder: Path) -> None:
     (folder / "config.yaml").write_text("defaults: [{opt: '???'}, _self_]\n" + config)
 
 
+@pytest.mark.long
 def test_where_a_group_must_be_chosen_the_base_takes_no_part_and_finalists_may_change(
     tmp_path: Path,
 ) -> None:

@@ -284,6 +284,7 @@ def test_a_grid_beside_the_earlier_one_ends_well_when_the_best_trial_is_of_that(
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.long
 def test_with_early_stopping_curves_end_where_the_training_did_beside_the_system_s(
     run: Run, small: list[str], tmp_path: Path
 ) -> None:
@@ -301,6 +302,7 @@ def test_with_early_stopping_curves_end_where_the_training_did_beside_the_system
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.processors
+@pytest.mark.long
 def test_replicas_give_mean_and_spread(run: Run, small: list[str], tmp_path: Path) -> None:
     shown = run(*small, "training.replicas=3", "training.epochs=1")
     assert shown.returncode == 0, shown.stderr
@@ -312,6 +314,7 @@ def test_replicas_give_mean_and_spread(run: Run, small: list[str], tmp_path: Pat
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.long
 def test_several_metrics_end_in_their_pareto_front(run: Run, small: list[str]) -> None:
     metrics = [
         "hydra.sweeper.metric=[val_accuracy,parameters]",

@@ -259,7 +259,12 @@ print("not ended")
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
-    "mode", [pytest.param("single", marks=pytest.mark.long), "terminated", "sweep"]
+    "mode",
+    [
+        pytest.param("single", marks=pytest.mark.long),
+        pytest.param("terminated", marks=pytest.mark.long),
+        "sweep",
+    ],
 )
 def test_a_run_that_is_ended_is_killed_and_says_so(
     mode: str, tmp_path: Path, small: list[str]

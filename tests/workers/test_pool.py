@@ -123,6 +123,7 @@ def test_a_killed_worker_costs_its_own_trial_one_attempt(tmp_path: Path) -> None
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "1", "2", "3"]
 
 
+@pytest.mark.long
 def test_the_death_of_the_server_that_workers_are_forked_from_disturbs_no_trial(
     tmp_path: Path,
 ) -> None:
@@ -221,6 +222,7 @@ def test_the_exit_code_tells_of_a_failure_until_it_is_made_good(tmp_path: Path) 
     assert code_of(app(tmp_path, body, "+x=0,1,2")) == 0
 
 
+@pytest.mark.long
 def test_workers_are_replaced_after_some_trials(tmp_path: Path) -> None:
     overrides = (
         "+x=range(0,5)",
@@ -299,7 +301,7 @@ def test_a_worker_that_dies_after_its_result_was_left_costs_nothing(tmp_path: Pa
     assert states(tmp_path) == ["COMPLETE"] * 3
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.long)])
 def test_under_another_launcher_each_result_is_noted_as_it_comes(
     tmp_path: Path, launcher: str
 ) -> None:
@@ -318,12 +320,14 @@ def test_under_another_launcher_each_result_is_noted_as_it_comes(
     assert states(tmp_path) == ["COMPLETE"] * 6
 
 
+@pytest.mark.long
 def test_under_another_launcher_a_target_ends_the_sweep(tmp_path: Path) -> None:
     process = app(tmp_path, "", "+x=0,1,2,3,4,5", "hydra.sweeper.target=2", launcher="basic")
     assert code_of(process) == 0
     assert [x for x, *_ in seen(tmp_path)] == ["0", "1", "2"]
 
 
+@pytest.mark.long
 def test_a_killed_process_of_another_launcher_costs_its_own_trial_one_attempt(
     tmp_path: Path,
 ) -> None:
@@ -372,6 +376,7 @@ def test_a_second_signal_ends_a_sweep_at_once_whatever_it_is_doing(tmp_path: Pat
     assert process.returncode == 130
 
 
+@pytest.mark.long
 def test_a_sweep_that_ignores_the_end_of_its_terminal_goes_on(tmp_path: Path) -> None:
     body = "time.sleep(0.5)"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, for what it starts
@@ -393,6 +398,7 @@ def test_two_commands_on_one_study_at_once(tmp_path: Path) -> None:
     assert code_of(first) == 0
 
 
+@pytest.mark.long
 def test_another_meaning_under_the_same_name_is_refused_with_its_difference(tmp_path: Path) -> None:
     assert code_of(app(tmp_path, "", "+x=0,1", "+y=1")) == 0
     _, err = (process := app(tmp_path, "", "+x=0,1", "+y=2")).communicate(timeout=60)
@@ -402,6 +408,7 @@ def test_another_meaning_under_the_same_name_is_refused_with_its_difference(tmp_
     assert len(seen(tmp_path)) == 4
 
 
+@pytest.mark.long
 def test_a_study_goes_on_where_a_key_came_later_and_means_what_was_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
