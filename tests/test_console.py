@@ -137,7 +137,10 @@ def test_a_log_has_no_passwords_in_message_and_traceback(piped: tuple[int, Outpu
     assert "ValueError: no postgresql://me:***@host" in written.getvalue()
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed",
+    [*(pytest.param(one, marks=pytest.mark.long) for one in ("2>&-", ">&-")), "<&- >&- 2>&-"],
+)
 def test_a_sweep_whose_standard_streams_are_closed_runs(closed: str, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import hydra\n\n\n@hydra.main(version_base='1.3', config_path=None)\n"

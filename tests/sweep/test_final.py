@@ -87,6 +87,7 @@ def test_the_best_and_the_base_are_trained_again_from_fresh_seeds(tmp_path: Path
     assert "study s_final: 9 trials, 9 done before" in again
 
 
+@pytest.mark.long
 def test_a_search_that_grows_has_other_finalists_and_what_was_trained_stays(tmp_path: Path) -> None:
     sweep(tmp_path, "x=1,2", FINAL, "hydra.sweeper.n_trials=1", "hydra/sweeper/sampler=grid")
     first = values_of(tmp_path)

@@ -81,3 +81,7 @@ class TestBatches(BatchedSweeperTestSuite):
 )
 class TestApps(IntegrationTestSuite):
     """Small apps in processes of their own."""
+
+    test_custom_sweeper_run_workdir = pytest.mark.long(
+        IntegrationTestSuite.test_custom_sweeper_run_workdir
+    )

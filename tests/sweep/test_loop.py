@@ -172,6 +172,7 @@ def test_the_best_model_is_registered_as_champion(swept: object, folder: Path) -
     )
 
 
+@pytest.mark.long
 def test_the_model_is_served_by_mlflows_own_command(swept: object, folder: Path, npz: Path) -> None:
     (output,) = children(folder)[0].outputs.model_outputs
     with np.load(npz) as arrays:
@@ -217,6 +218,7 @@ def test_optuna_opens_the_storage_and_shows_the_same(swept: object, folder: Path
     assert folders == {"0", "1", "2", "3"}
 
 
+@pytest.mark.long
 def test_the_same_command_again_does_nothing(swept: object, folder: Path, small: list[str]) -> None:
     before = len(runs(folder))
     shown = run_in(folder, "-m", *small, "model.filters=2,4", "optimizer=adam,sgd")

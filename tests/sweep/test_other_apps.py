@@ -267,7 +267,11 @@ def test_what_the_user_can_mend_is_one_line_in_other_apps_too(
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
-    "more", [(), ("hydra.job.chdir=true", "+mlflow.tracking_uri=sqlite:///mlflow.db")]
+    "more",
+    [
+        pytest.param((), marks=pytest.mark.long),
+        ("hydra.job.chdir=true", "+mlflow.tracking_uri=sqlite:///mlflow.db"),
+    ],
 )
 def test_under_another_launcher_trials_are_tracked_and_pruned_too(
     tmp_path: Path, more: tuple[str, ...]

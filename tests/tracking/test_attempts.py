@@ -210,7 +210,9 @@ def kept_in(folder: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("uri", "impatient")
-@pytest.mark.parametrize("state", ["hanging", "failing", "silent"])
+@pytest.mark.parametrize(
+    "state", ["hanging", "failing", pytest.param("silent", marks=pytest.mark.long)]
+)
 def test_a_store_that_is_away_to_the_end_delays_no_epoch_and_has_all_later(
     server: Server, state: str, tmp_path: Path
 ) -> None:
@@ -234,7 +236,9 @@ def test_a_store_that_is_away_to_the_end_delays_no_epoch_and_has_all_later(
 
 
 @pytest.mark.usefixtures("uri", "impatient")
-@pytest.mark.parametrize("state", ["hanging", "failing", "silent"])
+@pytest.mark.parametrize(
+    "state", ["hanging", "failing", pytest.param("silent", marks=pytest.mark.long)]
+)
 def test_a_store_that_comes_back_while_an_attempt_runs_has_all_at_its_end(
     server: Server, state: str, tmp_path: Path
 ) -> None:

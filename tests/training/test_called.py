@@ -150,7 +150,9 @@ class Note(keras.callbacks.Callback):
 """
 
 
-@pytest.mark.parametrize("used", ["model", "argument of a callback"])
+@pytest.mark.parametrize(
+    "used", ["model", pytest.param("argument of a callback", marks=pytest.mark.long)]
+)
 def test_a_training_that_died_does_not_go_on_with_other_code(
     used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,11 @@ CASES = [
         [(name, "none") for name in OPTIONS],
         ("fused", "none"),
         ("bf16, momentum, one cycle", "none"),
-        rare=(("averaged, stopping early", "none"), ("dropout, augmented, normalised", "none")),
+        rare=(
+            ("averaged, stopping early", "none"),
+            ("dropout, augmented, normalised", "none"),
+            ("fp16, averaged", "none"),
+        ),
     ),
     ("plain", "cut short"),
     ("plain", "garbled"),

@@ -304,6 +304,8 @@ FUSED_CASES = [
             ("base", "rmsprop"),
             ("dropout", "adam"),
             ("a list, another activation", "adam"),
+            ("mirrored, pooled in every width", "adam"),
+            ("whitened, pooled first and globally", "adam"),
         ),
     ),
 )

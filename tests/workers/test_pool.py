@@ -236,7 +236,7 @@ def test_workers_are_replaced_after_some_trials(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
-        (signal.SIGINT, 1),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.long),
         pytest.param(signal.SIGTERM, 1, marks=pytest.mark.long),
         pytest.param(signal.SIGHUP, 1, marks=pytest.mark.long),
         (signal.SIGKILL, -9),
@@ -269,6 +269,7 @@ def left(folder: Path) -> list[Path]:
     return list((folder / "out" / LEFT_RESULTS).glob("*.json"))
 
 
+@pytest.mark.long
 def test_a_trial_that_ended_while_the_parent_was_busy_and_then_died_counts(tmp_path: Path) -> None:
     body = "while not Path('go').exists(): time.sleep(0.05)"
     process = app(tmp_path, body, "+x=0,1,2", "hydra.launcher.n_workers=2")
@@ -340,6 +341,7 @@ def test_a_killed_process_of_another_launcher_costs_its_own_trial_one_attempt(
     assert states(tmp_path) == ["COMPLETE"] * 3
 
 
+@pytest.mark.long
 def test_signals_to_all_and_again_leave_no_process_and_no_trial_running(tmp_path: Path) -> None:
     """As from a terminal that closes, or by somebody who presses Ctrl-C in haste."""
     body = "time.sleep(0.2)"

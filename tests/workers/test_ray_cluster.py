@@ -22,9 +22,8 @@ def left_by(pid: int) -> list[Path]:
     return [session.parent for session in sessions]
 
 
-@pytest.mark.parametrize(
-    "sent", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL]
-)
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.long
 def test_a_sweep_that_ends_early_leaves_nothing_of_its_own_ray_and_goes_on_without(
     tmp_path: Path, sent: signal.Signals
 ) -> None:

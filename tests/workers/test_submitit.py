@@ -108,6 +108,7 @@ def test_a_killed_job_costs_itself_one_attempt_a_preempted_one_none_and_pruners_
     assert "after epoch 1 of 2 by median" in shown.stdout
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_ended_leaves_no_job_beside_the_next_ones(tmp_path: Path) -> None:
     """It is killed, then terminated; both signals are for it alone, while Ctrl-C reaches the jobs,
     too."""
