@@ -13,7 +13,6 @@ here each further contender would stay undecided for as long.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 
 from cifar_hpo.analysis.looks import Looks
 from cifar_hpo.analysis.separation import TOP_K, separate
@@ -80,12 +79,11 @@ def _contenders(
 ) -> list[int]:
     """Those of the TOP_K best that are not shown to be worse than the best, which is the first; by
     so many of the seeds of each."""
-    first: dict[int, dict[int, float]] = {}
-    for place in complete:
-        first[place] = dict(sorted(configurations[place].values.items())[:level])
-    sign = -1 if direction == "minimize" else 1
-    best_first = sorted(complete, key=lambda place: -sign * fmean(first[place].values()))
-    groups = [first[place] for place in best_first]
+    first = [dict(sorted(configurations[place].values.items())[:level]) for place in complete]
     looks = Looks(planned.least, planned.most)
-    separation = separate(groups, direction, looks, compared=TOP_K)
-    return [best_first[place] for place in separation.unseparated if place < TOP_K]
+    separation = separate(first, direction, looks, compared=TOP_K)
+    contenders = []
+    for place in separation.unseparated:
+        if separation.standings[place].p_value is not None:  # else it was not compared
+            contenders.append(complete[place])
+    return contenders

@@ -26,7 +26,7 @@ from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval
 from cifar_hpo.analysis.variances import Variance, mean_interval, moderated
 from cifar_hpo.config.fields import as_list, flat
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
-from cifar_hpo.study.replication import REPLICA_PLAN, ReplicaPlan
+from cifar_hpo.study.replication import noted_plan
 from cifar_hpo.study.seeds import (
     REPLICAS,
     as_seed,
@@ -310,7 +310,7 @@ def _looks(
     configurations are judged, so it has as many as it had seeds when it began; where a grid did not
     have its seeds among its keys, as many as all have. A sampler that draws seeds has no such plan.
     """
-    noted = _replica_plan(study)
+    noted = noted_plan(study.user_attrs)
     if noted:
         return Looks(noted.least, noted.most)
     counts = {len(configuration.values) for configuration in configurations if configuration.values}
@@ -325,12 +325,6 @@ def _looks(
     if len(counts) == 1 and max(counts) >= 2:
         return Looks(max(counts), max(counts))
     return Looks()
-
-
-def _replica_plan(study: optuna.Study) -> ReplicaPlan | None:
-    """The plan of a study that adds seeds where they decide."""
-    noted = study.user_attrs.get(REPLICA_PLAN)
-    return ReplicaPlan(**noted) if noted else None
 
 
 def _first_seeds(study: optuna.Study) -> int:
@@ -382,7 +376,7 @@ def _unfinished_seeds(study: optuna.Study, meaning: Mapping[str, Any]) -> dict[s
     unfinished = [trial for trial in trials if trial.state in states and trial.params]
     if not unfinished:
         return {}
-    plan = _replica_plan(study)
+    plan = noted_plan(study.user_attrs)
     first = math.ceil(plan.least / replicas_of({}, config)) if plan else None
     to_come: dict[str, dict[int, str]] = {}
     is_grid = meaning.get("sampler", {}).get("name") == "grid"

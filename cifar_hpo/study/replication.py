@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cifar_hpo.study.order import Cell
 from cifar_hpo.study.ranking import FinishedTrial
@@ -26,6 +26,13 @@ class ReplicaPlan(NamedTuple):
 
     least: int
     most: int
+
+
+def noted_plan(attributes: Mapping[str, Any]) -> ReplicaPlan | None:
+    """The plan of a study's first command, by the study's attributes; None where it adds no
+    seeds."""
+    noted = attributes.get(REPLICA_PLAN)
+    return ReplicaPlan(**noted) if noted else None
 
 
 @dataclass(frozen=True)

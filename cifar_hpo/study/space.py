@@ -116,11 +116,21 @@ class Space:
         choices = Choices({seed: str(seed) for seed in seeds})
         return dataclasses.replace(self, parts={**parts, key: choices}, seed_key=key)
 
+    def without_seeds(self) -> Space:
+        """The same with configurations for its cells, which have no seed."""
+        parts = {name: part for name, part in self.parts.items() if name != self.seed_key}
+        return dataclasses.replace(self, parts=parts, seed_key="")
+
+    @property
+    def first_seed(self) -> dict[str, Value]:
+        """What a configuration's first cell has beside it; empty where no seeds are added."""
+        if not self.seed_key:
+            return {}
+        return {self.seed_key: next(iter(self.choices(self.seed_key)))}
+
     def first_cells(self) -> Iterator[dict[str, Value]]:
         """The cells; of those that differ in their seed alone the first."""
-        if self.seed_key:
-            return self.cells({self.seed_key: next(iter(self.choices(self.seed_key)))})
-        return self.cells()
+        return self.cells(self.first_seed)
 
     def with_whole_numbers(self, keys: Collection[str]) -> Space:
         """The same with intervals of whole numbers for these keys, which take no others.

@@ -47,9 +47,16 @@ from cifar_hpo.study.order import (
 from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import LATE_RUN, CountedTrials, FinishedTrial, finished_trials
 from cifar_hpo.study.recovery import ATTEMPT, MAX_LOST, PAUSED_OUTCOME, another_attempt, recover
-from cifar_hpo.study.replication import REPLICA_PLAN, Allocate, NextSeeds, ReplicaPlan, Replication
+from cifar_hpo.study.replication import (
+    REPLICA_PLAN,
+    Allocate,
+    NextSeeds,
+    ReplicaPlan,
+    Replication,
+    noted_plan,
+)
 from cifar_hpo.study.rungs import Rungs
-from cifar_hpo.study.seeds import replicas_of, without_seed
+from cifar_hpo.study.seeds import replicas_of
 from cifar_hpo.study.sharing import Sharing, sharing
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import is_file, open_storage, server, study_lock
@@ -161,7 +168,7 @@ class Study:
         self._asked: Candidates | None = None  # what comes next; None where that has changed
         self._replication = self._with_seeds(self._allocate)
         self._next_seeds: tuple[object, NextSeeds] | None = None  # with what they follow from
-        self.__dict__.pop("_first_cells", None)
+        self.__dict__.pop("_configurations", None)
 
     @classmethod
     def open(
@@ -236,15 +243,15 @@ class Study:
         assert allocate is not None
         plan = ReplicaPlan(**self.options["replicas"])
         study = self._stored.study
-        noted = study.user_attrs.get(REPLICA_PLAN)
+        noted = noted_plan(study.user_attrs)
         if noted is None:
-            noted = plan._asdict()
-            study.set_user_attr(REPLICA_PLAN, noted)
+            noted = plan
+            study.set_user_attr(REPLICA_PLAN, plan._asdict())
         config = flat(dict(meaning_of(study.user_attrs).get("config", {})))
         return Replication(
             self.space,
             plan,
-            ReplicaPlan(**noted),
+            noted,
             allocate,
             replicas=replicas_of({}, config),
             metric=self.metrics[0],
@@ -415,7 +422,7 @@ class Study:
     @property
     def n_configurations(self) -> int:
         """How many a space with seeds has, without those that are left out."""
-        return len(self._first_cells) - len(self._workload.left_out)
+        return len(self._configurations) - len(self._workload.left_out)
 
     @property
     def may_grow(self) -> bool:
@@ -437,20 +444,20 @@ class Study:
         latest = self._next_seeds
         if latest is not None and latest[0] == known:
             return latest[1]
-        possible = [cell for cell in self._first_cells if identity(cell) not in left_out]
-        configurations = [without_seed(cell) for cell in possible]
+        configurations = []
+        for configuration in self._configurations:
+            if identity(self._first_cell(configuration)) not in left_out:
+                configurations.append(configuration)
         seeds = self._replication.next_seeds(configurations, list(self._finished), running)
         self._next_seeds = known, seeds
         return seeds
 
     @functools.cached_property
-    def _first_cells(self) -> list[Cell]:
-        """Each configuration with its first seed, in the order in which they begin, enqueued ones
-        first."""
-        cells = list(grid_cells(self.space, self._order()))
-        first_cells = identities(self.space.first_cells())
-        first = [cell for cell in cells if identity(cell) in first_cells]
-        return sorted(first, key=lambda cell: not is_enqueued(cell, self._enqueued))
+    def _configurations(self) -> list[Cell]:
+        """The cells of a space with seeds without these, in the order in which they begin, enqueued
+        ones first."""
+        configurations = grid_cells(self.space.without_seeds(), self._order())
+        return sorted(configurations, key=lambda cell: not is_enqueued(cell, self._enqueued))
 
     @property
     def is_drawn(self) -> bool:
@@ -468,8 +475,7 @@ class Study:
 
     def _first_cell(self, params: Mapping[str, Value]) -> Mapping[str, Value]:
         """A configuration with its first seed, where seeds do not say what it is."""
-        key = self.space.seed_key
-        return {**params, key: next(iter(self.space.choices(key)))} if key else params
+        return {**params, **self.space.first_seed}
 
     def waiting_costs(self) -> list[float]:
         """The cost of each planned trial that has not begun, in the order in which they will."""

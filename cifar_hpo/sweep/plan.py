@@ -126,9 +126,7 @@ class Plan:
         first = composer.compose_task(checked_cells[0])
         base = composer.compose(0, checked_cells[0])
         by_choice = composer.compose_choices()
-        first_seed = {}
-        if space.seed_key:
-            first_seed = {"first_seed": next(iter(space.choices(space.seed_key)))}
+        first_seed = {"first_seed": space.first_seed[space.seed_key]} if space.seed_key else {}
         of_choices = [config for configs in by_choice.values() for config in configs.values()]
         plan = cls(
             space=space,
