@@ -42,66 +42,99 @@ BFLOAT16 = ("mixed_bfloat16", "bfloat16")
 
 
 @dataclass(frozen=True)
+class Runtime:
+    """An exported file that another library has loaded.
+
+    dtype: of the images that it takes, which may be float32 where the dataset's are uint8. predict:
+    its predictions of images of that dtype, as Keras' own `predict` has them.
+    """
+
+    dtype: str
+    predict: Callable[[NDArray[Any]], NDArray[Any]]
+
+
+@dataclass(frozen=True)
 class Format:
     """A format of `Model.export`.
 
     artifact: the name of its file or folder. extra: the extra of this package that brings what it
     needs, which is `modules`; empty where TensorFlow is enough. has_bfloat16: whether it can hold a
-    model's arithmetic in bfloat16; else that is float32 in it. predict: the artifact's predictions
-    of images, both as Keras' own `predict` has them.
+    model's arithmetic in bfloat16; else that is float32 in it. load: gives the artifact to the
+    library that it is for.
     """
 
     artifact: str
     extra: str
     modules: tuple[str, ...]
     has_bfloat16: bool
-    predict: Callable[[Path, NDArray[Any]], NDArray[Any]]
+    load: Callable[[Path], Runtime]
 
 
-def _predict_by_tensorflow(artifact: Path, images: NDArray[Any]) -> NDArray[Any]:
+def _load_by_tensorflow(artifact: Path) -> Runtime:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(artifact))
-    predictions: NDArray[Any] = loaded.serve(images).numpy()
-    return predictions
+    _, inputs = loaded.signatures["serving_default"].structured_input_signature
+    (spec,) = inputs.values()
+
+    def predict(images: NDArray[Any]) -> NDArray[Any]:
+        predictions: NDArray[Any] = loaded.serve(images).numpy()
+        return predictions
+
+    return Runtime(spec.dtype.name, predict)
 
 
-def _predict_by_onnxruntime(artifact: Path, images: NDArray[Any]) -> NDArray[Any]:
+ONNX_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+}
+"""NumPy's names of dtypes that are called otherwise there; `tensor(uint8)` is uint8."""
+
+
+def _load_by_onnxruntime(artifact: Path) -> Runtime:
     # Both of an extra; tf2onnx writes also what it could not convert, which the check tells best.
     importlib.import_module("onnx.checker").check_model(str(artifact))
     runtime = importlib.import_module("onnxruntime")
     session = runtime.InferenceSession(str(artifact), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    predictions: NDArray[Any] = session.run(None, {name: images})[0]
-    return predictions
+    (taken,) = session.get_inputs()
+    dtype = taken.type.removeprefix("tensor(").removesuffix(")")
+
+    def predict(images: NDArray[Any]) -> NDArray[Any]:
+        predictions: NDArray[Any] = session.run(None, {taken.name: images})[0]
+        return predictions
+
+    return Runtime(ONNX_DTYPES.get(dtype, dtype), predict)
 
 
-def _predict_by_litert(artifact: Path, images: NDArray[Any]) -> NDArray[Any]:
-    runtime = importlib.import_module("ai_edge_litert.interpreter")  # of an extra
-    runner = runtime.Interpreter(str(artifact)).get_signature_runner()
-    (name,) = runner.get_input_details()
-    predictions: NDArray[Any]
-    (predictions,) = runner(**{name: images}).values()
-    return predictions
+def _load_by_litert(artifact: Path) -> Runtime:
+    interpreter = importlib.import_module("ai_edge_litert.interpreter")  # of an extra
+    runner = interpreter.Interpreter(str(artifact)).get_signature_runner()
+    ((name, taken),) = runner.get_input_details().items()
+
+    def predict(images: NDArray[Any]) -> NDArray[Any]:
+        predictions: NDArray[Any]
+        (predictions,) = runner(**{name: images}).values()
+        return predictions
+
+    return Runtime(taken["dtype"].__name__, predict)
 
 
 FORMATS: Mapping[str, Format] = {
-    "tf_saved_model": Format(
-        "saved_model", "", (), has_bfloat16=True, predict=_predict_by_tensorflow
-    ),
+    "tf_saved_model": Format("saved_model", "", (), has_bfloat16=True, load=_load_by_tensorflow),
     "onnx": Format(
         "model.onnx",
         "onnx",
         ("onnx", "tf2onnx", "onnxruntime"),
         has_bfloat16=False,
-        predict=_predict_by_onnxruntime,
+        load=_load_by_onnxruntime,
     ),
     "litert": Format(
         "model.tflite",
         "litert",
         ("ai_edge_litert",),
         has_bfloat16=False,
-        predict=_predict_by_litert,
+        load=_load_by_litert,
     ),
 }
 """By the names that Keras gives them."""
@@ -185,7 +218,8 @@ def export_model(
             model.predict(check.images[:1], verbose=0)  # exports want it to have been called
         draft = folder / form.artifact
         model.export(str(draft), format=name, verbose=False)
-        predictions = form.predict(draft, check.images)
+        runtime = form.load(draft)
+        predictions = runtime.predict(_as_taken(check.images, runtime.dtype))
         is_alike = predictions.shape == own.shape
         difference = float(np.abs(predictions - own).max()) if is_alike else np.inf
         limit = ROUNDING["bfloat16" if was_bfloat16 else "float32"]
@@ -194,8 +228,10 @@ def export_model(
                 f"{title} as {name}: on {check.title} its predictions differ from Keras' own by "
                 f"{difference:.2g}, which is more than rounding; nothing was written"
             )
+        described = _about(loaded, check, runtime.dtype, own, title)
+        described["checked"] = {"on": check.title, "largest_difference": difference}
         about = folder / EXPORT_ABOUT.format(artifact=form.artifact)
-        about.write_text(json.dumps(_about(loaded, check, own, difference, title), indent=1) + "\n")
+        about.write_text(json.dumps(described, indent=1) + "\n")
         _put_in_place(draft, path)
         _put_in_place(about, output / about.name)
     return Exported(title, path, check.title, difference, is_float32)
@@ -226,6 +262,16 @@ def noise(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     return rng.random(shape).astype(dtype)
 
 
+def _as_taken(images: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Images in the dtype that a file takes, where that holds each of their numbers, as Keras takes
+    them; else as they are, for the file's library to refuse."""
+    import numpy as np
+
+    if np.can_cast(images.dtype, dtype):
+        return images.astype(dtype)
+    return images
+
+
 def _computes_in_bfloat16(layer: Any) -> bool:
     """Whether a layer does, or one of the layers that a model consists of."""
     if layer.compute_dtype == "bfloat16":
@@ -250,15 +296,14 @@ def _with_float32(config: Any) -> Any:
 
 
 def _about(
-    loaded: LoadedModel, check: CheckImages, own: NDArray[Any], difference: float, title: str
+    loaded: LoadedModel, check: CheckImages, taken: str, own: NDArray[Any], title: str
 ) -> dict[str, Any]:
-    """What goes into a model and what comes out."""
+    """What goes into a model, of the dtype that is taken, and what comes out."""
     return {
         "model": title,
-        "input": {"shape": [None, *check.images.shape[1:]], "dtype": str(check.images.dtype)},
+        "input": {"shape": [None, *check.images.shape[1:]], "dtype": taken},
         "output": {"shape": [None, *own.shape[1:]], "dtype": str(own.dtype)},
         "classes": loaded.classes,
-        "checked": {"on": check.title, "largest_difference": difference},
     }
 
 

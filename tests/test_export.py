@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_every_kind_of_model_predicts_the_same_from_its_file(
     made = exported(model, form, tmp_path / "deep" / "here")
     assert made.path == tmp_path / "deep" / "here" / FORMATS[form].artifact
     assert made.difference < 1e-5
-    again = FORMATS[form].predict(made.path, IMAGES[:7])
+    again = FORMATS[form].load(made.path).predict(IMAGES[:7])
     assert again == pytest.approx(model.predict(IMAGES[:7], verbose=0), abs=1e-5)
     about = json.loads(made.path.with_name(f"{made.path.name}.json").read_text())
     assert about["classes"] == CLASSES
@@ -138,19 +139,66 @@ def test_a_model_of_other_images_and_another_output_is_exported(
     assert json.loads(about.read_text())["input"] == {"shape": [None, 20, 12, 1], "dtype": dtype}
 
 
+class Subclassed(keras.Model):  # type: ignore[misc]
+    """A user's model without a graph of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scaled = keras.layers.Rescaling(1 / 255)
+        self.convolution = keras.layers.Conv2D(3, 3, activation="relu")
+        self.pooled = keras.layers.GlobalAveragePooling2D()
+        self.dense = keras.layers.Dense(4, activation="softmax")
+
+    def call(self, images: Any) -> Any:
+        return self.dense(self.pooled(self.convolution(self.scaled(images))))
+
+
+USERS: dict[str, Callable[[], keras.Model]] = {
+    "functional, float32": lambda: other_model("float32"),
+    "subclassed": Subclassed,
+    "of keras.applications": lambda: keras.applications.MobileNetV2(
+        (32, 32, 3), alpha=0.35, weights=None, classes=10
+    ),
+}
+"""Users' models that take float32, as Keras' inputs do unless said, of datasets in uint8."""
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_a_user_s_model_that_takes_float32_is_exported_with_images_in_uint8(
+    kind: str, form: str, tmp_path: Path
+) -> None:
+    model = USERS[kind]()
+    shape = (100, 32, 32, 3) if kind.startswith("of keras") else (100, 20, 12, 1)
+    images = noise(shape, "uint8")
+    assert exported(model, form, tmp_path, images).difference < 1e-4
+    (about,) = tmp_path.glob("*.json")
+    described = json.loads(about.read_text())["input"]
+    assert described["shape"] == [None, *shape[1:]]
+    file = FORMATS[form].load(about.with_name(FORMATS[form].artifact))
+    assert described["dtype"] == file.dtype
+    own = model.predict(images[:5], verbose=0)
+    given = images[:5].astype(file.dtype)
+    assert file.predict(given) == pytest.approx(own, abs=1e-4)
+
+
 def test_a_file_that_predicts_otherwise_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     form, model = FORMATS["tf_saved_model"], other_model("uint8")
     for wrong in (0.01, np.nan):
 
-        def predict(path: Path, images: Any, wrong: float = wrong) -> Any:
+        def load(path: Path, wrong: float = wrong) -> export.Runtime:
             assert (path / "saved_model.pb").is_file()
-            predictions = form.predict(path, images).copy()
-            predictions[3, 0] += wrong
-            return predictions
+            loaded = form.load(path)
 
-        changed = export.Format("saved_model", "", (), has_bfloat16=True, predict=predict)
+            def predict(images: Any) -> Any:
+                predictions = loaded.predict(images).copy()
+                predictions[3, 0] += wrong
+                return predictions
+
+            return export.Runtime(loaded.dtype, predict)
+
+        changed = export.Format("saved_model", "", (), has_bfloat16=True, load=load)
         monkeypatch.setitem(export.FORMATS, "tf_saved_model", changed)
         with pytest.raises(TrialError) as raised:
             exported(model, "tf_saved_model", tmp_path / "out", noise((100, 20, 12, 1), "uint8"))
