@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 from cifar_hpo import paths
-from cifar_hpo.redaction import redacted
+from cifar_hpo.redaction import redacted, redacted_source
 from cifar_hpo.tracking import _mlflow
 
 GIT_TIMEOUT = 5.0
@@ -81,7 +81,7 @@ def uncommitted_diff(folder: Path) -> str:
     if len(diff) > MAX_DIFF:
         whole_lines = text.rpartition("\n")[0]
         text = f"{whole_lines}\n… and more: cut at {MAX_DIFF:,} bytes\n"
-    return redacted(text + _untracked(folder))
+    return redacted_source(text + _untracked(folder))
 
 
 def _untracked(folder: Path) -> str:

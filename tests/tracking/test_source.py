@@ -55,6 +55,17 @@ def test_a_diff_shows_what_is_not_committed_without_passwords(
     assert "-size = 1\n+size = 2\n+token = '***'" in diff
 
 
+def test_passwords_that_a_file_spells_out_are_masked_in_a_diff(repository: Path) -> None:
+    (repository / "model.py").write_text(f"size = 2\nDB_PASSWORD = '{SECRET}'\n")
+    settings = repository / "settings.yaml"
+    settings.write_text(f"host: db\napi_key: {SECRET}\n")
+    git(repository, "add", "-N", settings.name)
+    diff = uncommitted_diff(repository)
+    assert SECRET not in diff
+    assert "+DB_PASSWORD = '***'" in diff
+    assert "+host: db\n+api_key: ***\n" in diff
+
+
 @pytest.mark.parametrize("name", ["staged.py", "removed.py"])
 def test_what_is_staged_or_gone_is_part_of_it(repository: Path, name: str) -> None:
     if name == "staged.py":
