@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import OperationalError
 
@@ -362,6 +363,11 @@ class Study:
         """Note in which MLflow run a counted trial was logged, after it was counted."""
         if self._finished.set_run(number, run_id):
             self._stored.study.set_user_attr(LATE_RUN.format(number=number), run_id)
+
+    @property
+    def storage(self) -> BaseStorage:
+        """Optuna's, for what reads a study by itself."""
+        return self._stored.storage
 
     def write_note(self, text: str) -> None:
         """Let optuna-dashboard show a text, Markdown, with this study."""

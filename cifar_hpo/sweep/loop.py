@@ -30,10 +30,12 @@ from cifar_hpo.gpus import is_out_of_memory
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.interruption import Interruption
 from cifar_hpo.left_results import Left, LeftResults
+from cifar_hpo.metrics import values_by_replica
 from cifar_hpo.paths import CHECKPOINTS, TRACEBACK, absolute_url, short_path, storage_url
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.replication import Allocate
+from cifar_hpo.study.seeds import is_seed
 from cifar_hpo.study.study import Study
 from cifar_hpo.sweep import progress
 from cifar_hpo.sweep.batches import run_batches
@@ -512,8 +514,27 @@ class Sweep:
             self.notices.append(f"not logged: {what} ({redacted(one_line(error))[:200]})")
 
     def _write_note(self, ranking: str) -> None:
-        report = f"`python -m cifar_hpo.report {self.study.name}` says which differences are real."
-        self.study.write_note(f"{ranking}\n\n{report}")
+        self.study.write_note(f"{ranking}\n\n{self._verdict()}")
+
+    def _verdict(self) -> str:
+        """What the report says of the study; where no configuration has several seeds, which is
+        when it could say little, only how it is asked."""
+        if not any(self._has_several_seeds(trial) for trial in self.study.ranking()):
+            return (
+                f"`python -m cifar_hpo.report {self.study.name}` says which differences are real."
+            )
+        # They load SciPy.
+        from cifar_hpo.analysis.comparison import compare_study
+        from cifar_hpo.analysis.verdict import verdict
+
+        comparison = compare_study(self.study.name, self.study.storage)
+        return "\n\n".join(verdict(comparison))
+
+    def _has_several_seeds(self, trial: FinishedTrial) -> bool:
+        """Whether a trial has replicas, or may be one of a configuration's seeds."""
+        if values_by_replica(trial.metrics, self.study.metrics[0]):
+            return True
+        return any(is_seed(key) for key in trial.params)
 
     def _deliver_kept(self) -> None:
         """Log what trials kept while MLflow's store was away, now or in an earlier command."""

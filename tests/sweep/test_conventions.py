@@ -129,6 +129,18 @@ def test_a_grid_cut_short_is_drawn_at_random_and_dashboards_know_names_and_metri
     assert "`python -m cifar_hpo.report s`" in note
 
 
+def test_where_configurations_have_several_seeds_the_dashboard_has_the_verdict(
+    folder: Path,
+) -> None:
+    shown = sweep(folder, "model.size=1,2,4", "+seed=0,1")
+    assert shown.returncode == 0, shown.stderr
+    dashboard = pytest.importorskip("optuna_dashboard")
+    note = dashboard.get_note(stored(folder))
+    assert "| 1 " in note
+    assert "\n\nsize=4 is the best of these 3, and that is not luck" in note
+    assert "cifar_hpo.report" not in note
+
+
 CALLBACK = """
 import os
 from hydra.experimental.callback import Callback
