@@ -18,6 +18,9 @@ from cifar_hpo.analysis.studentized import critical_range
 
 CONFIDENCE = 0.95
 POWER = 0.8
+SMALLEST_P = 1e-4
+"""Of a p-value that is written out; a smaller one rests on tails that nobody has seen."""
+
 MAX_REPLICAS = 200
 """Replicas above which none is recommended: training them would take too long."""
 
@@ -73,3 +76,8 @@ def replicas_needed(
         if stats.nct.sf(critical, degrees, effect) >= POWER:
             return replicas
     return None
+
+
+def p_text(p_value: float) -> str:
+    """A p-value in two digits, `p = 0.012`."""
+    return f"p < {SMALLEST_P:g}" if p_value < SMALLEST_P else f"p = {p_value:.2g}"

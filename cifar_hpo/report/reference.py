@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 
 from cifar_hpo.analysis.claims import Claim, claim
 from cifar_hpo.analysis.comparison import Comparison, Configuration, compare_study
+from cifar_hpo.analysis.statistics import p_text
 from cifar_hpo.config.fields import flat
 from cifar_hpo.config.splits import differing_key, split_of
 from cifar_hpo.errors import StudyError
@@ -89,7 +90,7 @@ class Held:
                 "whether that is luck, so it is not shown to be worse."
             )
         low, high = shown.interval or (shown.gap, shown.gap)
-        figures = f"{gap} {side} it, {low:+.4f} to {high:+.4f} at 95 %, p = {shown.p:.2g}"
+        figures = f"{gap} {side} it, {low:+.4f} to {high:+.4f} at 95 %, {p_text(shown.p)}"
         if self.is_worse:
             return f"{shown.first} is worse than {shown.second}, and that is not luck ({figures})."
         if shown.shows == "better":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cifar_hpo.analysis.comparison import TEST_ACCURACY, Comparison, Configuration
 from cifar_hpo.analysis.separation import TOP_K
+from cifar_hpo.analysis.statistics import p_text
 from cifar_hpo.analysis.verdict import verdict
 from cifar_hpo.study.tables import (
     MISSING,
@@ -151,4 +152,4 @@ def _place(configuration: Configuration, rank: int) -> str:
         return "best"
     if configuration.p_value is None:
         return "unknown" if rank <= TOP_K else MISSING
-    return "tied" if configuration.is_tied else f"worse, p = {configuration.p_value:.2g}"
+    return "tied" if configuration.is_tied else f"worse, {p_text(configuration.p_value)}"

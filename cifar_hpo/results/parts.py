@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from cifar_hpo.analysis.comparison import TEST_ACCURACY, Comparison, Configuration
 from cifar_hpo.analysis.separation import separate
+from cifar_hpo.analysis.statistics import p_text
 from cifar_hpo.confusion import accuracy_by_class
 from cifar_hpo.results.article import ENHANCED, ROWS, STUDIES
 from cifar_hpo.results.replication import (
@@ -84,7 +85,7 @@ def optimizer_table(comparison: Comparison) -> Table:
     against = []
     for beside in separate(groups, comparison.directions[0], comparison.looks).standings:
         p = beside.p_value
-        against.append("unknown" if p is None else f"p = {p:.2g}")
+        against.append("unknown" if p is None else p_text(p))
     against[0] = "best"
     rows = []
     for (optimizer, configuration), standing in zip(best.items(), against, strict=True):

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from cifar_hpo.analysis.comparison import Comparison, Configuration
 from cifar_hpo.analysis.separation import between
-from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval, holm
+from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval, holm, p_text
 from cifar_hpo.results.article import CLAIMS, EPOCHS, ROWS, STUDIES, Claim, Row
 from cifar_hpo.study.space import Value
 from cifar_hpo.table import Table
@@ -98,7 +98,7 @@ class Gap:
     def to_text(self) -> str:
         better, worse = self.pair
         text = f"{better} over {worse}: {self.difference:+.4f}"
-        return text if self.p is None else f"{text}, p = {self.p:.2g}"
+        return text if self.p is None else f"{text}, {p_text(self.p)}"
 
 
 def claims_table(comparisons: Comparisons) -> Table:
