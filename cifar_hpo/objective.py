@@ -201,6 +201,9 @@ class Objective:
             if replicas < folds:
                 problem = f"{replicas} replicas are validated on {replicas} parts of {folds}"
                 warnings.append(f"data.folds: {problem}; training.replicas={folds} takes all")
+            if replicas > folds:
+                problem = f"{replicas} replicas are more than its {folds} parts, so some share one"
+                warnings.append(f"data.folds: {problem}; training.replicas={folds} takes each once")
         return warnings
 
     def cost(self, checked: Config) -> float | None:

@@ -80,6 +80,17 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 ),
             ],
         ),
+        (
+            ["training.replicas=4", "data.folds=3"],
+            [
+                "training.replicas: with data.folds they train one after the other",
+                "data.folds: a replica is validated on one part of 3; data.validation is not used",
+                (
+                    "data.folds: 4 replicas are more than its 3 parts, so some share one; "
+                    "training.replicas=3 takes each once"
+                ),
+            ],
+        ),
         (["model.filters=16"], []),
     ],
 )

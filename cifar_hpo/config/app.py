@@ -243,7 +243,9 @@ class Data:
     )
     folds: int | None = key(
         "parts of the training images, of which replica 0 is validated on the first, replica 1 on "
-        "the second and so on, in the place of data.validation; null validates all on the same",
+        "the second and so on, in the place of data.validation; any two replicas have most of "
+        "their training images in common, so intervals over them tend to be narrow; null validates "
+        "all on the same",
         default=None,
         low=2,
     )
@@ -695,5 +697,8 @@ def _validate_folds(config: Config) -> None:
         raise ConfigError("data.folds", problem)
     if config.training.replicas == 1:
         wanted = f"set training.replicas={config.data.folds}, or data.split_seed for another split"
-        problem = "replica r is validated on fold r, so that one replica would see the first alone"
+        problem = (
+            "replica r of a trial is validated on fold r, so that one would see the first alone, "
+            "as would each seed of training.seed and of hydra.sweeper.replicas"
+        )
         raise ConfigError("data.folds", f"{problem}; {wanted}")

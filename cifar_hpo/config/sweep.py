@@ -221,8 +221,8 @@ class Sweeper:
         default=None,
     )
     n_trials: int | None = key(
-        "finished trials in all, earlier ones counted; a grid's are drawn at random, by the "
-        "sampler's seed, unless it has replicas; null runs the whole grid",
+        "finished trials in all, earlier ones counted; a part of sampler=grid is drawn at random, "
+        "by the sampler's seed, unless it has replicas; null runs the whole grid",
         default=None,
         low=1,
     )
