@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,34 @@ import pytest
 
 import cifar_hpo
 from cifar_hpo.paths import ROOT
+
+MODELS = """
+import keras
+
+class Stop(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        print("a callback saw epoch", epoch, flush=True)
+
+def model(width, shape, classes):
+    image = keras.Input(shape)
+    x = keras.layers.Conv2D(width, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(image))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(classes, "softmax")(x))
+"""
+
+DATA = """
+import cifar_hpo
+import numpy as np
+
+def squares(count):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 100, (count, 12, 9, 1), np.uint8)
+    labels = rng.integers(0, 2, count)
+    images[labels == 1, :6] += 100
+    half = count // 2
+    train, test = (images[:half], labels[:half]), (images[half:], labels[half:])
+    return cifar_hpo.Dataset(train, test, classes=["dark", "light"])
+"""
 
 BUILD = "import sys, hatchling.build; print(hatchling.build.build_wheel(sys.argv[1]))"
 
@@ -117,3 +146,46 @@ def test_an_installed_wheel_knows_its_configs_and_named_studies(
     assert where.startswith(str(installed))
     assert "model: base, deep, enhanced, wide" in output("-m", "cifar_hpo", "--help")
     assert "kernel_size: 3" in output("-m", "cifar_hpo", "-cn", "depth", "--cfg", "job")
+
+
+def test_from_an_empty_folder_a_wheel_trains_a_model_on_data_of_the_user_s(
+    installed: Path, tmp_path: Path
+) -> None:
+    for name, text in (("my_models.py", MODELS), ("my_data.py", DATA)):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "pyproject.toml").write_text('[tool.cifar_hpo]\nallow = ["my_models", "my_data"]\n')
+    for name, text in {
+        "model/own": "_target_: my_models.model\nwidth: 2\n",
+        "data/squares": "source: function\n_target_: my_data.squares\ncount: 400\n",
+    }.items():
+        path = tmp_path / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+
+    def output(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+
+    swept = ["model=own", "data=squares", "model.width=2,4", "training.epochs=2"]
+    callback = "training.callbacks=[{_target_: my_models.Stop}]"
+    shown = output("-m", "cifar_hpo", "-m", "-cd", "conf", *swept, callback)
+    assert re.search(r"^1 +\d+ +[24] +[01]\.\d{4} .* FINISHED$", shown, re.MULTILINE), shown
+    logs = [path.read_text() for path in tmp_path.glob("mlruns/outputs/**/*.log")]
+    assert any("a callback saw epoch 1" in log for log in logs)
+    loaded = output(
+        "-c",
+        "import cifar_hpo, sys\n"
+        "study = cifar_hpo.load()\n"
+        "print(cifar_hpo.__file__, len(study.trials), study.model().predict(__import__('numpy')."
+        "zeros((3, 12, 9, 1), 'uint8'), verbose=0).shape)",
+    )
+    assert loaded.startswith(str(installed))
+    assert loaded.endswith(" 2 (3, 2)\n")
