@@ -197,7 +197,9 @@ def _has_prefix(name: str) -> bool:
 
 
 def _how_to_allow(name: object) -> str:
-    module = str(name).rpartition(".")[0] or name
+    module = str(name).rpartition(".")[0] or str(name)
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return "call it in a function of your own, and allow that: it is Python's own"
     return f'to allow it put allow = ["{module}"] into [tool.cifar_hpo] of ./{PROJECT_FILE}'
 
 

@@ -112,6 +112,14 @@ def test_the_refusal_has_the_line_that_would_allow_it() -> None:
     assert line in str(refused.value)
 
 
+@pytest.mark.parametrize("target", ["os.system", "our_models.build_quickly", "builtins.eval"])
+def test_no_line_is_given_that_would_allow_all_of_a_module_of_python_s(target: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        trust.resolve("model", target)
+    assert "allow =" not in str(refused.value)
+    assert "call it in a function of your own, and allow that" in str(refused.value)
+
+
 @pytest.mark.parametrize("key", ["_partial_", "_args_", "_convert_", "_recursive_"])
 def test_hydra_s_other_words_are_no_arguments(key: str) -> None:
     with pytest.raises(ConfigError, match=rf"^our_models\.Net: {key} is not taken"):

@@ -84,7 +84,7 @@ class Held:
             return f"{self.claim.first} is {self.claim.second}."
         shown, gap = self.claim, f"{abs(self.claim.gap):.4f}"
         side = "ahead of" if shown.gap >= 0 else "behind"
-        if shown.shows == "unknown":
+        if shown.shows == "unknown" or shown.p is None:
             return (
                 f"{shown.first} is {gap} {side} {shown.second}; with one seed it cannot be known "
                 "whether that is luck, so it is not shown to be worse."
