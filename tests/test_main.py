@@ -433,6 +433,7 @@ def test_a_terminal_in_ascii_can_read_it(run: Run) -> None:
     assert "must be >= 1 and <= 4096" in shown.stderr
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("store")
 def test_settings_of_keras_and_the_current_folder_of_hydra_change_no_training(
     tmp_path: Path, small: list[str]

@@ -285,6 +285,7 @@ def test_checkpoints_are_kept_by_what_was_interrupted_alone(
     assert checkpoint.exists() == is_kept
 
 
+@pytest.mark.long
 def test_many_classes_of_any_names_train_and_are_logged(
     store: None, run: Run, tmp_path: Path
 ) -> None:

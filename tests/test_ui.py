@@ -125,6 +125,7 @@ def test_the_report(folder: Path, tmp_path: Path) -> None:
     assert np.asarray(dark)[5, 5] < 50
 
 
+@pytest.mark.long
 @browser
 @needs_chromium
 def test_mlflow_s_list_of_runs_and_a_run_with_its_model(

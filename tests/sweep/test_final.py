@@ -213,6 +213,7 @@ def test_a_value_that_names_another_one_means_the_same_in_both_stages(tmp_path: 
     assert best.value == pytest.approx(2 * 3 + 0.0005)
 
 
+@pytest.mark.long
 def test_the_champion_is_of_the_final_stage(tmp_path: Path, small: list[str]) -> None:
     final = "hydra.sweeper.final={top: 1, replicas: 2, base: false}"
     done = run_in(tmp_path, "-m", *small, "model.filters=2,4", "hydra.sweeper.study_name=s", final)

@@ -228,6 +228,7 @@ def test_the_same_command_again_does_nothing(swept: object, folder: Path, small:
     assert len(runs(folder)) == before
 
 
+@pytest.mark.long
 def test_the_command_that_trains_the_best_again_gives_the_same_result(
     swept: subprocess.CompletedProcess[str], folder: Path
 ) -> None:
@@ -337,6 +338,7 @@ def test_several_metrics_end_in_their_pareto_front(run: Run, small: list[str]) -
     assert not re.findall(r"^2 .*", shown.stdout, re.MULTILINE), "the other breaks the constraint"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("store")
 def test_auto_falls_back_to_synthetic_images_and_says_it_everywhere(
     run: Run, tmp_path: Path

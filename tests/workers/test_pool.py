@@ -174,10 +174,11 @@ def test_a_worker_that_always_dies_is_one_failure(tmp_path: Path) -> None:
             "hydra.launcher.trial_timeout=2",
             "timed out after 2 s",
         ),
-        (
+        pytest.param(
             "hog = bytearray(2**30) if config.x == 1 else 0; time.sleep(3)",
             "hydra.launcher.memory_limit=0.7",
             "GiB, more than 0.7",
+            marks=pytest.mark.long,
         ),
     ],
 )

@@ -58,6 +58,7 @@ def test_a_sweep_that_ends_early_leaves_nothing_of_its_own_ray_and_goes_on_witho
             agent.kill()
 
 
+@pytest.mark.long
 def test_a_node_that_is_lost_takes_no_trial_with_it(tmp_path: Path) -> None:
     """Its trials are tried again on the other one, and each is counted once."""
     with cluster("--num-cpus=2") as (head, folder):
