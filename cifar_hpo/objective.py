@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cifar_hpo import gpus, processor
+from cifar_hpo import gpus, paths, processor
 from cifar_hpo.attempt import Attempt, EpochLog, attempt_record, selected_by
 from cifar_hpo.config import app
 from cifar_hpo.config.app import FLOAT16, FLOAT32, Config
@@ -96,7 +96,7 @@ class Objective:
         "val_mae_best",
     )
     logs_itself = True
-    unmeant_keys = ("training.tensorboard",)
+    unmeant_keys = ("training.tensorboard", "training.keep_checkpoint", "training.extend")
     computes_with = ("tensorflow",)
     imports = (
         "cifar_hpo.training.trainer",
@@ -130,6 +130,7 @@ class Objective:
         ConfigError where they are too few, or a model or callback is none for them.
         """
         identity = self._prepare_data(checked)
+        _check_extended(checked.training.extend)
         self._check_model(checked)
         self._try_callbacks(checked)
         return identity
@@ -370,7 +371,8 @@ class Objective:
             config, checked, dataset, context, number=number, overrides=overrides
         )
         folder = Path(hydra.runtime.output_dir)
-        with checkpoints_cleared(folder), attempt_run(record, folder) as run:
+        is_kept = checked.training.keep_checkpoint
+        with checkpoints_cleared(folder, is_kept=is_kept), attempt_run(record, folder) as run:
             attempt = Attempt(checked, dataset, run, context.metric, epoch_log)
             attempt.begin()
             trained = trainer.train(checked, dataset, attempt.on_epoch, folder)
@@ -398,6 +400,17 @@ def _refuse_dry_run() -> None:
     """Raise ConfigError where a single run was asked for what sweeps alone have: it would train."""
     if HydraConfig.initialized() and HydraConfig.get().sweeper.get("dry_run"):
         raise ConfigError("hydra.sweeper.dry_run", "a single run would train; add -m for a sweep")
+
+
+def _check_extended(name: str | None) -> None:
+    """Raise ConfigError where no training kept a checkpoint in what is to be extended."""
+    if name is None:
+        return
+    folder = paths.outputs_of(name)
+    if not any(folder.rglob(paths.KEPT_CHECKPOINT.format(digest="*"))):
+        problem = f"no trial below {folder} kept its checkpoint"
+        hint = "training.keep_checkpoint=true, given to that one, keeps them"
+        raise ConfigError("training.extend", f"{problem}; {hint}")
 
 
 def _precision_problem(precision: str) -> str:
@@ -430,10 +443,11 @@ def in_starting_folder() -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def checkpoints_cleared(folder: Path) -> Iterator[None]:
+def checkpoints_cleared(folder: Path, *, is_kept: bool) -> Iterator[None]:
     """Remove the checkpoints of a trial that came to its end.
 
-    One that was interrupted, or pauses, keeps them to go on from.
+    One that was interrupted, or pauses, keeps them to go on from. is_kept: whether one that
+    finished leaves its last ones for a longer training.
     """
     from cifar_hpo.training import checkpoint
 
@@ -444,6 +458,8 @@ def checkpoints_cleared(folder: Path) -> Iterator[None]:
     except (Pruned, TrialError):
         checkpoint.clear(folder)
         raise
+    if is_kept:
+        checkpoint.keep(folder)
     checkpoint.clear(folder)
 
 

@@ -78,6 +78,7 @@ CHECKPOINT = "replica_{replica}.checkpoint"
 CHECKPOINTS = "replica_*.checkpoint*"
 CHECKPOINT_BEFORE = "{checkpoint}.before"
 CHECKPOINT_DRAFT = "{checkpoint}.draft"
+KEPT_CHECKPOINT = "kept_{digest}.checkpoint"
 TENSORBOARD = "tensorboard"
 TENSORBOARD_EVENTS = "events.out.tfevents.{seconds:010}.{process}"
 TENSORBOARD_FILES = "events.out.tfevents.*"
@@ -150,6 +151,12 @@ def absolute_url(url: str) -> str:
     if file is None or file[1].startswith((":memory:", "file:")):
         return url
     return f"{url[: file.start(1)]}{Path(file[1]).absolute()}{url[file.end(1) :]}"
+
+
+def outputs_of(name: str) -> Path:
+    """The folder of this name, else that of the study of this name."""
+    folder = Path(name)
+    return folder if folder.is_dir() else OUTPUTS / name
 
 
 def short_path(path: Path) -> Path:

@@ -351,6 +351,17 @@ class Training:
         "how one is given"
     )
     tensorboard: bool = key("leave scalars for TensorBoard in the trial's folder")
+    keep_checkpoint: bool = key(
+        "keep in a finished trial's folder where its training stood, for training.extend; about "
+        "three times the size of its model",
+        default=False,
+    )
+    extend: str | None = key(
+        "an earlier study, or the folder of one or of a run: where a trial there kept its "
+        "checkpoint and differs in training.epochs alone, the training goes on from its last "
+        "epoch, as if it had never ended",
+        default=None,
+    )
     deterministic: bool = key(
         "the same seed gives the same bits each time, which may be slower on a GPU", default=True
     )
@@ -464,6 +475,7 @@ def validate_config(config: DictConfig) -> Config:
     _validate_data(typed.data)
     validate_tags(typed.mlflow.tags, typed.mlflow.note)
     _validate_tensorboard(typed.training)
+    _validate_extension(typed.training)
     typed.training.callbacks = _parsed_callbacks(typed.training.callbacks)
     return typed
 
@@ -595,6 +607,16 @@ def _validate_section(path: str, section: Any, given: Any) -> None:
         # OmegaConf takes any number for a truth value.
         if isinstance(value, bool) and not isinstance(given[name], bool):
             raise ConfigError(f"{path}.{name}", f"{given[name]!r} is neither true nor false")
+
+
+def _validate_extension(training: Training) -> None:
+    """Nothing goes on behind the end of a schedule that leads there."""
+    if training.schedule == "constant":
+        return
+    for name in ("keep_checkpoint", "extend"):
+        if getattr(training, name):
+            problem = f"with training.schedule={training.schedule} the last epoch is the end of it"
+            raise ConfigError(f"training.{name}", f"{problem}; constant alone can go on")
 
 
 def _validate_tensorboard(training: Training) -> None:

@@ -1,11 +1,14 @@
 """Where a training stands after an epoch, on disk.
 
 `save` writes a `State` beside weights, optimizer and random states, `load` puts all of them back,
-`clear` removes the files.
+`clear` removes the files. `keep` leaves those of a finished training for a longer one, which
+`load_kept` begins with.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
@@ -17,7 +20,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpo.paths import CHECKPOINT_BEFORE, CHECKPOINT_DRAFT, CHECKPOINTS
+from cifar_hpo.paths import (
+    CHECKPOINT,
+    CHECKPOINT_BEFORE,
+    CHECKPOINT_DRAFT,
+    CHECKPOINTS,
+    KEPT_CHECKPOINT,
+)
 from cifar_hpo.training import _keras
 from cifar_hpo.whole_files import whole_file
 
@@ -55,8 +64,15 @@ class _Saved:
 
     def fits(self, training: str, model: keras.Model) -> bool:
         """Whether it is of this training and this model."""
-        if self.about.get("training") != training:
-            return False
+        return self.about.get("training") == training and self._fits(model)
+
+    def begins(self, training: str, epochs: int, model: keras.Model) -> bool:
+        """Whether it is of a training that differs from this one in having fewer epochs."""
+        is_shorter = len(self.about["epochs"]) < epochs
+        is_alike = without_epochs(self.about["training"]) == without_epochs(training)
+        return is_shorter and is_alike and self._fits(model)
+
+    def _fits(self, model: keras.Model) -> bool:
         shapes = [array.shape for array in self.variables]
         wanted = [tuple(variable.shape) for variable in _keras.training_variables(model)]
         return shapes == wanted
@@ -128,6 +144,50 @@ def clear(folder: Path) -> None:
     """Remove the checkpoints of a trial that has ended."""
     for file in folder.glob(CHECKPOINTS):
         file.unlink(missing_ok=True)
+
+
+def keep(folder: Path) -> None:
+    """Leave of each checkpoint of a finished training the last one, under the name by which a
+    longer one looks for it; what can't be read or renamed is left to be cleared."""
+    for file in folder.glob(CHECKPOINT.format(replica="*")):
+        with contextlib.suppress(*UNREADABLE), np.load(file, allow_pickle=False) as archive:
+            about = json.loads(archive[ABOUT].tobytes())
+            file.replace(folder / kept_name(about["training"]))
+
+
+def load_kept(
+    folder: Path,
+    training: str,
+    epochs: int,
+    model: keras.Model,
+    stopping: keras.callbacks.EarlyStopping,
+) -> State | None:
+    """Put everything where a shorter training ended, the longest of those that were kept in a
+    folder or below it; None where there is none, and then nothing has changed.
+
+    training: the identity of the one that begins. epochs: how many that has.
+    """
+    longest = None
+    for file in folder.rglob(kept_name(training)):
+        saved = _read(file, len(_keras.training_variables(model)))
+        if saved is None or not saved.begins(training, epochs, model):
+            continue
+        if longest is None or len(saved.about["epochs"]) > len(longest.about["epochs"]):
+            longest = saved
+    return _restore(longest, model, stopping) if longest else None
+
+
+def kept_name(training: str) -> str:
+    """The name of a kept checkpoint, which trainings that differ in epochs alone share."""
+    digest = hashlib.sha256(without_epochs(training).encode()).hexdigest()[:16]
+    return KEPT_CHECKPOINT.format(digest=digest)
+
+
+def without_epochs(training: str) -> str:
+    """The identity of a training without how many epochs it has."""
+    config, *others = json.loads(training)
+    del config["training"]["epochs"]
+    return json.dumps([config, *others], sort_keys=True)
 
 
 def _before(path: Path) -> Path:

@@ -26,7 +26,7 @@ from cifar_hpo.config.app import Config, Training
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import ConfigError, TrialError, disk_error
 from cifar_hpo.metrics import VALIDATION, best_over_epochs, direction_of
-from cifar_hpo.paths import CHECKPOINT
+from cifar_hpo.paths import CHECKPOINT, outputs_of
 from cifar_hpo.training import _keras, checkpoint, devices
 from cifar_hpo.training.callbacks import Callbacks, make_callbacks
 from cifar_hpo.training.inputs import in_form, input_of
@@ -36,6 +36,10 @@ from cifar_hpo.training.signature import Signature
 from cifar_hpo.trust import Call
 
 log = logging.getLogger(__name__)
+
+UNMEANT = ("threads", "tensorboard", "keep_checkpoint", "extend")
+"""Keys of training that may change on the way: they decide its rounding alone, or who is told of
+it, or what of it is kept."""
 
 NEVER = 10**9
 """The patience, in epochs, of early stopping that is off."""
@@ -220,6 +224,10 @@ class _GroupTraining:
             return
         model = self.network.model
         state = checkpoint.load(self.checkpoint, self.identity, model, self.stopping)
+        if not state and self.config.training.extend:
+            epochs = self.config.training.epochs
+            earlier = outputs_of(self.config.training.extend)
+            state = checkpoint.load_kept(earlier, self.identity, epochs, model, self.stopping)
         if state:
             self.epochs = state.epochs
             self.seconds = state.seconds
@@ -322,15 +330,15 @@ def _refuse_divergence(metrics: Sequence[Mapping[str, float]], *, epoch: int) ->
 def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
     """All that decides how a training goes.
 
-    Threads, which decide its rounding alone, may change on the way, and who is told of it. The
-    data's digest stands for where it is from.
+    The data's digest stands for where it is from.
     """
     meaning = asdict(config)
     del meaning["mlflow"], meaning["data"]["path"], meaning["data"]["call"]
     code = _code(config)
     if code:
         meaning["code"] = code
-    del meaning["training"]["threads"], meaning["training"]["tensorboard"]
+    for unmeant in UNMEANT:
+        del meaning["training"][unmeant]
     return json.dumps([meaning, dataset.digest, list(group)], sort_keys=True)
 
 
