@@ -111,6 +111,7 @@ class Objective:
         self._streamed: set[str] = set()  # data, of those prepared, that come as streams
         self._examination = Examination()
         self._made: set[str] = set()  # callbacks that could be made
+        self._labels: dict[str, str] = {}  # kinds of labels, each with the first data of its kind
 
     def validate(self, config: DictConfig) -> Config:
         """The typed form of a composed config; imports nothing heavy.
@@ -157,6 +158,7 @@ class Objective:
         from cifar_hpo.data.dataset import load_dataset
 
         dataset = load_dataset(checked.data)
+        self._labels.setdefault(dataset.labels, dataset.name)
         if dataset.streams is not None:
             self._streamed.add(repr(checked.data))
             count = dataset.streams.count
@@ -189,6 +191,9 @@ class Objective:
         warnings = self._examination.warnings(checked)
         if self._is_streamed(checked):
             warnings.append("data: it comes as streams, so Keras' fit trains, epoch by epoch")
+        if len(self._labels) > 1:
+            kinds = " and ".join(f"{kind} ({name})" for kind, name in self._labels.items())
+            warnings.append(f"data: labels are {kinds}, whose losses tell nothing of one another")
         problem = _precision_problem(checked.training.precision)
         if problem:
             warnings.append(f"training.precision: {problem}")

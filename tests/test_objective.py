@@ -40,6 +40,23 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(PREPARED, raising=False)
 
 
+@pytest.mark.usefixtures("store")
+def test_labels_of_two_kinds_in_one_sweep_are_told_of(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 12, 9, 1), np.uint8)
+    several = np.tile(np.array([[1, 1], [0, 1]], np.uint8), (20, 1))
+    task, configs = Objective(), []
+    for name, labels in {"numbers": np.linspace(0, 1, 40), "several": several}.items():
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+        small = ["model.kernel_size=3", "model.depth=2", "training.batch_size=8"]
+        configs.append(checked("data=npz", f"data.path={path}", *small))
+    task.prepare(configs[0])
+    assert task.warnings(configs[0]) == []
+    task.prepare(configs[1])
+    (warning,) = task.warnings(configs[1])
+    assert warning.startswith("data: labels are numbers (numbers) and several (several), whose")
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -269,7 +286,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_checkpoints_of_a_finished_trial_are_removed(checkpoint: Path) -> None:
-    with checkpoints_cleared(checkpoint.parent):
+    with checkpoints_cleared(checkpoint.parent, is_kept=False):
         assert checkpoint.exists()
     assert not checkpoint.exists()
 
@@ -280,7 +297,7 @@ def test_checkpoints_of_a_finished_trial_are_removed(checkpoint: Path) -> None:
 def test_checkpoints_are_kept_by_what_was_interrupted_alone(
     checkpoint: Path, error: type[BaseException], is_kept: bool
 ) -> None:
-    with pytest.raises(error), checkpoints_cleared(checkpoint.parent):
+    with pytest.raises(error), checkpoints_cleared(checkpoint.parent, is_kept=False):
         raise error
     assert checkpoint.exists() == is_kept
 
