@@ -84,12 +84,8 @@ def _load_by_tensorflow(artifact: Path) -> Runtime:
     return Runtime(spec.dtype.name, predict)
 
 
-ONNX_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-}
-"""NumPy's names of dtypes that are called otherwise there; `tensor(uint8)` is uint8."""
+ONNX_DTYPES = {"float": "float32", "double": "float64"}
+"""NumPy's names of dtypes that are called otherwise there."""
 
 
 def _load_by_onnxruntime(artifact: Path) -> Runtime:

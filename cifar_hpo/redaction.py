@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 MASK = "***"
 
-URI = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*)://([^\s'\"<>]*)")
+URI = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,80})://([^\s'\"<>]*)")
 URI_ALONE = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://(.*@.*)", re.DOTALL)
 QUERY = re.compile(
     r"([?&;](?:[a-z_-]*(?:password|passwd|passcode|pwd|secret|token|signature|"
@@ -27,28 +27,6 @@ TOKEN_SCHEMES = ("http", "https")
 """Schemes in which a name alone before the host is a token."""
 
 SECRET_VARIABLE = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|API_?KEY|CREDENTIAL", re.IGNORECASE)
-SENSITIVE_NAME = (
-    r"[\w.-]*(?:password|passwd|passphrase|pwd|token(?!i[sz])|secret|credential|"
-    r"(?:api|access|private|account)_?key)[\w.-]*"
-)
-QUOTE = r"[rbf]?(?:'{3}|\"{3}|['\"])"
-ASSIGNED = re.compile(
-    rf"(?P<name>\b{SENSITIVE_NAME}['\"]?\]?\s*[:=]>?\s*)"
-    rf"(?:(?P<quote>{QUOTE})[^'\"\n]+"
-    r"|(?P<bare>[^\s'\"()\[\]<>,;]{6,})(?=\s*(?:[,;#}]|$)))",
-    re.IGNORECASE | re.MULTILINE,
-)
-"""A name that says password, and a text that it gets, in quotes or as in YAML or a shell."""
-NO_PASSWORD = re.compile(r"[\d._]+|\$\{.*|None|null|true|false|optional", re.IGNORECASE)
-"""What stands behind such a name without quotes, and is none."""
-WELL_KNOWN = re.compile(
-    r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|hf_\w{20,}"
-    r"|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
-)
-"""Tokens of services that say so themselves: Amazon, GitHub, GitLab, Hugging Face, OpenAI, Slack,
-and those of JSON (RFC 7519)."""
-PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(?:.*?(?=-----END)|.*)", re.DOTALL)
-
 MIN_SECRET = 6
 """Characters of the shortest password that is masked wherever it stands; a shorter one may be a
 word. In a URI every password is masked."""
@@ -72,20 +50,6 @@ def redacted(text: str) -> str:
     text = URI.sub(lambda uri: _redacted_uri(uri[1], uri[2], []), text)
     secrets = _pattern(frozenset(os.environ.items()))
     return secrets.sub(MASK, text) if secrets else text
-
-
-def redacted_source(text: str) -> str:
-    """The same of source code or files of settings, in which passwords stand behind names that say
-    so, tokens have well-known forms, and private keys have lines of their own."""
-    text = PRIVATE_KEY.sub(rf"\1{MASK}", redacted(text))
-    return ASSIGNED.sub(_masked_assignment, WELL_KNOWN.sub(MASK, text))
-
-
-def _masked_assignment(found: re.Match[str]) -> str:
-    if found["bare"] is None:
-        return f"{found['name']}{found['quote']}{MASK}"
-    is_none = NO_PASSWORD.fullmatch(found["bare"])
-    return found[0] if is_none else f"{found['name']}{MASK}"
 
 
 def redacted_uri(uri: str) -> str:

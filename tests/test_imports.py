@@ -33,6 +33,7 @@ LAYERS = (
         "owner",
         "printable",
         "reporting",
+        "source_redaction",
         "tracebacks",
         "whole_files",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cifar_hpo.redaction import has_secret, redacted, redacted_source, redacted_uri
+from cifar_hpo.redaction import has_secret, redacted, redacted_uri
 
 SECRETS = {
     "postgresql://me:SECRET@host/db": "postgresql://me:***@host/db",
@@ -119,41 +119,3 @@ def test_a_uri_alone_is_masked_whatever_its_password(password: str) -> None:
 def test_keys_of_a_query_that_hold_a_secret(key: str) -> None:
     masked = f"https://host/a?b=1&{key}=***&c=2"
     assert redacted(masked.replace("***", "SECRET")) == masked
-
-
-SPELLED_OUT = {
-    "password = 'hunter2secret'": "password = '***'",
-    'conf["password"] = "hunter2secret"': 'conf["password"] = "***"',
-    '{"api_key": "hunter2secret", "size": 3}': '{"api_key": "***", "size": 3}',
-    "export AWS_SECRET_ACCESS_KEY=hunter2secret": "export AWS_SECRET_ACCESS_KEY=***",
-    "+  wandb_token: hunter2secret": "+  wandb_token: ***",
-    "login(token=f'hunter2secret', size=3)": "login(token=f'***', size=3)",
-    'PASSWORD = """hunter2secret"""': 'PASSWORD = """***"""',
-    "see ghp_abcdefghijklmnopqrstuvwxyz012345": "see ***",
-    "AKIAABCDEFGHIJKLMNOP": "***",
-    "-----BEGIN RSA PRIVATE KEY-----\n+abc\n-----END RSA PRIVATE KEY-----\n": (
-        "-----BEGIN RSA PRIVATE KEY-----***-----END RSA PRIVATE KEY-----\n"
-    ),
-    "-----BEGIN PRIVATE KEY-----\n+abc": "-----BEGIN PRIVATE KEY-----***",
-}
-
-
-@pytest.mark.parametrize("text", SPELLED_OUT)
-def test_passwords_in_source_are_masked(text: str) -> None:
-    assert redacted_source(text) == SPELLED_OUT[text]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "tokenizer = bert_base",
-        "max_tokens = 100000",
-        "password: ${oc.env:PASSWORD}",
-        "token = None",
-        "password = os.environ['PASSWORD']",
-        "def login(token: str, password: str) -> None:",
-        "model.filters = 'sixteen'",
-    ],
-)
-def test_source_without_passwords_stays(text: str) -> None:
-    assert redacted_source(text) == text

@@ -15,7 +15,8 @@ import threading
 from pathlib import Path
 
 from cifar_hpo import paths
-from cifar_hpo.redaction import redacted, redacted_source
+from cifar_hpo.redaction import redacted
+from cifar_hpo.source_redaction import redacted_source
 from cifar_hpo.tracking import _mlflow
 
 GIT_TIMEOUT = 5.0
