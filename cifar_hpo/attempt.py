@@ -90,10 +90,12 @@ class Attempt:
         *,
         best: Mapping[int, Mapping[str, float]],
         restored: bool,
+        is_told: bool,
     ) -> None:
         """Log an epoch of the replicas in `values`, and ask whether to go on. Raises Pruned.
 
-        best: the best so far of each validation metric; that of the study is logged, too.
+        best: the best so far of each validation metric; that of the study is logged, too. is_told:
+        whether the study was asked before, by an earlier attempt.
         """
         self.done += 1
         self.restored += restored
@@ -108,7 +110,7 @@ class Attempt:
         if self.events:
             self.events.log(epoch + 1, logged)
         mean = metrics.mean()
-        if not restored:
+        if not is_told:
             # Where replicas train one after the other the first one is judged, at the epochs where
             # others are.
             value = mean.get(self.metric) if 0 in values else None

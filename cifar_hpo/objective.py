@@ -40,6 +40,9 @@ from cifar_hpo.trust import Call
 
 log = logging.getLogger(__name__)
 
+LABELS = {"classes": "classes", "several": "sets of classes", "numbers": "numbers"}
+"""The kinds of labels, as users know them."""
+
 ALL_IMAGES = 50_000
 """What data.train_size=null is taken for where nobody has looked at the images: CIFAR-10's."""
 
@@ -112,6 +115,7 @@ class Objective:
         self._examination = Examination()
         self._made: set[str] = set()  # callbacks that could be made
         self._labels: dict[str, str] = {}  # kinds of labels, each with the first data of its kind
+        self._kept: dict[str, set[str]] = {}  # names of checkpoints in what is to be extended
 
     def validate(self, config: DictConfig) -> Config:
         """The typed form of a composed config; imports nothing heavy.
@@ -131,7 +135,7 @@ class Objective:
         ConfigError where they are too few, or a model or callback is none for them.
         """
         identity = self._prepare_data(checked)
-        _check_extended(checked.training.extend)
+        self._check_extended(checked.training.extend)
         self._check_model(checked)
         self._try_callbacks(checked)
         return identity
@@ -143,6 +147,30 @@ class Objective:
         if key not in self._prepared:
             self._prepared[key] = self._prepare(checked)
         return self._prepared[key]
+
+    def _check_extended(self, folder: str | None) -> None:
+        """Raise ConfigError where no training kept a checkpoint in what is to be extended."""
+        if folder is None:
+            return
+        kept = Path(folder).rglob(paths.KEPT_CHECKPOINT.format(digest="*")) if folder else ()
+        self._kept[folder] = {file.name for file in kept}
+        if not self._kept[folder]:
+            problem = f"no trial below {folder or 'it'} kept its checkpoint"
+            hint = "training.keep_checkpoint=true, given to that study, keeps them"
+            raise ConfigError("training.extend", f"{problem}; {hint}")
+
+    def _begins_anew(self, checked: Config) -> bool:
+        """Whether a training is to extend another, of which nothing was kept."""
+        from cifar_hpo.training.identity import groups_of, identity_of, kept_name
+
+        kept = self._kept.get(checked.training.extend or "")
+        if kept is None:
+            return False
+        digest = self._prepare_data(checked).rpartition(":")[2]
+        for group in groups_of(checked, is_streamed=self._is_streamed(checked)):
+            if kept_name(identity_of(checked, digest, group)) not in kept:
+                return True
+        return False
 
     def _try_callbacks(self, checked: Config) -> None:
         """Make the user's callbacks, once for all cells, to see that they can be made."""
@@ -192,8 +220,12 @@ class Objective:
         if self._is_streamed(checked):
             warnings.append("data: it comes as streams, so Keras' fit trains, epoch by epoch")
         if len(self._labels) > 1:
-            kinds = " and ".join(f"{kind} ({name})" for kind, name in self._labels.items())
-            warnings.append(f"data: labels are {kinds}, whose losses tell nothing of one another")
+            kinds = [f"{LABELS[kind]} ({name})" for kind, name in self._labels.items()]
+            problem = f"some labels are {', others '.join(kinds)}"
+            warnings.append(f"data: {problem}; their losses can't be compared")
+        if self._begins_anew(checked):
+            problem = f"{checked.training.extend} has nothing that some configurations would extend"
+            warnings.append(f"training.extend: {problem}; these are trained from the beginning")
         problem = _precision_problem(checked.training.precision)
         if problem:
             warnings.append(f"training.precision: {problem}")
@@ -405,17 +437,6 @@ def _refuse_dry_run() -> None:
     """Raise ConfigError where a single run was asked for what sweeps alone have: it would train."""
     if HydraConfig.initialized() and HydraConfig.get().sweeper.get("dry_run"):
         raise ConfigError("hydra.sweeper.dry_run", "a single run would train; add -m for a sweep")
-
-
-def _check_extended(name: str | None) -> None:
-    """Raise ConfigError where no training kept a checkpoint in what is to be extended."""
-    if name is None:
-        return
-    folder = paths.outputs_of(name)
-    if not any(folder.rglob(paths.KEPT_CHECKPOINT.format(digest="*"))):
-        problem = f"no trial below {folder} kept its checkpoint"
-        hint = "training.keep_checkpoint=true, given to that one, keeps them"
-        raise ConfigError("training.extend", f"{problem}; {hint}")
 
 
 def _precision_problem(precision: str) -> str:

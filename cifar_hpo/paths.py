@@ -153,12 +153,6 @@ def absolute_url(url: str) -> str:
     return f"{url[: file.start(1)]}{Path(file[1]).absolute()}{url[file.end(1) :]}"
 
 
-def outputs_of(name: str) -> Path:
-    """The folder of this name, else that of the study of this name."""
-    folder = Path(name)
-    return folder if folder.is_dir() else OUTPUTS / name
-
-
 def short_path(path: Path) -> Path:
     """The path as seen from the current folder, where it lies in it."""
     here = Path.cwd()

@@ -46,9 +46,10 @@ class Task(Protocol):
     epoch_metrics: those of which a pruner gets a value after each epoch. Both are empty where
     nobody can say. defaults_before: keys that studies of earlier versions do not have, and what
     those did, so that they go on under this one. logs_itself: whether it logs each trial to MLflow;
-    what does not is logged for it. unmeant_keys: those that say how trials are logged, so that a
-    study may go on with another value. computes_with: libraries that use a GPU where they find one,
-    of those in gpus.LIBRARIES; empty where those say it that the program has loaded.
+    what does not is logged for it. unmeant_keys: those that change no result, such as how trials
+    are logged, so that a study may go on with another value. computes_with: libraries that use a
+    GPU where they find one, of those in gpus.LIBRARIES; empty where those say it that the program
+    has loaded.
     """
 
     imports: Sequence[str]

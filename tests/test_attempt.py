@@ -137,9 +137,8 @@ def epoch_ends(
     *,
     restored: bool,
 ) -> None:
-    opened.on_epoch(
-        epoch, values, best=best or {replica: {} for replica in values}, restored=restored
-    )
+    best = best or {replica: {} for replica in values}
+    opened.on_epoch(epoch, values, best=best, restored=restored, is_told=restored)
 
 
 def test_an_attempt_logs_and_reports_each_epoch(tmp_path: Path, reported: list[Progress]) -> None:

@@ -243,9 +243,9 @@ class Data:
     )
     folds: int | None = key(
         "parts of the training images, of which replica 0 is validated on the first, replica 1 on "
-        "the second and so on, in the place of data.validation; any two replicas have most of "
-        "their training images in common, so intervals over them tend to be narrow; null validates "
-        "all on the same",
+        "the second and so on, in the place of data.validation; with more than three any two "
+        "replicas have most of their training images in common, so that intervals over them tend "
+        "to be narrow; null validates all on the same",
         default=None,
         low=2,
     )
@@ -352,14 +352,14 @@ class Training:
     )
     tensorboard: bool = key("leave scalars for TensorBoard in the trial's folder")
     keep_checkpoint: bool = key(
-        "keep in a finished trial's folder where its training stood, for training.extend; about "
-        "three times the size of its model",
+        "keep in a finished trial's folder where its training stood, in kept_….checkpoint, for "
+        "training.extend; about three times the size of its model, and yours to remove",
         default=False,
     )
     extend: str | None = key(
-        "an earlier study, or the folder of one or of a run: where a trial there kept its "
-        "checkpoint and differs in training.epochs alone, the training goes on from its last "
-        "epoch, as if it had never ended",
+        "folder of an earlier study or run, such as mlruns/outputs/STUDY: where a trial there kept "
+        "its checkpoint and differs in training.epochs alone, the training goes on behind its last "
+        "epoch as if it had never ended; callbacks begin anew",
         default=None,
     )
     deterministic: bool = key(
@@ -610,7 +610,8 @@ def _validate_section(path: str, section: Any, given: Any) -> None:
 
 
 def _validate_extension(training: Training) -> None:
-    """Nothing goes on behind the end of a schedule that leads there."""
+    """Raise ConfigError for a schedule that ends with the last epoch, behind which no training goes
+    on."""
     if training.schedule == "constant":
         return
     for name in ("keep_checkpoint", "extend"):

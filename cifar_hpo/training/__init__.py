@@ -1,7 +1,7 @@
 """Training a CNN with Keras: `trainer` runs a trial, `compiled` an epoch in one graph, `replicas`
 several seeds at once.
 
-Every module here loads TensorFlow, whose switches are set before, in this file.
+Every module here but `identity` loads TensorFlow, whose switches are set before, in this file.
 """
 
 from __future__ import annotations

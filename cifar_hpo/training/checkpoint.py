@@ -7,9 +7,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
+import logging
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,15 +19,18 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpo.errors import disk_error, one_line
 from cifar_hpo.paths import (
     CHECKPOINT,
     CHECKPOINT_BEFORE,
     CHECKPOINT_DRAFT,
     CHECKPOINTS,
-    KEPT_CHECKPOINT,
 )
 from cifar_hpo.training import _keras
+from cifar_hpo.training.identity import differ_in_epochs, kept_name
 from cifar_hpo.whole_files import whole_file
+
+log = logging.getLogger(__name__)
 
 # The keys of the npz file.
 ABOUT = "about"
@@ -66,11 +68,11 @@ class _Saved:
         """Whether it is of this training and this model."""
         return self.about.get("training") == training and self._fits(model)
 
-    def begins(self, training: str, epochs: int, model: keras.Model) -> bool:
-        """Whether it is of a training that differs from this one in having fewer epochs."""
-        is_shorter = len(self.about["epochs"]) < epochs
-        is_alike = without_epochs(self.about["training"]) == without_epochs(training)
-        return is_shorter and is_alike and self._fits(model)
+    def can_be_extended_to(self, training: str, epochs: int, model: keras.Model) -> bool:
+        """Whether it is of this training but for its epochs, of which there are no more here."""
+        if len(self.about["epochs"]) > epochs or not self._fits(model):
+            return False
+        return differ_in_epochs(self.about["training"], training)
 
     def _fits(self, model: keras.Model) -> bool:
         shapes = [array.shape for array in self.variables]
@@ -148,11 +150,16 @@ def clear(folder: Path) -> None:
 
 def keep(folder: Path) -> None:
     """Leave of each checkpoint of a finished training the last one, under the name by which a
-    longer one looks for it; what can't be read or renamed is left to be cleared."""
+    longer one looks for it. One that can't be read or renamed is left to be cleared, which is
+    warned of."""
     for file in folder.glob(CHECKPOINT.format(replica="*")):
-        with contextlib.suppress(*UNREADABLE), np.load(file, allow_pickle=False) as archive:
-            about = json.loads(archive[ABOUT].tobytes())
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                about = json.loads(archive[ABOUT].tobytes())
             file.replace(folder / kept_name(about["training"]))
+        except (*UNREADABLE, TypeError) as error:
+            cause = disk_error(error) if isinstance(error, OSError) else ""
+            log.warning("no checkpoint was kept: %s", cause or one_line(error))
 
 
 def load_kept(
@@ -162,32 +169,20 @@ def load_kept(
     model: keras.Model,
     stopping: keras.callbacks.EarlyStopping,
 ) -> State | None:
-    """Put everything where a shorter training ended, the longest of those that were kept in a
-    folder or below it; None where there is none, and then nothing has changed.
+    """Put everything where a training ended that has no more epochs than this one, the longest of
+    those that were kept in a folder or below it; None where there is none, and then nothing has
+    changed.
 
     training: the identity of the one that begins. epochs: how many that has.
     """
     longest = None
     for file in folder.rglob(kept_name(training)):
         saved = _read(file, len(_keras.training_variables(model)))
-        if saved is None or not saved.begins(training, epochs, model):
+        if saved is None or not saved.can_be_extended_to(training, epochs, model):
             continue
         if longest is None or len(saved.about["epochs"]) > len(longest.about["epochs"]):
             longest = saved
     return _restore(longest, model, stopping) if longest else None
-
-
-def kept_name(training: str) -> str:
-    """The name of a kept checkpoint, which trainings that differ in epochs alone share."""
-    digest = hashlib.sha256(without_epochs(training).encode()).hexdigest()[:16]
-    return KEPT_CHECKPOINT.format(digest=digest)
-
-
-def without_epochs(training: str) -> str:
-    """The identity of a training without how many epochs it has."""
-    config, *others = json.loads(training)
-    del config["training"]["epochs"]
-    return json.dumps([config, *others], sort_keys=True)
 
 
 def _before(path: Path) -> Path:

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -21,25 +20,20 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo import trust
 from cifar_hpo.config.app import Config, Training
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.errors import ConfigError, TrialError, disk_error
 from cifar_hpo.metrics import VALIDATION, best_over_epochs, direction_of
-from cifar_hpo.paths import CHECKPOINT, outputs_of
+from cifar_hpo.paths import CHECKPOINT
 from cifar_hpo.training import _keras, checkpoint, devices
 from cifar_hpo.training.callbacks import Callbacks, make_callbacks
+from cifar_hpo.training.identity import groups_of, identity_of
 from cifar_hpo.training.inputs import in_form, input_of
 from cifar_hpo.training.networks import forget, initial_network, keras_model
 from cifar_hpo.training.replicas import Weights
 from cifar_hpo.training.signature import Signature
-from cifar_hpo.trust import Call
 
 log = logging.getLogger(__name__)
-
-UNMEANT = ("threads", "tensorboard", "keep_checkpoint", "extend")
-"""Keys of training that may change on the way: they decide its rounding alone, or who is told of
-it, or what of it is kept."""
 
 NEVER = 10**9
 """The patience, in epochs, of early stopping that is off."""
@@ -55,13 +49,15 @@ class OnEpoch(Protocol):
         *,
         best: Mapping[int, Mapping[str, float]],
         restored: bool,
+        is_told: bool,
     ) -> None:
         """Take in an epoch.
 
         epoch: counted from 0. values: loss, accuracy (of numbers mae), and both as val_… of each
         replica that it trained, by its number; beside these what a compiled model brought along.
         best: the best so far of each validation metric, as val_…_best. restored: whether an
-        earlier attempt trained it.
+        earlier attempt trained it, or another training that this one extends. is_told: whether it
+        was taken in before, by an earlier attempt.
         """
 
 
@@ -135,10 +131,8 @@ def train(
     each epoch. Raises TrialError when a loss diverges, ConfigError when a batch is larger than the
     training images.
     """
-    numbers = list(range(config.training.replicas))
-    groups = [numbers] if is_fused(config, dataset) else [[number] for number in numbers]
     trained = []
-    for group in groups:
+    for group in groups_of(config, is_streamed=dataset.streams is not None):
         trained += _train_group(config, dataset, group, on_epoch, folder)
     return trained
 
@@ -155,14 +149,17 @@ def _train_group(
     training = _GroupTraining(config, dataset, group, folder)
     training.restore()
     restored = len(training.epochs)
+    is_told = not training.is_extended
     for epoch in range(restored):
-        on_epoch(epoch, training.values(epoch), best=training.best(epoch), restored=True)
+        values, best = training.values(epoch), training.best(epoch)
+        on_epoch(epoch, values, best=best, restored=True, is_told=is_told)
     while not training.has_ended:
         metrics = training.train_epoch()
         _refuse_divergence(metrics, epoch=len(training.epochs))
         training.save()
         epoch = len(training.epochs) - 1
-        on_epoch(epoch, training.values(epoch), best=training.best(epoch), restored=False)
+        values, best = training.values(epoch), training.best(epoch)
+        on_epoch(epoch, values, best=best, restored=False, is_told=False)
     training.end()
     return _evaluate(training)
 
@@ -171,6 +168,7 @@ class _GroupTraining:
     """The training of a group of replicas as one network, and where it stands.
 
     epochs: the metrics of each epoch so far, for each replica. seconds: what they took.
+    is_extended: whether it goes on behind the end of another training.
     """
 
     def __init__(
@@ -200,11 +198,12 @@ class _GroupTraining:
             make_callbacks(config.training),
             steps=self.input.steps,
         )
-        self.identity = _identity(config, dataset, group)
+        self.identity = identity_of(config, dataset.digest, group)
         self.checkpoint = folder and folder / CHECKPOINT.format(replica=group[0])
         self.epochs: list[list[dict[str, float]]] = []
         self.seconds = 0.0
         self.is_stopped = False  # by a callback, after the last epoch
+        self.is_extended = False
         self.last_scores: dict[str, float] = {}  # of what callbacks made of the weights at the end
         self.is_loss_said = False  # of a checkpoint
 
@@ -225,14 +224,23 @@ class _GroupTraining:
         model = self.network.model
         state = checkpoint.load(self.checkpoint, self.identity, model, self.stopping)
         if not state and self.config.training.extend:
-            epochs = self.config.training.epochs
-            earlier = outputs_of(self.config.training.extend)
-            state = checkpoint.load_kept(earlier, self.identity, epochs, model, self.stopping)
+            state = self._restore_kept(Path(self.config.training.extend))
         if state:
             self.epochs = state.epochs
             self.seconds = state.seconds
             self.input.skip(len(state.epochs))
             self.is_stopped = state.stopped
+
+    def _restore_kept(self, folder: Path) -> checkpoint.State | None:
+        """Go on behind the end of a training that kept its checkpoint; None where there is none."""
+        epochs, model = self.config.training.epochs, self.network.model
+        state = checkpoint.load_kept(folder, self.identity, epochs, model, self.stopping)
+        self.is_extended = state is not None
+        if state:
+            log.info("goes on behind epoch %d of what %s kept", len(state.epochs), folder)
+        else:
+            log.warning("nothing below %s is of this training: it begins anew", folder)
+        return state
 
     def values(self, epoch: int) -> dict[int, dict[str, float]]:
         """The metrics of an epoch, counted from 0, of each replica by its number."""
@@ -325,33 +333,6 @@ def _refuse_divergence(metrics: Sequence[Mapping[str, float]], *, epoch: int) ->
         if not all(map(math.isfinite, losses.values())):
             values = ", ".join(f"{name} {value}" for name, value in losses.items())
             raise TrialError(f"diverged: {values} in epoch {epoch}")
-
-
-def _identity(config: Config, dataset: Dataset, group: Sequence[int]) -> str:
-    """All that decides how a training goes.
-
-    The data's digest stands for where it is from.
-    """
-    meaning = asdict(config)
-    del meaning["mlflow"], meaning["data"]["path"], meaning["data"]["call"]
-    code = _code(config)
-    if code:
-        meaning["code"] = code
-    for unmeant in UNMEANT:
-        del meaning["training"][unmeant]
-    return json.dumps([meaning, dataset.digest, list(group)], sort_keys=True)
-
-
-def _code(config: Config) -> list[str]:
-    """Digests of the code of the user's that a model and callbacks are of."""
-    calls = {f"training.callbacks[{i}]": call for i, call in enumerate(config.training.callbacks)}
-    if isinstance(config.model, Call):
-        calls["model"] = config.model
-    digests = []
-    for path, call in calls.items():
-        for target in call.targets:
-            digests.append(trust.code_digest(path, target))
-    return digests
 
 
 def _evaluate(training: _GroupTraining) -> list[Trained]:

@@ -235,7 +235,7 @@ def test_the_best_so_far_is_the_highest_where_keras_says_so_also_of_restored_epo
     train_dataset_and_die(checked, data, tmp_path, epoch=3)
     seen: list[tuple[float, float, bool]] = []
 
-    def on_epoch(epoch: int, values: Any, *, best: Any, restored: bool) -> None:
+    def on_epoch(epoch: int, values: Any, *, best: Any, restored: bool, **_: Any) -> None:
         seen.append((values[0]["val_top2"], best[0]["val_top2_best"], restored))
 
     (trained,) = trainer.train(checked, data, on_epoch, tmp_path)

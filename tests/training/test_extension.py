@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import Run
-from support_training import ComposeConfig, all_weights, train_again, train_first
+from support_training import ComposeConfig, Died, all_weights, train_again, train_first
 
+from cifar_hpo.data.dataset import load_dataset
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.objective import checkpoints_cleared, objective
+from cifar_hpo.objective import Objective, checkpoints_cleared, objective
 from cifar_hpo.paths import CHECKPOINTS, KEPT_CHECKPOINT
+from cifar_hpo.training import trainer
 
 OPTIONS: dict[str, list[str]] = {
     "plain": [],
@@ -22,7 +25,8 @@ OPTIONS: dict[str, list[str]] = {
         "training.weight_averaging=0.9",
     ],
     "fused": ["training.replicas=2"],
-    "sgd": ["optimizer=nesterov"],
+    "one replica after the other": ["training.replicas=2", "optimizer=muon"],
+    "stopping early": ["training.early_stopping=3", "optimizer=nesterov"],
 }
 
 
@@ -32,7 +36,7 @@ def train_to_the_end(config: ComposeConfig, folder: Path, *overrides: str) -> No
     with checkpoints_cleared(folder, is_kept=True):
         train_first(config(*overrides), folder)
     assert not list(folder.glob(CHECKPOINTS))
-    assert len(list(folder.glob(KEPT_CHECKPOINT.format(digest="*")))) == 1
+    assert list(folder.glob(KEPT_CHECKPOINT.format(digest="*")))
 
 
 @pytest.mark.parametrize("case", OPTIONS)
@@ -46,23 +50,54 @@ def test_an_extended_training_ends_bit_for_bit_as_one_that_was_as_long_at_once(
     extended = config(*longer, f"training.extend={tmp_path / 'short'}")
     (tmp_path / "long").mkdir()
     found, restored_epochs = train_again(extended, tmp_path / "long")
-    assert restored_epochs == [True] * 2 + [False] * 3
+    assert restored_epochs[:5] == [True] * 2 + [False] * 3
+    assert sum(restored_epochs) == len(restored_epochs) * 2 / 5
     assert np.array_equal(all_weights(found), all_weights(wanted))
     scores = {name: value for name, value in wanted.metrics.items() if name != "train_seconds"}
     assert scores.items() <= found.metrics.items()
 
 
+def test_the_study_is_told_of_the_epochs_that_another_training_did_and_once(
+    config: ComposeConfig, tmp_path: Path
+) -> None:
+    train_to_the_end(config, tmp_path / "short", "training.epochs=2")
+    extended = config("training.epochs=4", f"training.extend={tmp_path / 'short'}")
+
+    def told(last: int) -> list[tuple[bool, bool]]:
+        """Of each epoch whether it was restored, and whether the study knows of it; up to one in
+        which the process dies."""
+        seen = []
+
+        def on_epoch(
+            epoch: int, values: object, *, restored: bool, is_told: bool, **_: object
+        ) -> None:
+            seen.append((restored, is_told))
+            if epoch == last:
+                raise Died
+
+        with contextlib.suppress(Died):
+            trainer.train(extended, load_dataset(extended.data), on_epoch, tmp_path)
+        return seen
+
+    assert told(2) == [(True, False), (True, False), (False, False)]
+    assert told(4) == [(True, True)] * 3 + [(False, False)]
+
+
 @pytest.mark.parametrize(
     "changed",
-    ["training.seed=1", "optimizer.learning_rate=0.02", "training.epochs=2", "data.train_size=500"],
+    ["training.seed=1", "optimizer.learning_rate=0.02", "training.epochs=1", "data.train_size=500"],
 )
-def test_another_training_or_one_that_is_no_longer_begins_anew(
+def test_another_training_or_a_shorter_one_begins_anew_which_is_said_before(
     config: ComposeConfig, changed: str, tmp_path: Path
 ) -> None:
     train_to_the_end(config, tmp_path / "short", "training.epochs=2")
-    overrides = ["training.epochs=3", changed, f"training.extend={tmp_path / 'short'}"]
-    _, restored_epochs = train_again(config(*overrides), tmp_path)
+    checked = config("training.epochs=3", changed, f"training.extend={tmp_path / 'short'}")
+    _, restored_epochs = train_again(checked, tmp_path)
     assert not any(restored_epochs)
+    task = Objective()
+    task.prepare(checked)
+    warnings = [warning for warning in task.warnings(checked) if "training.extend" in warning]
+    assert len(warnings) == (changed != "training.epochs=1")
 
 
 def test_the_longest_that_was_kept_is_extended(config: ComposeConfig, tmp_path: Path) -> None:
@@ -102,12 +137,13 @@ def test_what_kept_nothing_can_t_be_extended(
     config: ComposeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError) as raised:
-        objective.prepare(config("training.extend=short"))
-    assert str(raised.value) == (
-        "training.extend: no trial below mlruns/outputs/short kept its checkpoint; "
-        "training.keep_checkpoint=true, given to that one, keeps them"
-    )
+    for folder, shown in {"short": "short", "''": "it"}.items():
+        with pytest.raises(ConfigError) as raised:
+            objective.prepare(config(f"training.extend={folder}"))
+        assert str(raised.value) == (
+            f"training.extend: no trial below {shown} kept its checkpoint; "
+            "training.keep_checkpoint=true, given to that study, keeps them"
+        )
 
 
 @pytest.mark.long
@@ -124,7 +160,12 @@ def test_a_finished_study_is_extended_by_a_longer_one(
     ran("short", "training.epochs=2", "training.keep_checkpoint=true")
     again = ran("short", "training.epochs=2")
     assert "2 done before" in again, "what is kept means nothing"
-    extended = ran("long", "training.epochs=4", "training.extend=short")
+    extended = ran("long", "training.epochs=4", "training.extend=mlruns/outputs/short")
+    for number in (0, 1):
+        logs = [log.read_text() for log in tmp_path.glob(f"mlruns/outputs/long/{number}/*.log")]
+        assert any(
+            "goes on behind epoch 2 of what mlruns/outputs/short kept" in log for log in logs
+        )
     shutil.rmtree(tmp_path / "mlruns" / "outputs" / "short")
     whole = ran("whole", "training.epochs=4")
 
