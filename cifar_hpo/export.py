@@ -93,11 +93,11 @@ def _load_by_onnxruntime(artifact: Path) -> Runtime:
     importlib.import_module("onnx.checker").check_model(str(artifact))
     runtime = importlib.import_module("onnxruntime")
     session = runtime.InferenceSession(str(artifact), providers=["CPUExecutionProvider"])
-    (taken,) = session.get_inputs()
-    dtype = taken.type.removeprefix("tensor(").removesuffix(")")
+    (spec,) = session.get_inputs()
+    dtype = spec.type.removeprefix("tensor(").removesuffix(")")
 
     def predict(images: NDArray[Any]) -> NDArray[Any]:
-        predictions: NDArray[Any] = session.run(None, {taken.name: images})[0]
+        predictions: NDArray[Any] = session.run(None, {spec.name: images})[0]
         return predictions
 
     return Runtime(ONNX_DTYPES.get(dtype, dtype), predict)
@@ -106,14 +106,14 @@ def _load_by_onnxruntime(artifact: Path) -> Runtime:
 def _load_by_litert(artifact: Path) -> Runtime:
     interpreter = importlib.import_module("ai_edge_litert.interpreter")  # of an extra
     runner = interpreter.Interpreter(str(artifact)).get_signature_runner()
-    ((name, taken),) = runner.get_input_details().items()
+    ((name, spec),) = runner.get_input_details().items()
 
     def predict(images: NDArray[Any]) -> NDArray[Any]:
         predictions: NDArray[Any]
         (predictions,) = runner(**{name: images}).values()
         return predictions
 
-    return Runtime(taken["dtype"].__name__, predict)
+    return Runtime(spec["dtype"].__name__, predict)
 
 
 FORMATS: Mapping[str, Format] = {
@@ -215,7 +215,7 @@ def export_model(
         draft = folder / form.artifact
         model.export(str(draft), format=name, verbose=False)
         runtime = form.load(draft)
-        predictions = runtime.predict(_as_taken(check.images, runtime.dtype))
+        predictions = runtime.predict(_in_dtype(check.images, runtime.dtype))
         is_alike = predictions.shape == own.shape
         difference = float(np.abs(predictions - own).max()) if is_alike else np.inf
         limit = ROUNDING["bfloat16" if was_bfloat16 else "float32"]
@@ -258,7 +258,7 @@ def noise(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     return rng.random(shape).astype(dtype)
 
 
-def _as_taken(images: NDArray[Any], dtype: str) -> NDArray[Any]:
+def _in_dtype(images: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Images in the dtype that a file takes, where that holds each of their numbers, as Keras takes
     them; else as they are, for the file's library to refuse."""
     import numpy as np
@@ -292,12 +292,12 @@ def _with_float32(config: Any) -> Any:
 
 
 def _about(
-    loaded: LoadedModel, check: CheckImages, taken: str, own: NDArray[Any], title: str
+    loaded: LoadedModel, check: CheckImages, dtype: str, own: NDArray[Any], title: str
 ) -> dict[str, Any]:
-    """What goes into a model, of the dtype that is taken, and what comes out."""
+    """What goes into a model, of this dtype, and what comes out."""
     return {
         "model": title,
-        "input": {"shape": [None, *check.images.shape[1:]], "dtype": taken},
+        "input": {"shape": [None, *check.images.shape[1:]], "dtype": dtype},
         "output": {"shape": [None, *own.shape[1:]], "dtype": str(own.dtype)},
         "classes": loaded.classes,
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -198,9 +199,22 @@ def _has_prefix(name: str) -> bool:
 
 def _how_to_allow(name: object) -> str:
     module = str(name).rpartition(".")[0] or str(name)
-    if module.partition(".")[0] in sys.stdlib_module_names:
-        return "call it in a function of your own, and allow that: it is Python's own"
+    if _is_python_s_own(module):
+        return "it is Python's own: call it in a function of yours, and allow that"
     return f'to allow it put allow = ["{module}"] into [tool.cifar_hpo] of ./{PROJECT_FILE}'
+
+
+def _is_python_s_own(module: str) -> bool:
+    """Whether it belongs to Python, and not to a user's file of such a name."""
+    name = module.partition(".")[0]
+    if name not in sys.stdlib_module_names:
+        return False
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # of a module without one
+        return True
+    file = spec.origin if spec else None
+    return not file or not Path(file).is_relative_to(Path.cwd())
 
 
 def _find(path: str, target: str) -> Any:

@@ -117,7 +117,9 @@ def test_no_line_is_given_that_would_allow_all_of_a_module_of_python_s(target: s
     with pytest.raises(ConfigError) as refused:
         trust.resolve("model", target)
     assert "allow =" not in str(refused.value)
-    assert "call it in a function of your own, and allow that" in str(refused.value)
+    assert "it is Python's own: call it in a function of yours, and allow that" in str(
+        refused.value
+    )
 
 
 @pytest.mark.parametrize("key", ["_partial_", "_args_", "_convert_", "_recursive_"])

@@ -19,7 +19,8 @@ from cifar_hpo.analysis.studentized import critical_range
 CONFIDENCE = 0.95
 POWER = 0.8
 SMALLEST_P = 1e-4
-"""Of a p-value that is written out; a smaller one rests on tails that nobody has seen."""
+"""Of a p-value that is written out: smaller ones depend on the far tails of distributions, which
+are normal near their middle at best."""
 
 MAX_REPLICAS = 200
 """Replicas above which none is recommended: training them would take too long."""
@@ -79,5 +80,5 @@ def replicas_needed(
 
 
 def p_text(p_value: float) -> str:
-    """A p-value in two digits, `p = 0.012`."""
+    """A p-value in two digits, `p = 0.012`, or `p < 0.0001`."""
     return f"p < {SMALLEST_P:g}" if p_value < SMALLEST_P else f"p = {p_value:.2g}"

@@ -502,7 +502,8 @@ class Sweep:
             self.notices.append(f"others go on with study {self.study.name}: trial {trials}")
             return
         note, best = progress.ranking_note(self.study), self.plan.best(self.study.ranking())
-        self._try_step("the note in Optuna's dashboard", lambda: self._write_note(note))
+        if status != KILLED:
+            self._try_step("the note in Optuna's dashboard", lambda: self._write_note(note))
         self.tracker.close(status, note, best)
 
     def _try_step(self, what: str, step: Callable[[], None]) -> None:
@@ -514,21 +515,19 @@ class Sweep:
             self.notices.append(f"not logged: {what} ({redacted(one_line(error))[:200]})")
 
     def _write_note(self, ranking: str) -> None:
-        self.study.write_note(f"{ranking}\n\n{self._verdict()}")
+        report = f"`python -m cifar_hpo.report {self.study.name}` says which differences are real."
+        self.study.write_note("\n\n".join([*self._verdict(), ranking, report]))
 
-    def _verdict(self) -> str:
-        """What the report says of the study; where no configuration has several seeds, which is
-        when it could say little, only how it is asked."""
+    def _verdict(self) -> list[str]:
+        """What the report says of the study, as sentences; none where no configuration has several
+        seeds, which is when it could say little."""
         if not any(self._has_several_seeds(trial) for trial in self.study.ranking()):
-            return (
-                f"`python -m cifar_hpo.report {self.study.name}` says which differences are real."
-            )
+            return []
         # They load SciPy.
         from cifar_hpo.analysis.comparison import compare_study
         from cifar_hpo.analysis.verdict import verdict
 
-        comparison = compare_study(self.study.name, self.study.storage)
-        return "\n\n".join(verdict(comparison))
+        return verdict(compare_study(self.study.name, self.study.storage))
 
     def _has_several_seeds(self, trial: FinishedTrial) -> bool:
         """Whether a trial has replicas, or may be one of a configuration's seeds."""

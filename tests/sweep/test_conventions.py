@@ -138,7 +138,6 @@ def test_where_configurations_have_several_seeds_the_dashboard_has_the_verdict(
     note = dashboard.get_note(stored(folder))
     assert "| 1 " in note
     assert "\n\nsize=4 is the best of these 3, and that is not luck" in note
-    assert "cifar_hpo.report" not in note
 
 
 CALLBACK = """
