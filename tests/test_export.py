@@ -153,22 +153,26 @@ class Subclassed(keras.Model):  # type: ignore[misc]
         return self.dense(self.pooled(self.convolution(self.scaled(images))))
 
 
+KERAS_OWN = "of keras.applications"
 USERS: dict[str, Callable[[], keras.Model]] = {
     "functional, float32": lambda: other_model("float32"),
     "subclassed": Subclassed,
-    "of keras.applications": lambda: keras.applications.MobileNetV2(
+    KERAS_OWN: lambda: keras.applications.MobileNetV2(
         (32, 32, 3), alpha=0.35, weights=None, classes=10
     ),
 }
 """Users' models that take float32, as Keras' inputs do unless said, of datasets in uint8."""
 
 
-@pytest.mark.parametrize("kind", USERS)
+@pytest.mark.parametrize(
+    "kind",
+    ["functional, float32", "subclassed", pytest.param(KERAS_OWN, marks=pytest.mark.long)],
+)
 def test_a_user_s_model_that_takes_float32_is_exported_with_images_in_uint8(
     kind: str, form: str, tmp_path: Path
 ) -> None:
     model = USERS[kind]()
-    shape = (100, 32, 32, 3) if kind.startswith("of keras") else (100, 20, 12, 1)
+    shape = (100, 32, 32, 3) if kind == KERAS_OWN else (100, 20, 12, 1)
     images = noise(shape, "uint8")
     assert exported(model, form, tmp_path, images).difference < 1e-4
     (about,) = tmp_path.glob("*.json")

@@ -243,6 +243,7 @@ def test_a_usual_port_that_is_taken_gives_way_to_a_free_one() -> None:
         ui.free_port(70_000, usual, "--mlflow-port")
 
 
+@pytest.mark.long
 def test_a_taken_port_and_an_empty_folder_are_said_on_one_line(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -86,10 +86,11 @@ class Plot(keras.callbacks.Callback):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "calling",
     [
-        pytest.param(["data=pets", "data._target_=my_computing.load"], marks=pytest.mark.long),
+        ["data=pets", "data._target_=my_computing.load"],
         [
             "data=synthetic",
             "data.train_size=60",

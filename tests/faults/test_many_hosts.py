@@ -171,6 +171,7 @@ def test_four_commands_share_a_grid_and_all_show_all(
     assert counted(database) == dict.fromkeys(range(12), 1)
 
 
+@pytest.mark.long
 def test_a_command_that_is_killed_and_one_that_is_interrupted_leave_their_trials_to_the_others(
     database: str, started: list[Host], tmp_path: Path
 ) -> None:

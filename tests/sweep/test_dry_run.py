@@ -70,6 +70,7 @@ def test_a_dry_run_of_a_single_run_is_refused(run: Run, small: list[str]) -> Non
     )
 
 
+@pytest.mark.long
 def test_another_app_is_estimated_by_the_trials_that_its_study_has(tmp_path: Path) -> None:
     unknown = lines_of(stub(tmp_path, "+x=1,2,3", DRY))
     assert unknown["time"] == "not known, before a first trial of this app has ended here"

@@ -193,6 +193,7 @@ def test_where_a_group_must_be_chosen_the_base_takes_no_part_and_finalists_may_c
     assert {params["opt"] for params, _ in values_of(tmp_path)} == {"sgd", "adam"}
 
 
+@pytest.mark.long
 def test_a_search_without_a_value_has_no_final_stage_and_one_that_failed_once_has(
     tmp_path: Path,
 ) -> None:
@@ -206,6 +207,7 @@ def test_a_search_without_a_value_has_no_final_stage_and_one_that_failed_once_ha
     assert values_of(tmp_path) == [({"rate": 2}, [1000, 1001])]
 
 
+@pytest.mark.long
 def test_a_value_that_names_another_one_means_the_same_in_both_stages(tmp_path: Path) -> None:
     final = "hydra.sweeper.final={top: 1, replicas: 2, base: false}"
     sweep(tmp_path, "x=1,${rate}", "rate=3", final)

@@ -170,6 +170,7 @@ if config.x == 1 and not died.exists():
     assert sorted(x for x, *_ in seen(tmp_path)) == ["0", "1", "1"]
 
 
+@pytest.mark.long
 @needs_ray
 def test_a_trial_beyond_a_limit_is_killed_labelled_and_not_tried_again(
     tmp_path: Path, at: str
