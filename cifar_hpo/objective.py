@@ -150,7 +150,7 @@ class Objective:
 
     def _check_extended(self, folder: str | None) -> None:
         """Raise ConfigError where no training kept a checkpoint in what is to be extended."""
-        if folder is None:
+        if folder is None or self._kept.get(folder):
             return
         kept = Path(folder).rglob(paths.KEPT_CHECKPOINT.format(digest="*")) if folder else ()
         self._kept[folder] = {file.name for file in kept}
