@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from cifar_hpo import gpus
 from cifar_hpo.config.app import PRECISIONS
 from cifar_hpo.study.ranking import OUTCOME
 from cifar_hpo.training import devices
+
+os.environ.update(gpus.AS_NEEDED)  # the sweep of the last test shares it with this process
 
 pytestmark = pytest.mark.skipif(
     not gpus.visible_gpus() or not devices.has_gpu(),
