@@ -268,13 +268,10 @@ ENDS = {
     "Ctrl-C twice": [signal.SIGINT, signal.SIGINT],
     "kill -9": [signal.SIGKILL],
 }
-LONG = ("SIGTERM", "Ctrl-C twice", "kill -9")
 
 
-@pytest.mark.parametrize(
-    "signals",
-    [pytest.param(s, id=e, marks=[pytest.mark.long] * (e in LONG)) for e, s in ENDS.items()],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("signals", ENDS.values(), ids=ENDS)
 def test_servers_end_with_ui_and_have_no_url_among_their_arguments(
     stores: Path, signals: list[signal.Signals]
 ) -> None:

@@ -186,6 +186,7 @@ def test_a_report_without_the_runs_says_why(
     assert said.endswith("page: mlruns/reports/real/report.html\n")
 
 
+@pytest.mark.long
 def test_a_study_whose_mlflow_store_is_another_one_is_known_and_done(
     alone: Path, migrated: Path, real_sweep: RealSweep
 ) -> None:

@@ -243,6 +243,7 @@ def test_the_command_that_trains_the_best_again_gives_the_same_result(
         assert single.data.metrics[name] == best.data.metrics[name]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("store")
 def test_a_diverging_trial_is_failed_says_so_and_is_never_best(
     run: Run, small: list[str], tmp_path: Path

@@ -24,7 +24,8 @@ from cifar_hpo.studies import main as studies
 
 
 @pytest.mark.usefixtures("store")
-@pytest.mark.parametrize("launcher", ["workers", pytest.param("joblib", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["workers", "joblib"])
 def test_a_pruner_stops_trials_under_every_launcher(
     launcher: str, tmp_path: Path, small: list[str]
 ) -> None:
@@ -172,7 +173,7 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(
     sweep = [
         "-m",
         *small,
-        "model.filters=4,8",
+        "model.filters=4",
         "model.dropout=0.2",
         "training.epochs=10",
         "hydra.sweeper.study_name=s",
@@ -215,7 +216,7 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(
         ]
     wanted, found = outcomes(calm), outcomes(troubled)
     assert wanted.keys() == found.keys()
-    assert len(found) == 2
+    assert len(found) == 1
     for params, one in wanted.items():
         for name in ("loss", "val_loss", "test_loss", "val_accuracy"):
             assert found[params]["metrics"][name] == one["metrics"][name]
@@ -223,10 +224,7 @@ def test_a_killed_sweep_repeated_equals_an_uninterrupted_one(
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert "RUNNING" not in {run.info.status for run in runs}
     trials = [run for run in runs if run.data.tags.get("kind") == "trial"]
-    assert sorted(run.data.tags["trial"] for run in trials if run.info.status == "FINISHED") == [
-        "0",
-        "1",
-    ]
+    assert [run.data.tags["trial"] for run in trials if run.info.status == "FINISHED"] == ["0"]
     assert {run.info.status for run in trials if run.data.tags["attempt"] == "0"} >= {"KILLED"}
     assert not list(troubled.rglob("*.checkpoint*")), "nothing is left to go on from"
 
@@ -261,9 +259,9 @@ print("not ended")
 @pytest.mark.parametrize(
     "mode",
     [
-        pytest.param("single", marks=pytest.mark.long),
+        "single",
         pytest.param("terminated", marks=pytest.mark.long),
-        "sweep",
+        pytest.param("sweep", marks=pytest.mark.long),
     ],
 )
 def test_a_run_that_is_ended_is_killed_and_says_so(

@@ -414,6 +414,7 @@ def test_a_change_that_would_do_nothing_ends_the_training(
     assert problem in str(raised.value)
 
 
+@pytest.mark.long
 def test_a_sweep_calls_them_in_its_workers_and_an_error_fails_its_trial_with_a_traceback(
     config: ComposeConfig, run: Run, small: list[str], store: None, tmp_path: Path
 ) -> None:

@@ -303,6 +303,7 @@ FUSED_CASES = [
             ("base", "adamw"),
             ("base", "rmsprop"),
             ("dropout", "adam"),
+            ("no dense layer, valid", "adam"),
             ("a list, another activation", "adam"),
             ("mirrored, pooled in every width", "adam"),
             ("whitened, pooled first and globally", "adam"),
