@@ -3,10 +3,10 @@
     python tests/benchmarks/pauses.py [--order random]
     python tests/benchmarks/pauses.py --store mlflow.db
 
-27 configurations were trained for 8 epochs from five seeds (`curves.json` names the command). For
-each seed and pruner a real sweep replays their curves: its app reports an epoch's stored value
-where a training would come to it. What the sweep finds is compared with the grid's best by the
-values of all five seeds, of which it saw one.
+27 configurations are trained for 8 epochs from five seeds, and their curves stored (`curves.json`).
+For each seed and pruner a real sweep replays their curves: its app reports an epoch's stored value
+where a training would come to it. What the sweep finds is compared with the grid's best: by the
+values of the seed that it saw, and by those of all five.
 
 With --store the curves are read from MLflow's store of such a study, and written.
 """
@@ -166,6 +166,8 @@ def main() -> None:
     if arguments.store:
         store(arguments.store)
         return
+    if not STORED.exists():
+        sys.exit(f"{STORED.name} is not here: run {COMMAND}, then this with --store mlflow.db")
     curves = json.loads(STORED.read_text())["val_accuracy"]
     sys.stdout.write("\n".join(compare(curves, arguments.order)) + "\n")
 
