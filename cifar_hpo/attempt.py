@@ -22,6 +22,7 @@ from cifar_hpo.config.fields import flat
 from cifar_hpo.console import Heartbeat, clock
 from cifar_hpo.data.labels import CLASSES, NUMBERS
 from cifar_hpo.metrics import ReplicaMetrics, direction_of
+from cifar_hpo.training.identity import groups_of
 from cifar_hpo.trial import Context, Progress
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class Attempt:
         self.metric = metric
         self.epoch_log = epoch_log
         self.replicas = checked.training.replicas
-        is_fused = checked.is_fused and dataset.streams is None
-        self.epochs = checked.training.epochs * (1 if is_fused else self.replicas)
+        groups = groups_of(checked, is_streamed=dataset.streams is not None)
+        self.epochs = checked.training.epochs * len(groups)
         self.done = 0
         self.restored = 0
         self.events = _event_log(checked, run)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,25 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
     return folder / "site"
+
+
+@pytest.fixture
+def output(installed: Path, tmp_path: Path) -> Callable[..., str]:
+    """What a command of Python prints, run in an empty folder with the wheel alone."""
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+
+    def printed(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+
+    return printed
 
 
 def test_the_package_offers_what_all_says_and_no_more() -> None:
@@ -127,21 +147,8 @@ def test_the_wheel_holds_every_module(installed: Path) -> None:
 
 
 def test_an_installed_wheel_knows_its_configs_and_named_studies(
-    installed: Path, tmp_path: Path
+    installed: Path, output: Callable[..., str]
 ) -> None:
-    environment = os.environ | {"PYTHONPATH": str(installed)}
-
-    def output(*arguments: str) -> str:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=120,
-        ).stdout
-
     where = output("-c", "import cifar_hpo; print(cifar_hpo.__file__)")
     assert where.startswith(str(installed))
     assert "model: base, deep, enhanced, wide" in output("-m", "cifar_hpo", "--help")
@@ -149,7 +156,7 @@ def test_an_installed_wheel_knows_its_configs_and_named_studies(
 
 
 def test_from_an_empty_folder_a_wheel_trains_a_model_on_data_of_the_user_s(
-    installed: Path, tmp_path: Path
+    output: Callable[..., str], tmp_path: Path
 ) -> None:
     for name, text in (("my_models.py", MODELS), ("my_data.py", DATA)):
         (tmp_path / name).write_text(text)
@@ -161,19 +168,6 @@ def test_from_an_empty_folder_a_wheel_trains_a_model_on_data_of_the_user_s(
         path = tmp_path / "conf" / f"{name}.yaml"
         path.parent.mkdir(parents=True)
         path.write_text(text)
-    environment = os.environ | {"PYTHONPATH": str(installed)}
-
-    def output(*arguments: str) -> str:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=120,
-        ).stdout
-
     swept = ["model=own", "data=squares", "model.width=2,4", "training.epochs=2"]
     callback = "training.callbacks=[{_target_: my_models.Stop}]"
     shown = output("-m", "cifar_hpo", "-m", "-cd", "conf", *swept, callback)

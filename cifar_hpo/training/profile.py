@@ -15,10 +15,11 @@ from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.task import Profile
 from cifar_hpo.training import checkpoint
 from cifar_hpo.training.compiled import Network
+from cifar_hpo.training.identity import groups_of
 from cifar_hpo.training.inputs import input_of
 from cifar_hpo.training.networks import initial_network
 from cifar_hpo.training.signature import Signature
-from cifar_hpo.training.trainer import is_fused, to_keras_model
+from cifar_hpo.training.trainer import to_keras_model
 
 STEPS = 20
 """Steps that are timed, behind as many in which graphs are built."""
@@ -39,7 +40,7 @@ def profile(config: Config, dataset: Dataset) -> Profile | None:
     trained = min(len(images), STEPS * training.batch_size)
     first_images = dataclasses.replace(config.data, train_size=trained)
     first_steps = dataclasses.replace(config, data=first_images)
-    replicas = training.replicas if is_fused(config, dataset) else 1
+    replicas = len(groups_of(config, is_streamed=False)[0])
 
     started = time.perf_counter()
     batches = input_of(dataset, first_steps, 0)

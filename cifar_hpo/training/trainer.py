@@ -137,11 +137,6 @@ def train(
     return trained
 
 
-def is_fused(config: Config, dataset: Dataset) -> bool:
-    """Whether replicas train as one network; Keras' `fit`, which a stream needs, has one alone."""
-    return config.is_fused and dataset.streams is None
-
-
 def _train_group(
     config: Config, dataset: Dataset, group: Sequence[int], on_epoch: OnEpoch, folder: Path | None
 ) -> list[Trained]:

@@ -25,6 +25,7 @@ from cifar_hpo.errors import ConfigError
 from cifar_hpo.examination import Examination
 from cifar_hpo.training import called, networks, trainer
 from cifar_hpo.training.compiled import compile_by_keras
+from cifar_hpo.training.identity import groups_of
 from cifar_hpo.training.signature import Signature
 from cifar_hpo.trust import Call
 
@@ -430,4 +431,4 @@ def test_streams_are_trained_on_by_fit_and_go_on_where_they_were(
     (again,), _ = train_dataset(checked, streamed(data), tmp_path)
     assert np.array_equal(all_weights(again), all_weights(wanted))
     two = replaced(checked, replicas=2, epochs=1)
-    assert not trainer.is_fused(two, streamed(data))
+    assert groups_of(two, is_streamed=streamed(data).streams is not None) == [[0], [1]]
