@@ -17,7 +17,7 @@ they find more, and of ten equal configurations they say in one study of four th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cifar_hpo.analysis.looks import ERROR, Looks
 from cifar_hpo.analysis.studentized import range_p_value
-from cifar_hpo.analysis.variances import Group, around, shared_variances
+from cifar_hpo.analysis.variances import Group, Variance, around, shared_variances
 
 TOP_K = 10
 """Configurations at the top that are compared with one another; each further one would make all
@@ -92,14 +92,11 @@ def separate(
     sign = -1 if direction == "minimize" else 1
     signed = [{seed: sign * group[seed] for seed in sorted(group)} for group in groups]
     most_compared = compared or len(groups) + to_come
-    most = max(len(group) for group in signed)
     p_values: list[float | None] = [None] * len(groups)
-    for replicas in range(min(max(2, looks.first), most), most + 1):
-        seen = [dict(list(group.items())[:replicas]) for group in signed]
-        allowed = looks.level(replicas) / ERROR
+    for seen, share in _seen_at_looks(signed, looks):
         for place, p in _family_p_values(seen, most_compared, to_come).items():
             known = p_values[place]
-            p_values[place] = min(1.0, p / allowed, 1.0 if known is None else known)
+            p_values[place] = min(1.0, p / share, 1.0 if known is None else known)
     means = [fmean(group.values()) for group in signed]
     best = int(np.argmax(means))
     variances = shared_variances(signed)
@@ -117,21 +114,49 @@ def separate(
     return Separation(best, standings, variances.is_paired)
 
 
-def between(groups: Sequence[Group], first: int, second: int) -> tuple[float, Standing]:
+def between(
+    groups: Sequence[Group], first: int, second: int, looks: Looks | None = None
+) -> tuple[float, Standing]:
     """By how much the mean of the first of two configurations is greater, and how they stand.
 
     groups: all configurations that tell the variances, these two by their places among them. They
-    are taken for two that were not chosen by these values, looked at once; so the p-value of the
-    `Standing` is that of this pair alone.
+    are taken for two that were not chosen by these values, so the p-value of the `Standing` is that
+    of this pair alone. looks: the plan of the replicas; looked at once unless said.
     """
-    variances = shared_variances(groups)
-    gap = fmean(groups[first].values()) - fmean(groups[second].values())
-    of_gap = variances.of_gap(first, second)
-    if of_gap is None:
+    gap, of_gap, p = _pair(groups, first, second)
+    if of_gap is None or p is None:
         return gap, Standing(abs(gap), None, None)
-    ranges = _ranges([gap], [of_gap.value])
-    p = float(range_p_value(ranges, 2, of_gap.degrees)[0])
+    if looks:
+        in_order = [{seed: group[seed] for seed in sorted(group)} for group in groups]
+        p = 1.0
+        for seen, share in _seen_at_looks(in_order, looks):
+            gap_then, _, p_then = _pair(seen, first, second)
+            if p_then is not None and gap_then * gap > 0:  # else it showed the contrary
+                p = min(p, p_then / share)
     return gap, Standing(abs(gap), around(abs(gap), of_gap, 1 - ERROR), p)
+
+
+def _seen_at_looks(
+    groups: Sequence[Group], looks: Looks
+) -> Iterator[tuple[Sequence[Group], float]]:
+    """What is seen at each number of replicas from the first that is tested, and the part of the
+    error that this look may make. A configuration that has fewer is seen with all that it has."""
+    most = max(len(group) for group in groups)
+    for replicas in range(min(max(2, looks.first), most), most + 1):
+        seen = [dict(list(group.items())[:replicas]) for group in groups]
+        yield seen, looks.level(replicas) / ERROR
+
+
+def _pair(
+    groups: Sequence[Group], first: int, second: int
+) -> tuple[float, Variance | None, float | None]:
+    """The gap of two configurations, its variance, and how likely so large a gap is by luck."""
+    gap = fmean(groups[first].values()) - fmean(groups[second].values())
+    of_gap = shared_variances(groups).of_gap(first, second)
+    if of_gap is None:
+        return gap, None, None
+    ranges = _ranges([gap], [of_gap.value])
+    return gap, of_gap, float(range_p_value(ranges, 2, of_gap.degrees)[0])
 
 
 def _family_p_values(groups: Sequence[Group], compared: int, to_come: int) -> dict[int, float]:

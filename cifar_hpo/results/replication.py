@@ -84,7 +84,8 @@ def _place(accuracy: float, low: float, high: float) -> str:
 class Gap:
     """By how much the first of a claim's pair is better on the test images; below 0 it is worse.
 
-    p: the p-value, corrected for the claim's pairs; None where there are too few seeds.
+    p: the p-value, corrected for the claim's pairs and for all looks at the study; None where there
+    are too few seeds.
     """
 
     pair: tuple[Value, Value]
@@ -116,17 +117,18 @@ def gaps_of(claim: Claim, comparisons: Comparisons) -> list[Gap]:
     """Our gap of each of a claim's pairs; none where a configuration is missing."""
     if claim.study not in comparisons:
         return []
-    finished = comparisons[claim.study].finished
+    comparison = comparisons[claim.study]
+    finished = comparison.finished
     groups = [one.test_accuracies for one in finished if one.test_accuracies]
     differences = []
     p_values = []
     for pair in claim.pairs:
-        better = _configuration(comparisons[claim.study], pair[0])
-        worse = _configuration(comparisons[claim.study], pair[1])
+        better = _configuration(comparison, pair[0])
+        worse = _configuration(comparison, pair[1])
         if better is None or worse is None:
             return []
         places = groups.index(better.test_accuracies), groups.index(worse.test_accuracies)
-        difference, standing = between(groups, *places)
+        difference, standing = between(groups, *places, comparison.looks)
         differences.append(difference)
         p_values.append(standing.p_value)
     return [Gap(*gap) for gap in zip(claim.pairs, differences, holm(p_values), strict=True)]

@@ -78,6 +78,25 @@ def test_what_was_once_shown_stays_shown() -> None:
     assert later.standings[1].interval[0] < 0, "the interval is of all seeds that there are"
 
 
+def test_a_pair_is_judged_at_all_looks_of_the_plan() -> None:
+    """As planned; then with more seeds, which tell little or show the contrary."""
+    groups = drawn([0.7, 0.6], 3)
+    planned = Looks(3, 3)
+    once = between(groups, 0, 1)[1].p_value
+    at_plan = between(groups, 0, 1, planned)[1].p_value
+    assert once
+    assert at_plan == pytest.approx(once / 0.8)
+    more = [{**groups[0], 3: 0.2, 4: 1.2}, groups[1]]
+    assert between(more, 0, 1, planned)[1].p_value == pytest.approx(at_plan)
+    contrary = [{**groups[0], 3: 0.1, 4: 0.1}, groups[1]]
+    gap, standing = between(contrary, 0, 1, planned)
+    assert gap < 0
+    assert not standing.is_separated
+    growing = between(groups, 0, 1, Looks(2, 16))[1].p_value
+    assert growing
+    assert growing > (at_plan or 1)
+
+
 def test_more_looks_have_less_error_each() -> None:
     fixed, growing = Looks(5, 5), Looks(2, 16)
     assert fixed.level(5) == pytest.approx(0.04)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from results.laid_out import JITTER, lay_out_article
 from support import lay_out
 
 from cifar_hpo.analysis.comparison import Comparison, compare_study
+from cifar_hpo.analysis.looks import Looks
 from cifar_hpo.results.article import CLAIMS, STUDIES, Claim
 from cifar_hpo.results.replication import (
     Gap,
@@ -71,6 +73,17 @@ def test_a_claim_of_which_a_configuration_is_missing_is_left_out(
     assert gaps_of(CLAIMS[0], {}) == []
     claim = Claim("more is better", "neuron_count", ((8, 4), (32, 16)))
     assert gaps_of(claim, comparisons) == []
+
+
+def test_a_claim_of_a_study_that_adds_seeds_pays_for_its_looks(
+    comparisons: Mapping[str, Comparison],
+) -> None:
+    claim = CLAIMS[STUDIES.index("depth")]
+    growing = dataclasses.replace(comparisons["depth"], looks=Looks(2, 16))
+    planned = gaps_of(claim, comparisons)
+    for gap, with_looks in zip(planned, gaps_of(claim, {"depth": growing}), strict=True):
+        assert gap.difference == with_looks.difference
+        assert (gap.p or 0) < (with_looks.p or 0)
 
 
 def test_times_are_at_most_a_share_where_one_of_the_article_s_is_not_known(
