@@ -32,6 +32,7 @@ from cifar_hpo.paths import (
     OUTPUTS,
     STUDIES_DB,
 )
+from cifar_hpo.study.attributes import FOLDER, run_of
 from cifar_hpo.study.control import Request, ask
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, no_trial, ranked
 from cifar_hpo.study.storage import (
@@ -42,7 +43,6 @@ from cifar_hpo.study.storage import (
     study_lock,
 )
 from cifar_hpo.study.stored import meaning_of
-from cifar_hpo.study.study import FOLDER, run_of
 from cifar_hpo.study.tables import MISSING, trial_table
 from cifar_hpo.table import Table
 from cifar_hpo.trial import FAILED, FINISHED, PRUNED

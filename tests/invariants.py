@@ -25,10 +25,10 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_hpo.paths import GENERATED, HYDRA_FOLDER, LOCK_HOLDER, MLFLOW_DB, STUDIES_DB
+from cifar_hpo.study.attributes import FOLDER
 from cifar_hpo.study.ranking import OUTCOME
 from cifar_hpo.study.space import identity
 from cifar_hpo.study.stored import MEANING
-from cifar_hpo.study.study import FOLDER
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED
 
 Again = Callable[[], "subprocess.CompletedProcess[str]"]

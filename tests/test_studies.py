@@ -17,8 +17,8 @@ from support import RealSweep, call_in, lay_out, run_in
 from cifar_hpo.paths import HYDRA_FOLDER, HYDRA_SETTINGS
 from cifar_hpo.report.__main__ import main as report
 from cifar_hpo.studies import ComposedTrial, RankedStudy, main, sweep_folders, trial_folder
+from cifar_hpo.study.attributes import FOLDER
 from cifar_hpo.study.storage import open_storage, study_lock
-from cifar_hpo.study.study import FOLDER
 
 
 def studies(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

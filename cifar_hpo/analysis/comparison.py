@@ -25,6 +25,7 @@ from cifar_hpo.analysis.separation import TOP_K, Standing, separate
 from cifar_hpo.analysis.statistics import CONFIDENCE, confidence_interval
 from cifar_hpo.analysis.variances import Variance, mean_interval, moderated
 from cifar_hpo.config.fields import as_list, flat
+from cifar_hpo.study.attributes import run_of
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, ranked
 from cifar_hpo.study.replication import noted_plan
 from cifar_hpo.study.seeds import (
@@ -40,7 +41,6 @@ from cifar_hpo.study.seeds import (
 from cifar_hpo.study.space import Value, identity
 from cifar_hpo.study.storage import load_study
 from cifar_hpo.study.stored import FINAL_STAGE, FIRST_CHOICES, meaning_of
-from cifar_hpo.study.study import run_of
 from cifar_hpo.study.tables import has_parameter_columns
 from cifar_hpo.trial import FINISHED, PRUNED
 

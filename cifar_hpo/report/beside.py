@@ -36,8 +36,8 @@ from cifar_hpo.report.charts import Chart
 from cifar_hpo.report.page import draw_sections, template
 from cifar_hpo.report.reference import Held, hold_against
 from cifar_hpo.report.style import as_text, limit_to_share, new_axes
+from cifar_hpo.study.attributes import FOLDERS
 from cifar_hpo.study.storage import as_file_name
-from cifar_hpo.study.study import FOLDERS
 from cifar_hpo.study.tables import MISSING
 from cifar_hpo.table import Table
 

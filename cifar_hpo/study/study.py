@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 import optuna
@@ -27,7 +24,7 @@ from sqlalchemy.exc import OperationalError
 
 from cifar_hpo.config.fields import as_list, flat
 from cifar_hpo.errors import ConfigError
-from cifar_hpo.redaction import has_secret
+from cifar_hpo.study.attributes import StudyAttributes
 from cifar_hpo.study.budget import Budget
 from cifar_hpo.study.candidates import (
     SKIPPED,
@@ -45,9 +42,16 @@ from cifar_hpo.study.order import (
     grid_cells,
     is_enqueued,
 )
+from cifar_hpo.study.pauses import Pauses
 from cifar_hpo.study.pruners import should_prune
-from cifar_hpo.study.ranking import LATE_RUN, CountedTrials, FinishedTrial, finished_trials
-from cifar_hpo.study.recovery import ATTEMPT, MAX_LOST, PAUSED_OUTCOME, another_attempt, recover
+from cifar_hpo.study.ranking import (
+    LATE_RUN,
+    CountedTrials,
+    FinishedTrial,
+    finished_trials,
+    outcome_of,
+)
+from cifar_hpo.study.recovery import ATTEMPT, MAX_LOST, recover
 from cifar_hpo.study.replication import (
     REPLICA_PLAN,
     Allocate,
@@ -66,7 +70,6 @@ from cifar_hpo.study.turns import TurnLost
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.trial import (
     FAILED,
-    FINISHED,
     KILLED,
     PAUSED,
     PAUSING,
@@ -76,21 +79,9 @@ from cifar_hpo.trial import (
     TrialSpec,
 )
 
-__all__ = ["FOLDER", "MEANING", "RUN", "Study"]
-
-RUN = "mlflow"
-"""The attribute of Optuna's study that says where MLflow has it: a URI and a run's id."""
-
-FOLDER = "folder"
-"""The attribute of Optuna's study that says where its last sweep left its trials' folders."""
-
-CODE = "code"
-"""The attribute of Optuna's study that says by digests what code its trials run."""
+__all__ = ["MEANING", "Study"]
 
 FAILURES = (FAILED, KILLED)
-
-ID = "id"
-"""The attribute of Optuna's study that tells it from all others, whatever their names."""
 
 LeftResult = Callable[["Study", TrialSpec], TrialResult | None]
 """Gives the result that a trial of a study left on disk; None where it left none."""
@@ -98,18 +89,6 @@ LeftResult = Callable[["Study", TrialSpec], TrialResult | None]
 
 def _nothing_left(study: Study, spec: TrialSpec) -> None:
     """For those that leave nothing on disk."""
-
-
-FOLDERS = "folders"
-"""The same of all of its sweeps, where hydra.sweep.dir was not always the same."""
-
-
-def run_of(attributes: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Where MLflow has a study, by its attributes: a URI and a run's id; None where nobody says."""
-    match attributes.get(RUN):
-        case [str(uri), str(run_id)]:
-            return uri, run_id
-    return None, None
 
 
 class Study:
@@ -166,6 +145,7 @@ class Study:
         # Of a grid with seeds nobody knows how many are tried, so n_trials draws no part of it.
         n_trials = None if space.seed_key else self.options["n_trials"]
         self._workload = Workload(space, is_grid=self.is_grid, n_trials=n_trials, costs=costs)
+        self._pauses = Pauses(self._stored, space, self._rungs)
         self._asked: Candidates | None = None  # what comes next; None where that has changed
         self._replication = self._with_seeds(self._allocate)
         self._next_seeds: tuple[object, NextSeeds] | None = None  # with what they follow from
@@ -259,13 +239,9 @@ class Study:
         )
 
     @property
-    def id(self) -> str:
-        """What tells this study from all others, whatever their names."""
-        known: str | None = self._stored.study.user_attrs.get(ID)
-        if known is None:
-            known = uuid.uuid4().hex
-            self._stored.study.set_user_attr(ID, known)
-        return known
+    def attributes(self) -> StudyAttributes:
+        """What is noted of the study as a whole."""
+        return StudyAttributes(self._stored.study)
 
     @property
     def is_exclusive(self) -> bool:
@@ -344,21 +320,6 @@ class Study:
                     self._stored.set_state(spec.number, TrialState.WAITING)
                     self._sharing.let_go(spec.number)
 
-    def set_run(self, uri: str, run_id: str) -> None:
-        """Note where MLflow has this study, for the report; not where the URI holds a password."""
-        if not has_secret(uri):
-            self._stored.study.set_user_attr(RUN, [uri, run_id])
-
-    def code(self) -> list[dict[str, Any]]:
-        """What code its trials run, each entry from the trial with the number `first` on."""
-        entries: list[dict[str, Any]] = self._stored.study.user_attrs.get(CODE, [])
-        return entries
-
-    def add_code(self, entry: Mapping[str, Any]) -> None:
-        """Note what code trials run that begin from now on."""
-        known = {"first": len(self._stored.trials()), **entry}
-        self._stored.study.set_user_attr(CODE, [*self.code(), known])
-
     def set_trial_run(self, number: int, run_id: str) -> None:
         """Note in which MLflow run a counted trial was logged, after it was counted."""
         if self._finished.set_run(number, run_id):
@@ -372,20 +333,6 @@ class Study:
     def write_note(self, text: str) -> None:
         """Let optuna-dashboard show a text, Markdown, with this study."""
         write_note(self._stored.storage, self.name, text)
-
-    def set_folder(self, folder: Path) -> None:
-        """Note where the sweep leaves its trials' folders, for whoever looks for their configs."""
-        study = self._stored.study
-        study.set_user_attr(FOLDER, str(folder.absolute()))
-        folders = study.user_attrs.get(FOLDERS, [])
-        if str(folder.absolute()) not in folders:
-            study.set_user_attr(FOLDERS, [*folders, str(folder.absolute())])
-
-    def folders(self) -> list[Path]:
-        """Where all of its sweeps have left their trials' folders."""
-        attributes = self._stored.study.user_attrs
-        latest = [attributes[FOLDER]] if FOLDER in attributes else []  # of earlier versions the one
-        return [Path(folder) for folder in attributes.get(FOLDERS, latest)]
 
     def finished_trials(self) -> list[FinishedTrial]:
         """Counted trials in the order in which they ended."""
@@ -620,19 +567,13 @@ class Study:
             return True
         try:
             is_hopeless = should_prune(self._open_trials[spec.number], progress)
-            return is_hopeless or self._is_to_pause(spec.number, progress)
+            return is_hopeless or self._pauses.is_due(spec.number, progress)
         except UpdateFinishedTrialError:
             return True
         except (OperationalError, StorageInternalError):
             if not self.is_shared:
                 raise
             return False
-
-    def _is_to_pause(self, number: int, progress: Progress) -> bool:
-        """Whether a trial has come to a rung before its end."""
-        if self._rungs is None or progress.value is None or progress.epoch >= progress.epochs:
-            return False
-        return self._rungs.reach(number, progress.epoch, progress.value)
 
     def discard(self, spec: TrialSpec, reason: str) -> None:
         """Give up a trial before it starts; it does not count."""
@@ -657,65 +598,31 @@ class Study:
             self._requeued.append(again)
             return False
         if result.state == PAUSED:
-            self._pause(spec, result)
+            paused = outcome_of(replace(result, state=PRUNED), self.metrics)
+            self._pauses.add(self._open_trials.pop(spec.number), paused)
             return False
         if result.state in FAILURES:
             self._failures += 1
-        outcome = _outcome(result, self.metrics)
+        outcome = outcome_of(result, self.metrics)
         # Before the state, so that a death between the two loses nothing.
         self._stored.note_outcome(self._open_trials.pop(spec.number), outcome)
         self._stored.close_trial(spec.number, outcome)
         self._count(FinishedTrial(number=spec.number, params=spec.params, **outcome))
         return True
 
-    def _pause(self, spec: TrialSpec, result: TrialResult) -> None:
-        """Let a trial wait on its rung, with the outcome that it has if it never goes on."""
-        assert self._rungs is not None
-        outcome = _outcome(replace(result, state=PRUNED), self.metrics)
-        trial = self._open_trials.pop(spec.number)
-        trial.set_user_attr(PAUSED_OUTCOME, outcome)
-        self._stored.set_state(spec.number, TrialState.WAITING)
-        self._sharing.let_go(spec.number)
-        self._rungs.pause(spec.number, _last_epoch(self._stored.trial(spec.number)))
-
     def _promote(self, *, are_all_begun: bool) -> TrialSpec | None:
         """The trial that goes on from its rung; None where none does now."""
-        if self._rungs is None:
+        promoted = self._pauses.promote(self.running, are_all_begun=are_all_begun)
+        if promoted is None:
             return None
-        number = self._rungs.promoted(self.running, are_all_begun=are_all_begun)
-        if number is None:
-            return None
-        self._rungs.leave(number)
-        again = another_attempt(self._stored, self.space, self._stored.trial(number))
-        self._open_trials[number] = again.trial
-        self._sharing.hold(again.trial)
-        return again.spec
+        self._open_trials[promoted.spec.number] = promoted.trial
+        return promoted.spec
 
     def _end_paused(self) -> None:
         """Nothing else is left to try, so what pauses will not go on."""
-        if self._rungs is None:
-            return
-        for number in self._rungs.paused:
-            trial = self._stored.trial(number)
-            outcome = trial.user_attrs[PAUSED_OUTCOME]
-            self._stored.note_outcome(self._stored.open_trial(number), outcome)
-            self._stored.close_trial(number, outcome)
-            ended = FinishedTrial(number=number, params=trial.params, **outcome)
-            self._rungs.leave(number)
+        for ended in self._pauses.end():
             self._count(ended)
             self._ended_paused.append(ended)
-
-    def _recover_rungs(self, trials: Iterable[FrozenTrial]) -> set[int]:
-        """Put trials back on their rungs; returns which of them pause there."""
-        if self._rungs is None:
-            return set()
-        for trial in trials:
-            for epoch, value in sorted(trial.intermediate_values.items()):
-                self._rungs.reach(trial.number, epoch, value)
-            is_waiting = trial.state is TrialState.WAITING and self.space.holds(trial.params)
-            if is_waiting and trial.user_attrs.get(PAUSED_OUTCOME):
-                self._rungs.pause(trial.number, _last_epoch(trial))
-        return set(self._rungs.paused)
 
     def _recover(self) -> None:
         """Count what was counted, and go on with what an interrupted or dead command left; in a
@@ -725,7 +632,7 @@ class Study:
             attributes = self._stored.study.user_attrs
             before = finished_trials(self._stored.trials(), attributes)
             self._retried = identities(trial.params for trial in before if trial.state in FAILURES)
-        paused = self._recover_rungs(self._stored.trials())
+        paused = self._pauses.recover()
         if not self._sharing.is_shared:
             unfinished = self._stored.unfinished_trials()
             left = [trial for trial in unfinished if trial.number not in paused]
@@ -745,7 +652,7 @@ class Study:
             result = self._left_result(self, spec)
             if result is None and lost >= MAX_LOST:
                 result = TrialResult(FAILED, error=f"its process died, {lost} times")
-            return None if result is None else _outcome(result, self.metrics)
+            return None if result is None else outcome_of(result, self.metrics)
 
         recovered = recover(
             self._stored,
@@ -780,7 +687,7 @@ class Study:
         """What may be tried beside the requeued trials and those that run."""
         under_way = [*self._requeued, *self.running.values()]
         requeued = identities(spec.params for spec in under_way)
-        requeued |= self._paused_configurations()
+        requeued |= self._pauses.configurations()
         if self.options["retry_failed"]:
             failed = self._failed_configurations()
             again = [params for params in failed if identity(params) not in requeued]
@@ -858,16 +765,11 @@ class Study:
     def _begun(self) -> int:
         """Trials that were counted or will be, whoever runs them."""
         unfinished = len(self.running) + len(self._requeued) + len(self._sharing.others())
-        unfinished += len(self._rungs.paused) if self._rungs else 0
-        return len(self._finished) + unfinished
+        return len(self._finished) + unfinished + len(self._pauses)
 
     def _is_budget_spent(self) -> bool:
         best = self.best.value if self.best else None
         return self._budget.is_spent(best, self._finished.since_best, self._failures)
-
-    def _paused_configurations(self) -> set[str]:
-        paused = self._rungs.paused if self._rungs else []
-        return identities(self._stored.trial(number).params for number in paused)
 
     def _finished_configurations(self) -> set[str]:
         return identities(trial.params for trial in self._finished)
@@ -882,28 +784,6 @@ class Study:
         self._workload.finish(trial.params)
         if self._replication:
             self._asked = None
-
-
-def _last_epoch(trial: FrozenTrial) -> int:
-    """The last epoch after which a trial had a value."""
-    return max(trial.intermediate_values)
-
-
-def _outcome(result: TrialResult, metrics: Sequence[str]) -> dict[str, Any]:
-    """A result as it is stored, with its values in the order of the study's metrics."""
-    values = None
-    if result.state == FINISHED and result.metrics.keys() >= set(metrics):
-        values = [result.metrics[name] for name in metrics]
-    return {
-        "state": result.state,
-        "values": values,
-        "metrics": dict(result.metrics),
-        "error": result.error,
-        "seconds": round(result.seconds, 3),
-        "run_id": result.run_id,
-        "worker": result.worker,
-        "ended": round(time.time(), 3),
-    }
 
 
 def _as_values(wish: Mapping[str, Any]) -> dict[str, Any]:

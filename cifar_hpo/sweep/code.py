@@ -107,10 +107,10 @@ def note_code(study: Study, code: Code) -> list[str]:
 
     Returns a line for the app and one for this package, where counted trials ran other code.
     """
-    history = study.code()
+    history = study.attributes.code()
     if not history or _code(history[-1]) != code:
-        study.add_code(asdict(code))
-        history = study.code()
+        study.attributes.add_code(asdict(code))
+        history = study.attributes.code()
     app: list[Code] = []
     package: list[Code] = []
     for trial in study.finished_trials():

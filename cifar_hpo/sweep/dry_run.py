@@ -212,10 +212,10 @@ def _outlook(plan: Plan, storage: BaseStorage | None) -> Outlook:
 def _of_other_studies(plan: Plan, storage: BaseStorage, name: str) -> tuple[list[TimedTrial], str]:
     """The latest trials of other studies of the same images of which this app says what they cost,
     and what they are called."""
+    from cifar_hpo.study.attributes import FOLDERS
     from cifar_hpo.study.ranking import finished_trials
     from cifar_hpo.study.storage import latest_first, load_study
     from cifar_hpo.study.stored import meaning_of
-    from cifar_hpo.study.study import FOLDERS
 
     timed: list[TimedTrial] = []
     others = [other for other in latest_first(storage) if other != name]

@@ -144,8 +144,8 @@ def _open_study(plan: Plan, recovered: list[TrialResult]) -> Study:
     """
 
     def left_result(study: Study, spec: TrialSpec) -> TrialResult | None:
-        for folder in study.folders():
-            results = LeftResults.in_sweep_folder(folder, study.id)
+        for folder in study.attributes.folders():
+            results = LeftResults.in_sweep_folder(folder, study.attributes.id)
             left = results.read(spec.number, spec.overrides)
             if left is not None:
                 result = _from_left(left, study.metrics)
@@ -184,12 +184,12 @@ def _end_run(tracker: StudyTracker, result: TrialResult) -> None:
 
 def _left_results(plan: Plan, study: Study) -> LeftResults:
     """Where the trials of this sweep leave their results; what earlier ones left is noted."""
-    folder = plan.name_folder(study.name, study.folders())
-    study.set_folder(folder)
+    folder = plan.name_folder(study.name, study.attributes.folders())
+    study.attributes.set_folder(folder)
     if not study.is_shared:  # else somebody may be about to note one
-        for known in study.folders():
-            LeftResults.in_sweep_folder(known, study.id).clear()
-    return LeftResults.in_sweep_folder(folder, study.id)
+        for known in study.attributes.folders():
+            LeftResults.in_sweep_folder(known, study.attributes.id).clear()
+    return LeftResults.in_sweep_folder(folder, study.attributes.id)
 
 
 class Sweep:
@@ -283,7 +283,7 @@ class Sweep:
     def where(self, failed: Sequence[FinishedTrial]) -> str:
         """Where the traceback of the first of these lies that has one; empty where none has."""
         for trial in failed:
-            for folder in self.study.folders():
+            for folder in self.study.attributes.folders():
                 file = folder / str(trial.number) / TRACEBACK
                 if file.exists():
                     return f"; see {short_path(file)}"
@@ -345,7 +345,7 @@ class Sweep:
         for ended in self.study.ended_paused():
             screen.ended_paused(ended)
             self.tracker.end_attempt(ended.run_id, FINISHED)
-            for folder in self.study.folders():
+            for folder in self.study.attributes.folders():
                 for file in (folder / str(ended.number)).glob(CHECKPOINTS):
                     file.unlink(missing_ok=True)
 
@@ -537,7 +537,7 @@ class Sweep:
 
     def _deliver_kept(self) -> None:
         """Log what trials kept while MLflow's store was away, now or in an earlier command."""
-        for folder in self.study.folders():
+        for folder in self.study.attributes.folders():
             for number, run_id in self.tracker.deliver_kept(folder).items():
                 self.study.set_trial_run(number, run_id)
 

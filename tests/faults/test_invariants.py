@@ -42,7 +42,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
     options = study_options(storage=f"sqlite:///{folder / STUDIES_DB}")
     study_run = client.create_run("0", tags={"kind": "study", "study": "s"})
     with Study.open("s", parse_space("+x=1,2,3"), options, META) as study:
-        study.set_folder(folder / OUTPUTS / "s")
+        study.attributes.set_folder(folder / OUTPUTS / "s")
         for spec in study.specs():
             assert spec
             result = RESULTS[spec.params["+x"]]

@@ -23,8 +23,8 @@ from support import RealSweep, clean, run_in
 from cifar_hpo.analysis.comparison import Comparison, compare_study
 from cifar_hpo.predict import main as predict
 from cifar_hpo.report.__main__ import main as report
+from cifar_hpo.study.attributes import RUN
 from cifar_hpo.study.storage import load_study, open_storage
-from cifar_hpo.study.study import RUN
 
 CHARTS = {
     "learning_curves",

@@ -53,7 +53,7 @@ def begun(space: Callable[..., Space]) -> list[dict[str, Any]]:
     """A study with a finished, a pruned, a skipped and a waiting trial."""
     wanted = space("+x=relu,elu", "+y=1,2")
     with Study.open("s", wanted, study_options(), {"a": 1}) as study:
-        study.set_run("sqlite:///mlflow.db", "run")
+        study.attributes.set_run("sqlite:///mlflow.db", "run")
         specs = [spec for spec, _ in zip(study.specs(), range(4), strict=False) if spec]
         study.should_prune(specs[0], Progress(1, 2, 0.5))
         study.tell(specs[0], finished(1))

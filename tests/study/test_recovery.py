@@ -149,7 +149,7 @@ def test_a_studys_id_stays_and_is_no_other_studys(space: Callable[..., Space]) -
     ids = []
     for name in ("s", "s", "t"):
         with Study.open(name, wanted, study_options(), {}) as study:
-            ids.append(study.id)
+            ids.append(study.attributes.id)
             assert study.is_exclusive
     assert ids[0] == ids[1]
     assert ids[0] != ids[2]

@@ -238,7 +238,7 @@ def _open_tracker(plan: Plan, study: Study) -> StudyTracker:
             options["tracking_uri"],
             experiment_name(options["experiment"], study.name),
             study.name,
-            study_id=study.id,
+            study_id=study.attributes.id,
             is_exclusive=study.is_exclusive,
             tags=options["tags"],
             note=options["note"],
@@ -246,7 +246,7 @@ def _open_tracker(plan: Plan, study: Study) -> StudyTracker:
         )
         run.set_ui_columns(plan.ui_metrics(study.metrics), study.directions[0], plan.ui_params())
         run.restore_best(study.best_values())
-    study.set_run(run.uri, run.run_id)
+    study.attributes.set_run(run.uri, run.run_id)
     return run
 
 

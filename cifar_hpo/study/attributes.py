@@ -1,0 +1,80 @@
+"""What a sweep notes of its study as a whole: `StudyAttributes`, kept with Optuna's study."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from cifar_hpo.redaction import has_secret
+
+RUN = "mlflow"
+"""Where MLflow has the study: a URI and a run's id."""
+
+FOLDER = "folder"
+"""Where its last sweep left its trials' folders."""
+
+FOLDERS = "folders"
+"""The same of all of its sweeps, where hydra.sweep.dir was not always the same."""
+
+CODE = "code"
+"""By digests what code its trials run."""
+
+ID = "id"
+"""What tells it from all other studies, whatever their names."""
+
+
+def run_of(attributes: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Where MLflow has a study, by its attributes: a URI and a run's id; None where nobody says."""
+    match attributes.get(RUN):
+        case [str(uri), str(run_id)]:
+            return uri, run_id
+    return None, None
+
+
+class StudyAttributes:
+    """The attributes of Optuna's study; each is read from its storage when it is asked for."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    @property
+    def id(self) -> str:
+        """What tells this study from all others; made when it is first asked for."""
+        known: str | None = self._study.user_attrs.get(ID)
+        if known is None:
+            known = uuid.uuid4().hex
+            self._study.set_user_attr(ID, known)
+        return known
+
+    def set_run(self, uri: str, run_id: str) -> None:
+        """Note where MLflow has this study, for the report; not where the URI holds a password."""
+        if not has_secret(uri):
+            self._study.set_user_attr(RUN, [uri, run_id])
+
+    def code(self) -> list[dict[str, Any]]:
+        """What code its trials run, each entry from the trial with the number `first` on."""
+        entries: list[dict[str, Any]] = self._study.user_attrs.get(CODE, [])
+        return entries
+
+    def add_code(self, entry: Mapping[str, Any]) -> None:
+        """Note what code trials run that begin from now on."""
+        known = {"first": len(self._study.get_trials(deepcopy=False)), **entry}
+        self._study.set_user_attr(CODE, [*self.code(), known])
+
+    def set_folder(self, folder: Path) -> None:
+        """Note where the sweep leaves its trials' folders, for whoever looks for their configs."""
+        path = str(folder.absolute())
+        self._study.set_user_attr(FOLDER, path)
+        folders = self._study.user_attrs.get(FOLDERS, [])
+        if path not in folders:
+            self._study.set_user_attr(FOLDERS, [*folders, path])
+
+    def folders(self) -> list[Path]:
+        """Where all of its sweeps have left their trials' folders."""
+        attributes = self._study.user_attrs
+        latest = [attributes[FOLDER]] if FOLDER in attributes else []  # of earlier versions the one
+        return [Path(folder) for folder in attributes.get(FOLDERS, latest)]

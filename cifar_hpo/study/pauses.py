@@ -1,0 +1,101 @@
+"""A study's trials that wait on a rung: `Pauses` says who is to wait, who goes on, and what becomes
+of those that never do.
+
+Such a trial is WAITING for Optuna, with the outcome that it has if it does not go on. Nobody else
+works on the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from cifar_hpo.study.ranking import FinishedTrial
+from cifar_hpo.study.recovery import PAUSED_OUTCOME, Recovered, another_attempt
+from cifar_hpo.study.rungs import Rungs
+from cifar_hpo.study.space import Space, identities
+from cifar_hpo.study.stored import StoredStudy
+from cifar_hpo.trial import Progress
+
+
+class Pauses:
+    """The paused trials of a study.
+
+    space: of those that may go on. rungs: the pruner's, where trials pause; None where they never
+    do, so that all of this comes to nothing.
+    """
+
+    def __init__(self, stored: StoredStudy, space: Space, rungs: Rungs | None) -> None:
+        self._stored = stored
+        self._space = space
+        self._rungs = rungs
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def _numbers(self) -> list[int]:
+        return self._rungs.paused if self._rungs else []
+
+    def configurations(self) -> set[str]:
+        """The identities of what pauses."""
+        return identities(self._stored.trial(number).params for number in self._numbers)
+
+    def is_due(self, number: int, progress: Progress) -> bool:
+        """Whether a running trial has come to a rung before its end."""
+        if self._rungs is None or progress.value is None or progress.epoch >= progress.epochs:
+            return False
+        return self._rungs.reach(number, progress.epoch, progress.value)
+
+    def add(self, trial: optuna.Trial, outcome: Mapping[str, Any]) -> None:
+        """Let a running trial wait on its rung. outcome: what it has come to if it stays there."""
+        assert self._rungs is not None
+        trial.set_user_attr(PAUSED_OUTCOME, dict(outcome))
+        self._stored.set_state(trial.number, TrialState.WAITING)
+        self._rungs.pause(trial.number, _last_epoch(self._stored.trial(trial.number)))
+
+    def promote(self, running: Collection[int], *, are_all_begun: bool) -> Recovered | None:
+        """The trial that goes on from its rung; None where none does now.
+
+        running: trials by number. are_all_begun: whether there will be no new one.
+        """
+        if self._rungs is None:
+            return None
+        number = self._rungs.promoted(running, are_all_begun=are_all_begun)
+        if number is None:
+            return None
+        self._rungs.leave(number)
+        return another_attempt(self._stored, self._space, self._stored.trial(number))
+
+    def recover(self) -> set[int]:
+        """Put an earlier command's trials back on their rungs; returns which of them pause."""
+        if self._rungs is None:
+            return set()
+        for trial in self._stored.trials():
+            for epoch, value in sorted(trial.intermediate_values.items()):
+                self._rungs.reach(trial.number, epoch, value)
+            is_waiting = trial.state is TrialState.WAITING and self._space.holds(trial.params)
+            if is_waiting and trial.user_attrs.get(PAUSED_OUTCOME):
+                self._rungs.pause(trial.number, _last_epoch(trial))
+        return set(self._rungs.paused)
+
+    def end(self) -> list[FinishedTrial]:
+        """End them all, since nothing else is left to try; returns what they came to."""
+        ended = []
+        for number in self._numbers:
+            trial = self._stored.trial(number)
+            outcome = trial.user_attrs[PAUSED_OUTCOME]
+            self._stored.note_outcome(self._stored.open_trial(number), outcome)
+            self._stored.close_trial(number, outcome)
+            assert self._rungs is not None
+            self._rungs.leave(number)
+            ended.append(FinishedTrial(number=number, params=trial.params, **outcome))
+        return ended
+
+
+def _last_epoch(trial: FrozenTrial) -> int:
+    """The last epoch after which a trial had a value."""
+    return max(trial.intermediate_values)
