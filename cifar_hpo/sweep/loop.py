@@ -1,6 +1,6 @@
 """The loop of a sweep: specs out of the study, jobs to the workers, results back, each as it comes.
 
-`run_sweep` runs it; `to_trial_result` says what a job's end means for its trial.
+`run_sweep` runs it, with a `Sweep`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 
 from cifar_hpo.config.fields import as_list
 from cifar_hpo.console import still
@@ -20,7 +20,6 @@ from cifar_hpo.errors import (
     ConfigError,
     StudyError,
     SweepFailed,
-    TrialError,
     UnusableResult,
     disk_error,
     has_no_space,
@@ -29,18 +28,17 @@ from cifar_hpo.errors import (
 from cifar_hpo.gpus import is_out_of_memory
 from cifar_hpo.hydra_internals import return_value
 from cifar_hpo.interruption import Interruption
-from cifar_hpo.left_results import Left, LeftResults
-from cifar_hpo.metrics import values_by_replica
+from cifar_hpo.left_results import LeftResults
 from cifar_hpo.paths import CHECKPOINTS, TRACEBACK, absolute_url, short_path, storage_url
-from cifar_hpo.redaction import redacted
 from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.replication import Allocate
-from cifar_hpo.study.seeds import is_seed
 from cifar_hpo.study.study import Study
 from cifar_hpo.sweep import progress
 from cifar_hpo.sweep.batches import run_batches
+from cifar_hpo.sweep.closing import Closing
 from cifar_hpo.sweep.code import note_code
 from cifar_hpo.sweep.control import Controls, Replan
+from cifar_hpo.sweep.outcome import from_left, to_trial_result
 from cifar_hpo.sweep.plan import Plan
 from cifar_hpo.sweep.tracker import StudyTracker
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult, TrialSpec
@@ -48,7 +46,6 @@ from cifar_hpo.workers.engine import Engine
 from cifar_hpo.workers.jobs import (
     Job,
     JobResult,
-    LimitPassed,
     PruningQuery,
     WorkerLost,
 )
@@ -148,7 +145,7 @@ def _open_study(plan: Plan, recovered: list[TrialResult]) -> Study:
             results = LeftResults.in_sweep_folder(folder, study.attributes.id)
             left = results.read(spec.number, spec.overrides)
             if left is not None:
-                result = _from_left(left, study.metrics)
+                result = from_left(left, study.metrics)
                 recovered.append(result)
                 return result
         return None
@@ -261,7 +258,11 @@ class Sweep:
             if not self.study.is_shared:
                 self.left.remove_empty_folder()
             with still("closing the study's run"):
-                self._close(status)
+                closing = Closing(self.plan, self.study, self.tracker, self.notices)
+                if status != KILLED:  # who interrupts does not want to wait
+                    closing.deliver_kept()
+                self._end_recovered()
+                closing.close(status)
 
     def failed(self) -> list[FinishedTrial]:
         """The failed trials of this space, those of earlier commands among them."""
@@ -398,7 +399,7 @@ class Sweep:
         self.interruption.check()
         left = self.left.read(spec.number, spec.overrides)
         if left is not None:
-            result = replace(_from_left(left, self.study.metrics), worker=job_result.worker)
+            result = replace(from_left(left, self.study.metrics), worker=job_result.worker)
             _end_run(self.tracker, result)
             return result
         self.tracker.end_attempt(job_result.run_id, KILLED)
@@ -481,115 +482,3 @@ class Sweep:
             pruner=options["pruner"] if is_pruned else None,
             storage=absolute_url(storage_url(options["storage"])) if is_pruned else "",
         )
-
-    def _close(self, status: str) -> None:
-        """End the study's run with what was found. No step of it costs the others."""
-        if status != KILLED:  # who interrupts does not want to wait
-            self._try_step("trials' runs", self._deliver_kept)
-        self._end_recovered()
-        self._try_step("runs of dead workers", self.tracker.close_abandoned)
-        if not self.plan.options["final"] or self.study.is_cut_short:  # else that has a better one
-            self._try_step("the champion", self._register_champion)
-        self._try_step("the study's run", lambda: self._close_run(status))
-        self.notices += self.tracker.unlogged()
-
-    def _close_run(self, status: str) -> None:
-        """End the study's own run, unless others go on with it."""
-        self.study.look()
-        elsewhere = self.study.elsewhere()
-        if elsewhere:
-            trials = ", ".join(f"{number} on {host}" for number, host in elsewhere.items())
-            self.notices.append(f"others go on with study {self.study.name}: trial {trials}")
-            return
-        note, best = progress.ranking_note(self.study), self.plan.best(self.study.ranking())
-        if status != KILLED:
-            self._try_step("the note in Optuna's dashboard", lambda: self._write_note(note))
-        self.tracker.close(status, note, best)
-
-    def _try_step(self, what: str, step: Callable[[], None]) -> None:
-        """Do a step of the tracker's in a turn; where it fails, that is said at the end."""
-        try:
-            with self.study.turn():
-                step()
-        except Exception as error:  # noqa: BLE001  MLflow's and its servers' errors share no base
-            self.notices.append(f"not logged: {what} ({redacted(one_line(error))[:200]})")
-
-    def _write_note(self, ranking: str) -> None:
-        report = f"`python -m cifar_hpo.report {self.study.name}` says which differences are real."
-        self.study.write_note("\n\n".join([*self._verdict(), ranking, report]))
-
-    def _verdict(self) -> list[str]:
-        """What the report says of the study, as sentences; none where no configuration has several
-        seeds, which is when it could say little."""
-        if not any(self._has_several_seeds(trial) for trial in self.study.ranking()):
-            return []
-        # They load SciPy.
-        from cifar_hpo.analysis.comparison import compare_study
-        from cifar_hpo.analysis.verdict import verdict
-
-        return verdict(compare_study(self.study.name, self.study.storage))
-
-    def _has_several_seeds(self, trial: FinishedTrial) -> bool:
-        """Whether a trial has replicas, or may be one of a configuration's seeds."""
-        if values_by_replica(trial.metrics, self.study.metrics[0]):
-            return True
-        return any(is_seed(key) for key in trial.params)
-
-    def _deliver_kept(self) -> None:
-        """Log what trials kept while MLflow's store was away, now or in an earlier command."""
-        for folder in self.study.attributes.folders():
-            for number, run_id in self.tracker.deliver_kept(folder).items():
-                self.study.set_trial_run(number, run_id)
-
-    def _register_champion(self) -> None:
-        """The best trial's model becomes the champion if it is one."""
-        ranking = self.study.ranking()
-        best = ranking[0] if ranking else None
-        if best and best.value is not None and best.run_id:
-            metric, direction = self.study.metrics[0], self.study.directions[0]
-            kept = self.tracker.register_champion(best.run_id, metric, best.value, direction)
-            if kept:
-                self.notices.append(kept)
-
-
-def to_trial_result(job_result: JobResult, metrics: Sequence[str]) -> TrialResult:
-    """What a job's end means for its trial.
-
-    metrics: the study's; a task that returns no `TrialResult` returns their values.
-    """
-    value = return_value(job_result.returned)
-    if job_result.returned.status is JobStatus.COMPLETED:
-        result = _of_value(value, metrics, job_result.seconds)
-    else:
-        result = _of_error(value)
-        result = replace(result, seconds=job_result.seconds)
-    run_id = result.run_id or job_result.run_id
-    seconds = result.seconds
-    if job_result.seconds:  # of which a pause of the sweep is no part, as the trial can't know
-        seconds = min(seconds, job_result.seconds)
-    return replace(result, run_id=run_id, worker=job_result.worker, seconds=seconds)
-
-
-def _from_left(left: Left, metrics: Sequence[str]) -> TrialResult:
-    """What a trial came to, by what it left on disk."""
-    result = _of_value(left.value, metrics, left.seconds)
-    return replace(result, seconds=result.seconds or left.seconds)
-
-
-def _of_value(value: Any, metrics: Sequence[str], seconds: float) -> TrialResult:
-    """By what a task returned."""
-    if isinstance(value, TrialResult):
-        return value
-    try:
-        result = TrialResult.of_value(value, metrics)
-    except TrialError as error:
-        result = TrialResult.of_error(error)
-    return replace(result, seconds=seconds)
-
-
-def _of_error(error: Exception) -> TrialResult:
-    """By what a task raised, or how its worker was lost."""
-    if isinstance(error, WorkerLost):
-        is_transient = not isinstance(error, LimitPassed)
-        return TrialResult(FAILED, error=redacted(one_line(error)), transient=is_transient)
-    return TrialResult.of_error(error)

@@ -22,7 +22,7 @@ from support import Run, run_in
 from cifar_hpo.errors import TrialError
 from cifar_hpo.processor import fused_below
 from cifar_hpo.sweep import loop
-from cifar_hpo.sweep.loop import to_trial_result
+from cifar_hpo.sweep.outcome import to_trial_result
 from cifar_hpo.trial import Pruned, TrialSpec
 from cifar_hpo.workers.jobs import Job, JobResult, LimitPassed, WorkerLost
 
