@@ -40,9 +40,6 @@ from cifar_hpo.trust import Call
 
 log = logging.getLogger(__name__)
 
-LABELS = {"classes": "classes", "several": "sets of classes", "numbers": "numbers"}
-"""The kinds of labels, as users know them."""
-
 ALL_IMAGES = 50_000
 """What data.train_size=null is taken for where nobody has looked at the images: CIFAR-10's."""
 
@@ -99,7 +96,7 @@ class Objective:
         "val_mae_best",
     )
     logs_itself = True
-    unmeant_keys = ("training.tensorboard", "training.keep_checkpoint", "training.extend")
+    unmeant_keys = tuple(f"training.{name}" for name in app.UNMEANT)
     computes_with = ("tensorflow",)
     imports = (
         "cifar_hpo.training.trainer",
@@ -220,6 +217,8 @@ class Objective:
         if self._is_streamed(checked):
             warnings.append("data: it comes as streams, so Keras' fit trains, epoch by epoch")
         if len(self._labels) > 1:
+            from cifar_hpo.data.labels import LABELS
+
             kinds = [f"{LABELS[kind]} ({name})" for kind, name in self._labels.items()]
             problem = f"some labels are {', others '.join(kinds)}"
             warnings.append(f"data: {problem}; their losses can't be compared")

@@ -11,4 +11,5 @@ SEVERAL = "several"
 NUMBERS = "numbers"
 """An image has a number to be predicted, or k of them: labels (n,) or (n, k) of float32."""
 
-LABELS = (CLASSES, SEVERAL, NUMBERS)
+LABELS = {CLASSES: "classes", SEVERAL: "sets of classes", NUMBERS: "numbers"}
+"""The kinds of labels, as users know them."""

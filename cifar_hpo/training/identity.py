@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from cifar_hpo import trust
-from cifar_hpo.config.app import Config
+from cifar_hpo.config.app import UNMEANT, Config
 from cifar_hpo.paths import KEPT_CHECKPOINT
 from cifar_hpo.trust import Call
 
-UNMEANT = ("threads", "tensorboard", "keep_checkpoint", "extend")
-"""Keys of training that may change on the way: they decide its rounding alone, or who is told of
-it, or what of it is kept."""
+CHANGING = ("threads", *UNMEANT)
+"""Keys of training that may change on the way; threads decide its rounding alone."""
 
 
 def groups_of(config: Config, *, is_streamed: bool) -> list[list[int]]:
@@ -42,8 +41,8 @@ def identity_of(config: Config, digest: str, group: Sequence[int]) -> str:
     code = _code(config)
     if code:
         meaning["code"] = code
-    for unmeant in UNMEANT:
-        del meaning["training"][unmeant]
+    for name in CHANGING:
+        del meaning["training"][name]
     return json.dumps([meaning, digest, list(group)], sort_keys=True)
 
 
