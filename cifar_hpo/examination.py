@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cifar_hpo import processor
-from cifar_hpo.config.app import Config, refuse_with_fit
+from cifar_hpo.config.app import Config
+from cifar_hpo.config.validation import refuse_with_fit
 from cifar_hpo.trust import Call
 
 if TYPE_CHECKING:

@@ -23,6 +23,11 @@ from cifar_hpo import gpus, paths, processor
 from cifar_hpo.attempt import Attempt, EpochLog, attempt_record, selected_by
 from cifar_hpo.config import app
 from cifar_hpo.config.app import FLOAT16, FLOAT32, Config
+from cifar_hpo.config.validation import (
+    validate_config,
+    validate_for_data,
+    validate_for_streams,
+)
 from cifar_hpo.errors import ConfigError, TrialError, UserError, exit_with
 from cifar_hpo.examination import Examination, set_up_training
 from cifar_hpo.left_results import LeftResults
@@ -119,7 +124,7 @@ class Objective:
 
         Raises ConfigError for a wrong value.
         """
-        return app.validate_config(config)
+        return validate_config(config)
 
     def whole_keys(self, config: DictConfig) -> tuple[str, ...]:
         """But for arguments of the user's code, of which nobody knows what they may be."""
@@ -201,9 +206,9 @@ class Objective:
         from cifar_hpo.data.labels import NUMBERS
 
         form = dataset_form(checked.data)
-        app.validate_for_data(checked, form.shape, has_numbers=form.labels == NUMBERS)
+        validate_for_data(checked, form.shape, has_numbers=form.labels == NUMBERS)
         if self._is_streamed(checked):
-            app.validate_for_streams(checked)
+            validate_for_streams(checked)
         if isinstance(checked.model, Call):
             self._examination.check(checked)
 

@@ -15,7 +15,8 @@ from support import composed
 
 from cifar_hpo import trial
 from cifar_hpo.attempt import Attempt, EpochLog, attempt_record, model_about
-from cifar_hpo.config.app import SYNTHETIC_NOTICE, validate_config
+from cifar_hpo.config.app import SYNTHETIC_NOTICE
+from cifar_hpo.config.validation import validate_config
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.data.labels import CLASSES, NUMBERS, SEVERAL
 from cifar_hpo.tracking.attempts import AttemptRun

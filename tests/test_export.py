@@ -19,7 +19,7 @@ import tensorflow as tf
 from support import composed
 
 from cifar_hpo import export, processor
-from cifar_hpo.config.app import validate_config
+from cifar_hpo.config.validation import validate_config
 from cifar_hpo.errors import TrialError, UserError
 from cifar_hpo.export import FORMATS, CheckImages, export_model, noise
 from cifar_hpo.tracking.reader import LoadedModel

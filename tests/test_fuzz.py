@@ -29,10 +29,10 @@ from omegaconf.errors import OmegaConfBaseException
 from support import config_loader
 
 from cifar_hpo.__main__ import _is_of_hydra
-from cifar_hpo.config.app import validate_config
 from cifar_hpo.config.fields import flat
 from cifar_hpo.config.secrets import refuse_search_path_of_packages, refuse_secrets_and_calls
 from cifar_hpo.config.sweep import Pruner, Sampler, Sweeper
+from cifar_hpo.config.validation import validate_config
 from cifar_hpo.errors import UserError, one_line
 from cifar_hpo.hydra_internals import OF_ANOTHER_FORM, CheckedConfigLoader, ConfigChecks
 from cifar_hpo.objective import objective

@@ -230,7 +230,7 @@ TRAIN = """
 import sys
 import numpy as np
 from hydra import compose, initialize_config_dir
-from cifar_hpo.config.app import validate_config
+from cifar_hpo.config.validation import validate_config
 from cifar_hpo.data.dataset import load_dataset
 from cifar_hpo.paths import CONF
 from cifar_hpo.training import trainer

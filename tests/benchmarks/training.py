@@ -28,6 +28,7 @@ from rich.table import Table
 
 from cifar_hpo import processor
 from cifar_hpo.config import app as schema
+from cifar_hpo.config.validation import validate_config
 from cifar_hpo.data.synthetic import synthetic
 from cifar_hpo.paths import CONF
 
@@ -38,7 +39,7 @@ Step = Callable[[], object]
 
 def composed(*overrides: str) -> schema.Config:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return schema.validate_config(compose("config", list(overrides)))
+        return validate_config(compose("config", list(overrides)))
 
 
 def rates(steps: dict[str, Step], rounds: int = 6) -> dict[str, float]:

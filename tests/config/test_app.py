@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from cifar_hpo import trust
 from cifar_hpo.config import app as config
 from cifar_hpo.config import sweep as options
+from cifar_hpo.config.validation import validate_config, validate_for_data
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.paths import CONF, SWEEPS
 from cifar_hpo.trust import Call
@@ -51,7 +52,7 @@ def test_there_are_groups() -> None:
 def test_every_combination_of_options_composes(choice: dict[str, str]) -> None:
     overrides = [f"{group}={name}" for group, name in choice.items()]
     overrides += NEEDS.get(choice["data"], [])
-    checked = config.validate_config(compose("config", overrides))
+    checked = validate_config(compose("config", overrides))
     assert checked.optimizer.name == {"nesterov": "sgd"}.get(
         choice["optimizer"], choice["optimizer"]
     )
@@ -64,7 +65,7 @@ def test_every_named_sweep_composes(path: Path) -> None:
     assert swept["study_name"] == path.stem
     composed = compose(path.stem, [], return_hydra_config=True)
     assert composed.hydra.mode.name == "MULTIRUN"
-    config.validate_config(composed)
+    validate_config(composed)
 
 
 def test_every_key_of_the_schema_stands_in_conf_and_has_a_meaning() -> None:
@@ -117,7 +118,7 @@ def test_optimizers_have_keras_own_defaults() -> None:
 def test_an_image_shrinks_from_layer_to_layer(
     overrides: list[str], sizes: list[tuple[int, int]]
 ) -> None:
-    model = config.validate_config(compose("config", overrides)).model
+    model = validate_config(compose("config", overrides)).model
     wanted = [((size, size), (pooled, pooled)) for size, pooled in sizes]
     assert [(layer.size, layer.pooled_size) for layer in model.layers()] == wanted
 
@@ -136,7 +137,7 @@ def test_an_image_shrinks_from_layer_to_layer(
 def test_multiplications_are_those_of_each_pixel_and_kernel(
     overrides: list[str], multiply_adds: int
 ) -> None:
-    model = config.validate_config(compose("config", overrides)).model
+    model = validate_config(compose("config", overrides)).model
     assert model.multiply_adds() == multiply_adds
 
 
@@ -173,7 +174,7 @@ def test_multiplications_are_those_of_each_pixel_and_kernel(
 )
 def test_the_first_wrong_value_is_refused_with_its_path(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        config.validate_config(compose("config", overrides))
+        validate_config(compose("config", overrides))
     assert message in str(refused.value)
 
 
@@ -190,7 +191,7 @@ def test_the_first_wrong_value_is_refused_with_its_path(overrides: list[str], me
 )
 def test_tags_are_those_that_mlflow_takes_and_sweeps_do_not(tags: str, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        config.validate_config(compose("config", [f"mlflow.tags={tags}"]))
+        validate_config(compose("config", [f"mlflow.tags={tags}"]))
     assert str(refused.value).startswith(message)
 
 
@@ -198,14 +199,14 @@ def test_tags_are_those_that_mlflow_takes_and_sweeps_do_not(tags: str, message: 
     "tags", ["mlflow.tags={year: 1}", "+mlflow.tags={year: 1}", "+mlflow.tags.year=1"]
 )
 def test_tags_are_given_as_any_mapping_is(tags: str) -> None:
-    assert config.validate_config(compose("config", [tags])).mlflow.tags == {"year": 1}
+    assert validate_config(compose("config", [tags])).mlflow.tags == {"year": 1}
 
 
 def test_tags_and_a_note_may_be_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEAM", "vision")
     tags = "mlflow.tags={team: '${oc.env:TEAM}', year: 2026}"
     given = compose("config", [tags, "mlflow.note=why"])
-    mlflow = config.validate_config(given).mlflow
+    mlflow = validate_config(given).mlflow
     assert mlflow.tags == {"team": "vision", "year": 2026}
     assert mlflow.note == "why"
 
@@ -214,7 +215,7 @@ def test_a_section_that_is_null_is_refused() -> None:
     composed = compose("config")
     composed.model = None
     with pytest.raises(ConfigError, match="model: null; choose one of its group"):
-        config.validate_config(composed)
+        validate_config(composed)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_replicas_that_are_not_fused_have_a_reason(
     overrides: list[str], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trust, "allowed_prefixes", lambda: ("keras.callbacks",))
-    checked = config.validate_config(compose("config", ["training.replicas=2", *overrides]))
+    checked = validate_config(compose("config", ["training.replicas=2", *overrides]))
     assert checked.is_fused is not bool(reason)
     assert checked.reason_not_fused.endswith(reason)
 
@@ -245,14 +246,14 @@ def test_early_stopping_by_a_metric_that_these_labels_do_not_have_is_refused(
     metric: str, has_numbers: bool, known: str
 ) -> None:
     overrides = [f"training.early_stopping_metric={metric}", "training.early_stopping=2"]
-    checked = config.validate_config(compose("config", overrides))
-    config.validate_for_data(checked, (32, 32, 3), has_numbers=not has_numbers)
+    checked = validate_config(compose("config", overrides))
+    validate_for_data(checked, (32, 32, 3), has_numbers=not has_numbers)
     with pytest.raises(ConfigError) as refused:
-        config.validate_for_data(checked, (32, 32, 3), has_numbers=has_numbers)
+        validate_for_data(checked, (32, 32, 3), has_numbers=has_numbers)
     problem = f"there is no {metric} with these labels; there is {known}"
     assert str(refused.value) == f"training.early_stopping_metric: {problem}"
-    never = config.validate_config(compose("config", overrides[:1]))
-    config.validate_for_data(never, (32, 32, 3), has_numbers=has_numbers)
+    never = validate_config(compose("config", overrides[:1]))
+    validate_for_data(never, (32, 32, 3), has_numbers=has_numbers)
 
 
 def test_callbacks_are_calls_whose_interpolations_are_resolved(
@@ -262,7 +263,7 @@ def test_callbacks_are_calls_whose_interpolations_are_resolved(
     logger = "{_target_: keras.callbacks.CSVLogger, filename: 'of_${training.seed}.csv'}"
     composed = compose("config", [f"training.callbacks=[{logger}]", "training.seed=7"])
     for _ in "ab":  # the second time from what is known
-        checked = config.validate_config(composed)
+        checked = validate_config(composed)
         (call,) = checked.training.callbacks
         assert call == Call("keras.callbacks.CSVLogger", {"filename": "of_7.csv"})
         checked.training.callbacks.clear()
@@ -275,9 +276,9 @@ def test_tensorboard_that_is_not_there_is_told_before_anything_starts(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "tensorboard" else found(name)
     )
-    config.validate_config(compose("config"))
+    validate_config(compose("config"))
     with pytest.raises(ConfigError) as refused:
-        config.validate_config(compose("config", ["training.tensorboard=true"]))
+        validate_config(compose("config", ["training.tensorboard=true"]))
     assert str(refused.value) == (
         "training.tensorboard: needs tensorboard, which is not installed; pip install "
         "'cifar_hpo[tensorboard]'"
@@ -297,7 +298,7 @@ def test_tensorboard_that_is_not_there_is_told_before_anything_starts(
 )
 def test_values_that_are_converted_one_by_one_are_those_of_the_whole(overrides: list[str]) -> None:
     composed = compose("config", overrides)
-    by_value = config.validate_config(composed)
+    by_value = validate_config(composed)
     schema = config.Config(optimizer=config.OPTIMIZERS[composed.optimizer.name]())
     whole = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
     assert by_value == whole
@@ -305,9 +306,7 @@ def test_values_that_are_converted_one_by_one_are_those_of_the_whole(overrides: 
 
 
 def test_configs_that_share_a_list_do_not_share_a_change() -> None:
-    first, second = (
-        config.validate_config(compose("config", ["model.filters=[4,8]"])) for _ in "ab"
-    )
+    first, second = (validate_config(compose("config", ["model.filters=[4,8]"])) for _ in "ab")
     assert isinstance(first.model.filters, list)
     first.model.filters.append(16)
     assert second.model.filters == [4, 8]

@@ -15,7 +15,8 @@ from support import composed
 
 import cifar_hpo
 from cifar_hpo import trust
-from cifar_hpo.config.app import Config, Data, validate_config
+from cifar_hpo.config.app import Config, Data
+from cifar_hpo.config.validation import validate_config
 from cifar_hpo.data.dataset import PREPARED, Dataset, dataset_form, load_dataset
 from cifar_hpo.data.labels import NUMBERS
 from cifar_hpo.errors import ConfigError, DataError

@@ -8,7 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from support_training import ComposeConfig
 
-from cifar_hpo.config.app import Config, validate_config
+from cifar_hpo.config.app import Config
+from cifar_hpo.config.validation import validate_config
 from cifar_hpo.data.dataset import PREPARED
 from cifar_hpo.paths import CONF
 

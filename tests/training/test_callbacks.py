@@ -23,7 +23,7 @@ from support_training import (
 )
 
 from cifar_hpo import trust
-from cifar_hpo.config.app import validate_config
+from cifar_hpo.config.validation import validate_config
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.objective import Objective
 from cifar_hpo.paths import ARTIFACT_TRACEBACK

@@ -17,7 +17,8 @@ from support import composed, images
 from support_training import all_weights, train_dataset, train_dataset_and_die
 
 from cifar_hpo import trust
-from cifar_hpo.config.app import Config, validate_config
+from cifar_hpo.config.app import Config
+from cifar_hpo.config.validation import validate_config
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.data.labels import CLASSES, NUMBERS, SEVERAL
 from cifar_hpo.data.streams import Streams

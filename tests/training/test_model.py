@@ -13,7 +13,8 @@ import tensorflow as tf
 import yaml
 from hydra import compose, initialize_config_dir
 
-from cifar_hpo.config.app import ACTIVATIONS, Model, validate_config
+from cifar_hpo.config.app import ACTIVATIONS, Model
+from cifar_hpo.config.validation import validate_config
 from cifar_hpo.paths import CONF, SWEEPS
 from cifar_hpo.training.model import NEVER_FALLING, build, whitening_weights, with_flip_tta
 from cifar_hpo.training.signature import Signature
