@@ -23,11 +23,8 @@ from cifar_hpo import gpus, paths, processor
 from cifar_hpo.attempt import Attempt, EpochLog, attempt_record, selected_by
 from cifar_hpo.config import app
 from cifar_hpo.config.app import FLOAT16, FLOAT32, Config
-from cifar_hpo.config.validation import (
-    validate_config,
-    validate_for_data,
-    validate_for_streams,
-)
+from cifar_hpo.config.validation import validate_config, validate_for_data, validate_for_streams
+from cifar_hpo.data.labels import LABELS, NUMBERS
 from cifar_hpo.errors import ConfigError, TrialError, UserError, exit_with
 from cifar_hpo.examination import Examination, set_up_training
 from cifar_hpo.left_results import LeftResults
@@ -101,7 +98,7 @@ class Objective:
         "val_mae_best",
     )
     logs_itself = True
-    unmeant_keys = tuple(f"training.{name}" for name in app.UNMEANT)
+    unmeant_keys = tuple(f"training.{name}" for name in app.UNMEANT_TRAINING_KEYS)
     computes_with = ("tensorflow",)
     imports = (
         "cifar_hpo.training.trainer",
@@ -203,7 +200,6 @@ class Objective:
     def _check_model(self, checked: Config) -> None:
         """Raise ConfigError for a model that is none for the images, looked at before."""
         from cifar_hpo.data.dataset import dataset_form
-        from cifar_hpo.data.labels import NUMBERS
 
         form = dataset_form(checked.data)
         validate_for_data(checked, form.shape, has_numbers=form.labels == NUMBERS)
@@ -222,8 +218,6 @@ class Objective:
         if self._is_streamed(checked):
             warnings.append("data: it comes as streams, so Keras' fit trains, epoch by epoch")
         if len(self._labels) > 1:
-            from cifar_hpo.data.labels import LABELS
-
             kinds = [f"{LABELS[kind]} ({name})" for kind, name in self._labels.items()]
             problem = f"some labels are {', others '.join(kinds)}"
             warnings.append(f"data: {problem}; their losses can't be compared")
@@ -351,7 +345,6 @@ class Objective:
         if checked.data.source not in OF_ANY_LABELS:
             return False
         from cifar_hpo.data.dataset import known_form
-        from cifar_hpo.data.labels import NUMBERS
 
         form = known_form(checked.data)
         return form is not None and form.labels == NUMBERS

@@ -32,7 +32,7 @@ from cifar_hpo.paths import (
     OUTPUTS,
     STUDIES_DB,
 )
-from cifar_hpo.study.attributes import FOLDER, run_of
+from cifar_hpo.study.attributes import folders_of, run_of
 from cifar_hpo.study.control import Request, ask
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, no_trial, ranked
 from cifar_hpo.study.storage import (
@@ -450,10 +450,9 @@ def _is_of_trial(folder: Path, number: int, study: str) -> bool:
 
 
 def sweep_folders(stored: RankedStudy) -> list[Path]:
-    """Where the study's sweep may have left its trials: what it noted, and the default."""
-    noted = stored.study.user_attrs.get(FOLDER)
-    default = OUTPUTS / stored.name
-    return [Path(noted), default] if noted else [default]
+    """Where the study's sweeps may have left its trials: what they noted, the latest first, and the
+    default."""
+    return [*reversed(folders_of(stored.study.user_attrs)), OUTPUTS / stored.name]
 
 
 def _hydra_folders(sweep_folder: Path, number: int) -> Iterator[Path]:

@@ -35,7 +35,8 @@ from cifar_hpo.paths import CONF
 from cifar_hpo.study.ranking import OUTCOME, FinishedTrial
 from cifar_hpo.study.space import Space
 from cifar_hpo.study.storage import open_storage
-from cifar_hpo.study.study import MEANING, Study
+from cifar_hpo.study.stored import MEANING
+from cifar_hpo.study.study import Study
 from cifar_hpo.trial import FAILED, FINISHED, PRUNED, TrialResult, TrialSpec
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

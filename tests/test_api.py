@@ -260,7 +260,7 @@ def test_a_study_that_is_worse_than_the_champion_ends_with_exit_code_1(
     """The champion's values come from its run where its study is in another storage."""
     import optuna
 
-    from cifar_hpo.study.study import MEANING
+    from cifar_hpo.study.stored import MEANING
 
     meaning = optuna.load_study(
         study_name="full", storage=f"sqlite:///{folder}/mlruns/studies.db"

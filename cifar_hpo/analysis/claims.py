@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cifar_hpo.analysis.comparison import Comparison
+from cifar_hpo.analysis.looks import Looks
 from cifar_hpo.analysis.separation import TOP_K, Standing, between
 from cifar_hpo.analysis.variances import shared_variances
 
@@ -73,11 +74,14 @@ def claim(
     values: Mapping[int, float],
     second: str,
     second_values: Mapping[int, float],
+    *,
     direction: str,
+    looks: Looks,
 ) -> Claim:
-    """Two configurations that were not chosen from among others, by their values of each seed."""
+    """Two configurations by their values of each seed, each taken as it is: how it was chosen in
+    its study is not accounted for. looks: the plan of the replicas."""
     groups = values, second_values
-    gap, standing = between(groups, 0, 1)
+    gap, standing = between(groups, 0, 1, looks)
     if direction == "minimize":
         gap = -gap
     is_paired = shared_variances(groups).is_paired

@@ -22,6 +22,7 @@ costs at each.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 ERROR = 0.05
@@ -47,6 +48,14 @@ class Looks:
 
     first: int = 2
     most: int = 16
+
+    @classmethod
+    def covering(cls, plans: Sequence[Looks]) -> Looks:
+        """The plan of a comparison between studies, which is looked at whenever one of them is.
+
+        plans: theirs, one or more.
+        """
+        return cls(min(plan.first for plan in plans), max(plan.most for plan in plans))
 
     def level(self, replicas: int) -> float:
         """The error that a test with so many replicas may make."""

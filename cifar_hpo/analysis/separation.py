@@ -1,5 +1,5 @@
 """Which configurations are not yet separated from the best, by how much, and how surely: `separate`
-gives each a `Standing`, from its values by seed alone.
+gives each a `Standing`, from its values by seed alone; `between` two that were named beforehand.
 
 The test is t, with variances that all configurations share (`variances`). That the best was chosen
 by the same values is accounted for by comparing all pairs: by Tukey's studentized range, step by
@@ -7,7 +7,8 @@ step as Ryan, Einot, Gabriel and Welsch do (Welsch 1977). A pair differs where e
 configurations that holds both is too far apart for its size; sets are judged by the gaps to the
 best alone, which says rather less. That it was looked at before is accounted for by `looks`: the
 p-value is the least over all numbers of replicas so far, each against its share of 5 %, so that
-what is once shown stays shown.
+what is once shown stays shown. (Of two that are named beforehand it may be lost again, where the
+one that was behind has overtaken the other.)
 
 Hsu's comparisons with the best (MCB, 1984) were tried instead: with their smaller critical values
 they find more, and of ten equal configurations they say in one study of four that one is worse
@@ -115,24 +116,25 @@ def separate(
 
 
 def between(
-    groups: Sequence[Group], first: int, second: int, looks: Looks | None = None
+    groups: Sequence[Group], first: int, second: int, looks: Looks
 ) -> tuple[float, Standing]:
     """By how much the mean of the first of two configurations is greater, and how they stand.
 
     groups: all configurations that tell the variances, these two by their places among them. They
     are taken for two that were not chosen by these values, so the p-value of the `Standing` is that
-    of this pair alone. looks: the plan of the replicas; looked at once unless said.
+    of this pair alone. looks: the plan of the replicas; a look at which the other one of the two
+    was ahead shows nothing.
     """
-    gap, of_gap, p = _pair(groups, first, second)
-    if of_gap is None or p is None:
+    gap, of_gap = _gap(groups, first, second)
+    if of_gap is None:
         return gap, Standing(abs(gap), None, None)
-    if looks:
-        in_order = [{seed: group[seed] for seed in sorted(group)} for group in groups]
-        p = 1.0
-        for seen, share in _seen_at_looks(in_order, looks):
-            gap_then, _, p_then = _pair(seen, first, second)
-            if p_then is not None and gap_then * gap > 0:  # else it showed the contrary
-                p = min(p, p_then / share)
+    in_order = [{seed: group[seed] for seed in sorted(group)} for group in groups]
+    p = 1.0
+    for seen, share in _seen_at_looks(in_order, looks):
+        gap_then, of_gap_then = _gap(seen, first, second)
+        if of_gap_then is not None and gap_then * gap > 0:
+            ranges = _ranges([gap_then], [of_gap_then.value])
+            p = min(p, float(range_p_value(ranges, 2, of_gap_then.degrees)[0]) / share)
     return gap, Standing(abs(gap), around(abs(gap), of_gap, 1 - ERROR), p)
 
 
@@ -147,16 +149,10 @@ def _seen_at_looks(
         yield seen, looks.level(replicas) / ERROR
 
 
-def _pair(
-    groups: Sequence[Group], first: int, second: int
-) -> tuple[float, Variance | None, float | None]:
-    """The gap of two configurations, its variance, and how likely so large a gap is by luck."""
+def _gap(groups: Sequence[Group], first: int, second: int) -> tuple[float, Variance | None]:
+    """The gap of two means, and its variance; None where one of them has a single value."""
     gap = fmean(groups[first].values()) - fmean(groups[second].values())
-    of_gap = shared_variances(groups).of_gap(first, second)
-    if of_gap is None:
-        return gap, None, None
-    ranges = _ranges([gap], [of_gap.value])
-    return gap, of_gap, float(range_p_value(ranges, 2, of_gap.degrees)[0])
+    return gap, shared_variances(groups).of_gap(first, second)
 
 
 def _family_p_values(groups: Sequence[Group], compared: int, to_come: int) -> dict[int, float]:

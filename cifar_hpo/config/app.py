@@ -36,8 +36,8 @@ FLOAT32, BFLOAT16, FLOAT16 = PRECISIONS = ("float32", "mixed_bfloat16", "mixed_f
 AUGMENTATIONS = ("flip", "shift", "cutout")
 SHIFT = 4
 """The most pixels by which an augmented image is shifted each way."""
-UNMEANT = ("tensorboard", "keep_checkpoint", "extend")
-"""Keys of training that change no result: who is told of it, and what of it is kept."""
+UNMEANT_TRAINING_KEYS = ("tensorboard", "keep_checkpoint", "extend")
+"""Those that change no result: who is told of it, what of it is kept, and what it goes on from."""
 CALLABLE = ("model",)
 """Sections of a config that may be a call to code of the user's, by `_target_`."""
 

@@ -1,5 +1,6 @@
-"""A composed config as dataclasses, its values converted but not yet looked at: `to_typed`. What
-calls code of the user's is a `Call` by then."""
+"""A composed config as dataclasses, its values converted but their ranges not yet looked at:
+`to_typed`. A section that calls code of the user's is a `Call` by then. Nothing heavy is
+imported."""
 
 from __future__ import annotations
 
@@ -59,7 +60,10 @@ def _data_defaults() -> dict[str, Any]:
 
 
 def to_typed(config: DictConfig) -> Config:
-    """The config as dataclasses, its optimizer's by the optimizer's name."""
+    """The config as dataclasses, its optimizer's by the optimizer's name.
+
+    Raises ConfigError for keys that there are not, and for values of another type.
+    """
     if not isinstance(config.get("optimizer"), DictConfig):
         problem = (
             "missing, or no group's choice; let a config begin with `defaults: [config, _self_]`"

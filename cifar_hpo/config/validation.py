@@ -1,5 +1,6 @@
 """What a training's config may be: `validate_config` turns a composed one into a typed `Config`, or
-raises ConfigError; `validate_for_data` holds it against the images at hand."""
+raises ConfigError; `validate_for_data` and `validate_for_streams` hold it against the images at
+hand. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def validate_config(config: DictConfig) -> Config:
             _validate_section(field.name, section, config[field.name])
     if isinstance(typed.model, Model):
         if typed.data.source in CIFAR10_SOURCES:
-            validate_sizes(typed.model, CIFAR10_SHAPE)
+            _validate_sizes(typed.model, CIFAR10_SHAPE)
         _validate_residual(typed.model)
     _validate_folds(typed)
     _validate_data(typed.data)
@@ -99,7 +100,7 @@ def _parsed_callbacks(callbacks: Sequence[Any]) -> list[Call]:
     return calls
 
 
-def validate_sizes(model: Model, shape: Shape) -> None:
+def _validate_sizes(model: Model, shape: Shape) -> None:
     """Walk an image through the layers: valid convolutions and pooling shrink it.
 
     Raises ConfigError where no pixels are left.
@@ -119,7 +120,7 @@ def validate_for_data(config: Config, shape: Shape, *, has_numbers: bool) -> Non
     Raises ConfigError for what does not fit.
     """
     if isinstance(config.model, Model):
-        validate_sizes(config.model, shape)
+        _validate_sizes(config.model, shape)
     height, width, _ = shape
     if "shift" in config.data.augment and min(height, width) <= SHIFT:
         problem = f"shift moves images by up to {SHIFT} pixels, and these have {height}×{width}"

@@ -12,4 +12,4 @@ NUMBERS = "numbers"
 """An image has a number to be predicted, or k of them: labels (n,) or (n, k) of float32."""
 
 LABELS = {CLASSES: "classes", SEVERAL: "sets of classes", NUMBERS: "numbers"}
-"""The kinds of labels, as users know them."""
+"""Each kind, and what messages call it."""

@@ -36,7 +36,7 @@ from cifar_hpo.report.charts import Chart
 from cifar_hpo.report.page import draw_sections, template
 from cifar_hpo.report.reference import Held, hold_against
 from cifar_hpo.report.style import as_text, limit_to_share, new_axes
-from cifar_hpo.study.attributes import FOLDERS
+from cifar_hpo.study.attributes import folders_of
 from cifar_hpo.study.storage import as_file_name
 from cifar_hpo.study.tables import MISSING
 from cifar_hpo.table import Table
@@ -131,7 +131,7 @@ def _composed(comparison: Comparison) -> dict[str, object]:
     """The config of a study's best as Hydra left it in the folder of its trial; empty where it is
     not there."""
     number = str(comparison.complete[0].trial.number)
-    for folder in comparison.study.user_attrs.get(FOLDERS, []):
+    for folder in reversed(folders_of(comparison.study.user_attrs)):
         file = Path(folder, number, HYDRA_FOLDER, HYDRA_CONFIG)
         with contextlib.suppress(OSError, yaml.YAMLError):
             config = yaml.safe_load(file.read_text(encoding="utf-8"))

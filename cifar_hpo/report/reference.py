@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 
 from cifar_hpo.analysis.claims import Claim, claim
 from cifar_hpo.analysis.comparison import Comparison, Configuration, compare_study
+from cifar_hpo.analysis.looks import Looks
 from cifar_hpo.analysis.statistics import p_text
 from cifar_hpo.config.fields import flat
 from cifar_hpo.config.splits import differing_key, split_of
@@ -56,13 +57,15 @@ class Reference:
     """What a study's best is held against.
 
     title: its name to a user. values: by seed, measured as `measurement` says. run_id: of the
-    MLflow run of its model.
+    MLflow run of its model. looks: the plan of its study's replicas; None where that is not here,
+    and so does not grow.
     """
 
     title: str
     values: Mapping[int, float]
     measurement: Measurement
     run_id: str
+    looks: Looks | None = None
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,15 @@ def hold_against(
             f"{difference}"
         )
     title = f"{best.name} of study {comparison.name}"
-    direction = comparison.directions[0]
-    made = claim(title, best.values, reference.title, reference.values, direction)
+    looks = Looks.covering([plan for plan in (comparison.looks, reference.looks) if plan])
+    made = claim(
+        title,
+        best.values,
+        reference.title,
+        reference.values,
+        direction=comparison.directions[0],
+        looks=looks,
+    )
     is_same = bool(reference.run_id) and reference.run_id == best.trial.run_id
     return Held(reference.title, made, is_same)
 
@@ -151,7 +161,8 @@ def _best_of_study(name: str, storage: BaseStorage) -> Reference:
     comparison = compare_study(name, storage)
     best = _best(comparison)
     title = f"{best.name} of study {name}"
-    return Reference(title, best.values, _measurement(comparison, best), best.trial.run_id)
+    measurement = _measurement(comparison, best)
+    return Reference(title, best.values, measurement, best.trial.run_id, comparison.looks)
 
 
 def _champion(comparison: Comparison, storage: BaseStorage, tracking_uri: str | None) -> Reference:
@@ -163,22 +174,26 @@ def _champion(comparison: Comparison, storage: BaseStorage, tracking_uri: str | 
         raise StudyError(f"study {comparison.name} {problem}")
     with runs_read(tracking_uri or comparison.tracking_uri) as runs:
         champion = runs.champion(datasets[0].rpartition(":")[0])
-    values = _values_in_study(champion, storage) or _values_of_run(champion)
     measurement = Measurement(champion.metric, champion.digest, split_of(champion.params))
-    return Reference(champion.title, values, measurement, champion.run_id)
+    values, looks = _values_in_study(champion, storage)
+    if not values:
+        values = _values_of_run(champion)
+    return Reference(champion.title, values, measurement, champion.run_id, looks)
 
 
-def _values_in_study(champion: Champion, storage: BaseStorage) -> Mapping[int, float]:
-    """The champion's values in its study, which may have trained it with further seeds; empty where
-    that is not in this storage."""
+def _values_in_study(
+    champion: Champion, storage: BaseStorage
+) -> tuple[Mapping[int, float], Looks | None]:
+    """The champion's values in its study, which may have trained it with further seeds, and the
+    plan of these; no values where that is not in this storage."""
     try:
         comparison = compare_study(champion.study, storage) if champion.study else None
     except StudyError:
         comparison = None
     for configuration in comparison.complete if comparison else []:
         if configuration.trial.run_id == champion.run_id:
-            return configuration.values
-    return {}
+            return configuration.values, comparison.looks if comparison else None
+    return {}, None
 
 
 def _values_of_run(champion: Champion) -> dict[int, float]:

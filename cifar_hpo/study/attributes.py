@@ -1,15 +1,17 @@
-"""What a sweep notes of its study as a whole: `StudyAttributes`, kept with Optuna's study."""
+"""Where a study is beside Optuna's storage, and what code it ran: `StudyAttributes`, as sweeps note
+them with Optuna's study."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import optuna
+from typing import TYPE_CHECKING, Any
 
 from cifar_hpo.redaction import has_secret
+
+if TYPE_CHECKING:
+    import optuna
 
 RUN = "mlflow"
 """Where MLflow has the study: a URI and a run's id."""
@@ -35,8 +37,15 @@ def run_of(attributes: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return None, None
 
 
+def folders_of(attributes: Mapping[str, Any]) -> list[Path]:
+    """Where all of a study's sweeps have left their trials' folders, by its attributes; the latest
+    last."""
+    latest = [attributes[FOLDER]] if FOLDER in attributes else []  # of earlier versions the one
+    return [Path(folder) for folder in attributes.get(FOLDERS, latest)]
+
+
 class StudyAttributes:
-    """The attributes of Optuna's study; each is read from its storage when it is asked for."""
+    """Attributes of Optuna's study; each is read from its storage when it is asked for."""
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
@@ -69,12 +78,9 @@ class StudyAttributes:
         """Note where the sweep leaves its trials' folders, for whoever looks for their configs."""
         path = str(folder.absolute())
         self._study.set_user_attr(FOLDER, path)
-        folders = self._study.user_attrs.get(FOLDERS, [])
-        if path not in folders:
-            self._study.set_user_attr(FOLDERS, [*folders, path])
+        earlier = [known for known in self._study.user_attrs.get(FOLDERS, []) if known != path]
+        self._study.set_user_attr(FOLDERS, [*earlier, path])
 
     def folders(self) -> list[Path]:
-        """Where all of its sweeps have left their trials' folders."""
-        attributes = self._study.user_attrs
-        latest = [attributes[FOLDER]] if FOLDER in attributes else []  # of earlier versions the one
-        return [Path(folder) for folder in attributes.get(FOLDERS, latest)]
+        """Where all of its sweeps have left their trials' folders, the latest last."""
+        return folders_of(self._study.user_attrs)

@@ -1,13 +1,13 @@
 """A study's trials that wait on a rung: `Pauses` says who is to wait, who goes on, and what becomes
 of those that never do.
 
-Such a trial is WAITING for Optuna, with the outcome that it has if it does not go on. Nobody else
-works on the study.
+Such a trial is WAITING for Optuna, with the outcome that it has if it does not go on. Where trials
+pause nobody else works on the study: `Study.open` refuses a shared one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -44,8 +44,9 @@ class Pauses:
         """The identities of what pauses."""
         return identities(self._stored.trial(number).params for number in self._numbers)
 
-    def is_due(self, number: int, progress: Progress) -> bool:
-        """Whether a running trial has come to a rung before its end."""
+    def reach(self, number: int, progress: Progress) -> bool:
+        """A running trial has come so far; returns whether it is to pause, on a rung before its
+        end."""
         if self._rungs is None or progress.value is None or progress.epoch >= progress.epochs:
             return False
         return self._rungs.reach(number, progress.epoch, progress.value)
@@ -58,7 +59,7 @@ class Pauses:
         self._rungs.pause(trial.number, _last_epoch(self._stored.trial(trial.number)))
 
     def promote(self, running: Collection[int], *, are_all_begun: bool) -> Recovered | None:
-        """The trial that goes on from its rung; None where none does now.
+        """The trial that leaves its rung and is RUNNING from now on; None where none is.
 
         running: trials by number. are_all_begun: whether there will be no new one.
         """
@@ -82,9 +83,8 @@ class Pauses:
                 self._rungs.pause(trial.number, _last_epoch(trial))
         return set(self._rungs.paused)
 
-    def end(self) -> list[FinishedTrial]:
-        """End them all, since nothing else is left to try; returns what they came to."""
-        ended = []
+    def end(self) -> Iterator[FinishedTrial]:
+        """End them one by one, since nothing else is left to try; gives what each came to."""
         for number in self._numbers:
             trial = self._stored.trial(number)
             outcome = trial.user_attrs[PAUSED_OUTCOME]
@@ -92,8 +92,7 @@ class Pauses:
             self._stored.close_trial(number, outcome)
             assert self._rungs is not None
             self._rungs.leave(number)
-            ended.append(FinishedTrial(number=number, params=trial.params, **outcome))
-        return ended
+            yield FinishedTrial(number=number, params=trial.params, **outcome)
 
 
 def _last_epoch(trial: FrozenTrial) -> int:

@@ -4,14 +4,12 @@ a study's; `ranked` and `pareto_front` order them."""
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cifar_hpo.redaction import redacted
 from cifar_hpo.study.space import Value, identity
-from cifar_hpo.trial import FINISHED, TrialResult
 
 if TYPE_CHECKING:  # a sweep is checked before Optuna is loaded
     from optuna.trial import FrozenTrial
@@ -55,23 +53,6 @@ class FinishedTrial:
     @property
     def value(self) -> float | None:
         return self.values[0] if self.values else None
-
-
-def outcome_of(result: TrialResult, metrics: Sequence[str]) -> dict[str, Any]:
-    """A result that counts from now on, as it is noted with its trial; metrics: the study's."""
-    values = None
-    if result.state == FINISHED and result.metrics.keys() >= set(metrics):
-        values = [result.metrics[name] for name in metrics]
-    return {
-        "state": result.state,
-        "values": values,
-        "metrics": dict(result.metrics),
-        "error": result.error,
-        "seconds": round(result.seconds, 3),
-        "run_id": result.run_id,
-        "worker": result.worker,
-        "ended": round(time.time(), 3),
-    }
 
 
 def finished_trials(

@@ -22,7 +22,7 @@ class Rungs:
 
     options: of the pruner. direction: maximize or minimize, of the value after an epoch.
 
-    A trial is known here by its number from `reach` on; `pause` and `promote` say where it stands.
+    A trial is known here by its number from `reach` on; `pause` and `leave` say where it stands.
     """
 
     def __init__(self, options: Mapping[str, Any], direction: str) -> None:

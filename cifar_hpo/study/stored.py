@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -23,7 +24,7 @@ from cifar_hpo.study.distributions import Distributions
 from cifar_hpo.study.pruners import pruner
 from cifar_hpo.study.ranking import OUTCOME
 from cifar_hpo.study.space import Space
-from cifar_hpo.trial import PRUNED
+from cifar_hpo.trial import FINISHED, PRUNED, TrialResult
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +181,23 @@ class StoredStudy(NamedTuple):
                 self.study.add_trial(trial)
                 usable += 1
         log.warning("%d of %d trials of study %s known beforehand", usable, len(finished), earlier)
+
+
+def outcome_of(result: TrialResult, metrics: Sequence[str]) -> dict[str, Any]:
+    """A result as it is noted with its trial; values in the order of the study's metrics."""
+    values = None
+    if result.state == FINISHED and result.metrics.keys() >= set(metrics):
+        values = [result.metrics[name] for name in metrics]
+    return {
+        "state": result.state,
+        "values": values,
+        "metrics": dict(result.metrics),
+        "error": result.error,
+        "seconds": round(result.seconds, 3),
+        "run_id": result.run_id,
+        "worker": result.worker,
+        "ended": round(time.time(), 3),
+    }
 
 
 def plain_metrics(metrics: Mapping[str, float], values: Sequence[str]) -> dict[str, float]:

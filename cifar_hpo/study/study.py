@@ -49,7 +49,6 @@ from cifar_hpo.study.ranking import (
     CountedTrials,
     FinishedTrial,
     finished_trials,
-    outcome_of,
 )
 from cifar_hpo.study.recovery import ATTEMPT, MAX_LOST, recover
 from cifar_hpo.study.replication import (
@@ -65,7 +64,7 @@ from cifar_hpo.study.seeds import replicas_of
 from cifar_hpo.study.sharing import Sharing, sharing
 from cifar_hpo.study.space import Space, Value, identities, identity
 from cifar_hpo.study.storage import is_file, open_storage, server, study_lock
-from cifar_hpo.study.stored import MEANING, StoredStudy, choose_name, meaning_of, write_note
+from cifar_hpo.study.stored import StoredStudy, choose_name, meaning_of, outcome_of, write_note
 from cifar_hpo.study.turns import TurnLost
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.trial import (
@@ -78,8 +77,6 @@ from cifar_hpo.trial import (
     TrialResult,
     TrialSpec,
 )
-
-__all__ = ["MEANING", "Study"]
 
 FAILURES = (FAILED, KILLED)
 
@@ -240,7 +237,7 @@ class Study:
 
     @property
     def attributes(self) -> StudyAttributes:
-        """What is noted of the study as a whole."""
+        """Where the study is, beside this storage, and what code it ran."""
         return StudyAttributes(self._stored.study)
 
     @property
@@ -567,7 +564,7 @@ class Study:
             return True
         try:
             is_hopeless = should_prune(self._open_trials[spec.number], progress)
-            return is_hopeless or self._pauses.is_due(spec.number, progress)
+            return is_hopeless or self._pauses.reach(spec.number, progress)
         except UpdateFinishedTrialError:
             return True
         except (OperationalError, StorageInternalError):

@@ -1,6 +1,6 @@
 """The end of a sweep: `Closing` logs what its trials kept, registers the champion, and ends the
-study's own run with what was found. What one step can't do, it tells the user, and costs the others
-nothing."""
+study's own run with what was found. A step that fails costs the others nothing, and the user is
+told of it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ from cifar_hpo.trial import KILLED
 class Closing:
     """What is left to do when no trial runs any more.
 
-    notices: what the user should know at the end, a list that grows.
+    status: the sweep's; KILLED where it did not come to its end. notices: what the user should know
+    at the end, a list that grows.
     """
 
-    def __init__(self, plan: Plan, study: Study, tracker: StudyTracker, notices: list[str]) -> None:
+    def __init__(
+        self, status: str, plan: Plan, study: Study, tracker: StudyTracker, *, notices: list[str]
+    ) -> None:
+        self.status = status
         self.plan = plan
         self.study = study
         self.tracker = tracker
@@ -32,16 +36,16 @@ class Closing:
 
     def deliver_kept(self) -> None:
         """Log what trials kept while MLflow's store was away, now or in an earlier command."""
-        self._try_step("trials' runs", self._deliver_kept)
+        if self.status != KILLED:  # who interrupts does not want to wait
+            self._try_step("trials' runs", self._deliver_kept)
 
-    def close(self, status: str) -> None:
-        """End the study's run with what was found. status: the sweep's; KILLED where it was
-        interrupted."""
+    def close(self) -> None:
+        """End the study's run with what was found; runs of trials that have no end are taken for
+        those of dead workers."""
         self._try_step("runs of dead workers", self.tracker.close_abandoned)
-        has_final_stage = self.plan.options["final"] and not self.study.is_cut_short
-        if not has_final_stage:  # which has a better one
+        if not self.plan.options["final"] or self.study.is_cut_short:  # else that has a better one
             self._try_step("the champion", self._register_champion)
-        self._try_step("the study's run", lambda: self._close_run(status))
+        self._try_step("the study's run", self._close_run)
         self.notices += self.tracker.unlogged()
 
     def _try_step(self, what: str, step: Callable[[], None]) -> None:
@@ -67,7 +71,7 @@ class Closing:
             if kept:
                 self.notices.append(kept)
 
-    def _close_run(self, status: str) -> None:
+    def _close_run(self) -> None:
         """End the study's own run, unless others go on with it."""
         self.study.look()
         elsewhere = self.study.elsewhere()
@@ -76,9 +80,9 @@ class Closing:
             self.notices.append(f"others go on with study {self.study.name}: trial {trials}")
             return
         note, best = ranking_note(self.study), self.plan.best(self.study.ranking())
-        if status != KILLED:
+        if self.status != KILLED:
             self._try_step("the note in Optuna's dashboard", lambda: self._write_note(note))
-        self.tracker.close(status, note, best)
+        self.tracker.close(self.status, note, best)
 
     def _write_note(self, ranking: str) -> None:
         report = f"`python -m cifar_hpo.report {self.study.name}` says which differences are real."

@@ -212,7 +212,7 @@ def _outlook(plan: Plan, storage: BaseStorage | None) -> Outlook:
 def _of_other_studies(plan: Plan, storage: BaseStorage, name: str) -> tuple[list[TimedTrial], str]:
     """The latest trials of other studies of the same images of which this app says what they cost,
     and what they are called."""
-    from cifar_hpo.study.attributes import FOLDERS
+    from cifar_hpo.study.attributes import folders_of
     from cifar_hpo.study.ranking import finished_trials
     from cifar_hpo.study.storage import latest_first, load_study
     from cifar_hpo.study.stored import meaning_of
@@ -226,7 +226,7 @@ def _of_other_studies(plan: Plan, storage: BaseStorage, name: str) -> tuple[list
             continue
         trials = finished_trials(study.get_trials(deepcopy=False), attributes)
         for trial in reversed(trials):
-            cost = _cost_of(plan, attributes.get(FOLDERS, []), trial)
+            cost = _cost_of(plan, folders_of(attributes), trial)
             if cost is not None and trial.state == FINISHED:
                 timed.append(TimedTrial(trial.seconds, cost))
             if len(timed) == MAX_TIMED:
@@ -234,10 +234,10 @@ def _of_other_studies(plan: Plan, storage: BaseStorage, name: str) -> tuple[list
     return timed, f"{len(timed)} trials of other studies of these images"
 
 
-def _cost_of(plan: Plan, folders: Sequence[str], trial: FinishedTrial) -> float | None:
+def _cost_of(plan: Plan, folders: Sequence[Path], trial: FinishedTrial) -> float | None:
     """What a trial cost, by the config that Hydra left in its folder; None where there is none, or
     it is of another app."""
-    for folder in folders:
+    for folder in reversed(folders):
         file = Path(folder, str(trial.number), HYDRA_FOLDER, HYDRA_CONFIG)
         with contextlib.suppress(OSError, UserError, OmegaConfBaseException):
             config = OmegaConf.load(file)

@@ -38,17 +38,12 @@ from cifar_hpo.sweep.batches import run_batches
 from cifar_hpo.sweep.closing import Closing
 from cifar_hpo.sweep.code import note_code
 from cifar_hpo.sweep.control import Controls, Replan
-from cifar_hpo.sweep.outcome import from_left, to_trial_result
 from cifar_hpo.sweep.plan import Plan
 from cifar_hpo.sweep.tracker import StudyTracker
+from cifar_hpo.sweep.trial_results import from_left, to_trial_result
 from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult, TrialSpec
 from cifar_hpo.workers.engine import Engine
-from cifar_hpo.workers.jobs import (
-    Job,
-    JobResult,
-    PruningQuery,
-    WorkerLost,
-)
+from cifar_hpo.workers.jobs import Job, JobResult, PruningQuery, WorkerLost
 from cifar_hpo.workers.pool import stream
 
 log = logging.getLogger(__name__)
@@ -258,11 +253,10 @@ class Sweep:
             if not self.study.is_shared:
                 self.left.remove_empty_folder()
             with still("closing the study's run"):
-                closing = Closing(self.plan, self.study, self.tracker, self.notices)
-                if status != KILLED:  # who interrupts does not want to wait
-                    closing.deliver_kept()
+                closing = Closing(status, self.plan, self.study, self.tracker, notices=self.notices)
+                closing.deliver_kept()
                 self._end_recovered()
-                closing.close(status)
+                closing.close()
 
     def failed(self) -> list[FinishedTrial]:
         """The failed trials of this space, those of earlier commands among them."""

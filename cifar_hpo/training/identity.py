@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from cifar_hpo import trust
-from cifar_hpo.config.app import UNMEANT, Config
+from cifar_hpo.config.app import UNMEANT_TRAINING_KEYS, Config
 from cifar_hpo.paths import KEPT_CHECKPOINT
 from cifar_hpo.trust import Call
 
-CHANGING = ("threads", *UNMEANT)
+NOT_IDENTIFYING = ("threads", *UNMEANT_TRAINING_KEYS)
 """Keys of training that may change on the way; threads decide its rounding alone."""
 
 
@@ -41,7 +41,7 @@ def identity_of(config: Config, digest: str, group: Sequence[int]) -> str:
     code = _code(config)
     if code:
         meaning["code"] = code
-    for name in CHANGING:
+    for name in NOT_IDENTIFYING:
         del meaning["training"][name]
     return json.dumps([meaning, digest, list(group)], sort_keys=True)
 

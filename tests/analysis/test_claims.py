@@ -9,6 +9,9 @@ from support import Outcomes, lay_out
 
 from cifar_hpo.analysis.claims import MODERATED, PAIRED, claim, claims
 from cifar_hpo.analysis.comparison import compare_study
+from cifar_hpo.analysis.looks import Looks
+
+PLAN = Looks(5, 5)
 
 
 def seeds(mean: float, first: int = 0) -> dict[int, float]:
@@ -40,7 +43,9 @@ def test_each_other_configuration_is_a_claim_with_gap_interval_p_and_n(tmp_path:
 def test_an_interval_has_the_gap_inside_and_zero_outside_exactly_where_p_is_small() -> None:
     for distance in (0.0, 0.0005, 0.001, 0.01):
         for start in (0, 3, 100):
-            made = claim("a", seeds(0.7 + distance), "b", seeds(0.7, start), "maximize")
+            made = claim(
+                "a", seeds(0.7 + distance), "b", seeds(0.7, start), direction="maximize", looks=PLAN
+            )
             assert made.interval is not None
             assert made.p is not None
             low, high = made.interval
@@ -49,34 +54,34 @@ def test_an_interval_has_the_gap_inside_and_zero_outside_exactly_where_p_is_smal
 
 
 def test_where_less_is_better_the_smaller_is_ahead() -> None:
-    made = claim("a", seeds(0.5), "b", seeds(0.6), "minimize")
+    made = claim("a", seeds(0.5), "b", seeds(0.6), direction="minimize", looks=PLAN)
     assert made.shows == "better"
     assert made.gap == pytest.approx(0.1)
     assert made.interval is not None
     assert made.interval[0] > 0
-    back = claim("b", seeds(0.6), "a", seeds(0.5), "minimize")
+    back = claim("b", seeds(0.6), "a", seeds(0.5), direction="minimize", looks=PLAN)
     assert back.shows == "worse"
     assert back.gap == pytest.approx(-0.1)
     assert back.interval == pytest.approx((-made.interval[1], -made.interval[0]))
 
 
 def test_seeds_are_compared_in_pairs_where_they_move_both_alike() -> None:
-    alike = claim("a", seeds(0.7), "b", seeds(0.6), "maximize")
+    alike = claim("a", seeds(0.7), "b", seeds(0.6), direction="maximize", looks=PLAN)
     assert (alike.n, alike.n_second, alike.test) == (5, 5, PAIRED)
-    some = claim("a", seeds(0.7), "b", seeds(0.6, 2), "maximize")
+    some = claim("a", seeds(0.7), "b", seeds(0.6, 2), direction="maximize", looks=PLAN)
     assert (some.n, some.n_second, some.test) == (5, 5, MODERATED), "all seeds of each count"
     back = {seed: 1.3 - value for seed, value in seeds(0.6).items()}
-    assert claim("a", seeds(0.7), "b", back, "maximize").test == MODERATED
+    assert claim("a", seeds(0.7), "b", back, direction="maximize", looks=PLAN).test == MODERATED
 
 
 def test_with_one_seed_nothing_is_known() -> None:
-    made = claim("a", {0: 0.9}, "b", seeds(0.6), "maximize")
+    made = claim("a", {0: 0.9}, "b", seeds(0.6), direction="maximize", looks=PLAN)
     assert (made.shows, made.p, made.interval, made.test) == ("unknown", None, None, "")
     assert made.gap == pytest.approx(0.3, abs=1e-3)
 
 
 def test_equal_values_are_tied_with_a_gap_of_nothing() -> None:
-    made = claim("a", seeds(0.7), "b", seeds(0.7), "maximize")
+    made = claim("a", seeds(0.7), "b", seeds(0.7), direction="maximize", looks=PLAN)
     assert (made.shows, made.gap, made.interval, made.p) == ("tied", 0, (0, 0), 1)
 
 

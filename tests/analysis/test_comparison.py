@@ -15,8 +15,7 @@ from cifar_hpo.analysis.looks import Looks
 from cifar_hpo.analysis.separation import TOP_K
 from cifar_hpo.analysis.verdict import Best, NothingComplete, OnlyOne, Tied, decide, verdict
 from cifar_hpo.errors import StudyError
-from cifar_hpo.study.stored import FIRST_CHOICES
-from cifar_hpo.study.study import MEANING
+from cifar_hpo.study.stored import FIRST_CHOICES, MEANING
 from cifar_hpo.trial import PRUNED
 
 REPLICAS_IN_CONFIG = {"config": {"training": {"seed": 0, "replicas": 5}}}

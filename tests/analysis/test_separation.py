@@ -82,10 +82,8 @@ def test_a_pair_is_judged_at_all_looks_of_the_plan() -> None:
     """As planned; then with more seeds, which tell little or show the contrary."""
     groups = drawn([0.7, 0.6], 3)
     planned = Looks(3, 3)
-    once = between(groups, 0, 1)[1].p_value
     at_plan = between(groups, 0, 1, planned)[1].p_value
-    assert once
-    assert at_plan == pytest.approx(once / 0.8)
+    assert at_plan == separate(groups, looks=planned).standings[1].p_value, "the only pair"
     more = [{**groups[0], 3: 0.2, 4: 1.2}, groups[1]]
     assert between(more, 0, 1, planned)[1].p_value == pytest.approx(at_plan)
     contrary = [{**groups[0], 3: 0.1, 4: 0.1}, groups[1]]
@@ -103,6 +101,8 @@ def test_more_looks_have_less_error_each() -> None:
     assert growing.level(2) == growing.level(16) < fixed.level(5)
     assert fixed.level(10) < fixed.level(6) < growing.level(16)
     assert fixed.level(4) < growing.level(16)
+    assert Looks.covering([growing, fixed, Looks(1, 20)]) == Looks(1, 20)
+    assert Looks.covering([fixed]) == fixed
 
 
 def test_pairing_helps_only_where_seeds_move_all_alike() -> None:
@@ -117,7 +117,9 @@ def test_pairing_helps_only_where_seeds_move_all_alike() -> None:
     paired, apart = separate([better, worse]), separate([better, with_other_seeds])
     assert (paired.is_paired, apart.is_paired) == (True, False)
     assert (paired.standings[1].p_value or 1) < 0.05 < (apart.standings[1].p_value or 0)
-    assert between([better, with_other_seeds], 0, 1)[0] == pytest.approx(0.005, abs=1e-3)
+    assert between([better, with_other_seeds], 0, 1, Looks(5, 5))[0] == pytest.approx(
+        0.005, abs=1e-3
+    )
 
 
 def test_a_variance_is_drawn_towards_that_of_all() -> None:

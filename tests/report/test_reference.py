@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from support import Outcomes, call_in, lay_out
 
 from cifar_hpo.config.splits import split_of
 from cifar_hpo.report.__main__ import main
 from cifar_hpo.report.reference import Measurement
+from cifar_hpo.study.replication import REPLICA_PLAN
 
 BETTER: Outcomes = [({"f": "8"}, [0.70, 0.711, 0.722])]
 AS_GOOD: Outcomes = [({"f": "9"}, [0.703, 0.708, 0.721])]
@@ -56,6 +58,18 @@ def test_the_exit_code_is_one_only_where_the_best_is_shown_to_be_worse(folder: P
     code, line = hold(folder, "one_seed", "better")
     assert code == 0
     assert "it cannot be known whether that is luck" in line
+
+
+def test_a_reference_whose_seeds_grow_is_looked_at_by_its_plan(folder: Path) -> None:
+    """Three seeds that are shown to differ at once are not, where 16 looks may be taken."""
+    between_them: Outcomes = [({"f": "6"}, [0.692, 0.670, 0.681])]
+    storage = lay_out(folder, between_them, "behind")
+    assert hold(folder, "behind", "better")[0] == 1
+    growing = optuna.load_study(study_name="better", storage=storage)
+    growing.set_user_attr(REPLICA_PLAN, {"least": 2, "most": 16})
+    code, line = hold(folder, "behind", "better")
+    assert code == 0
+    assert " is not shown to be worse than f=8 of study better (" in line
 
 
 def test_less_is_better_where_the_study_minimizes(folder: Path) -> None:

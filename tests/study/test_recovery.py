@@ -144,19 +144,6 @@ def test_a_cell_that_was_given_up_before_it_started_stays_out(space: Callable[..
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
-def test_a_studys_id_stays_and_is_no_other_studys(space: Callable[..., Space]) -> None:
-    wanted = space("+x=1")
-    ids = []
-    for name in ("s", "s", "t"):
-        with Study.open(name, wanted, study_options(), {}) as study:
-            ids.append(study.attributes.id)
-            assert study.is_exclusive
-    assert ids[0] == ids[1]
-    assert ids[0] != ids[2]
-    with Study.open("s", wanted, study_options(storage="memory"), {}) as study:
-        assert not study.is_exclusive
-
-
 def test_attempts_are_counted_on_by_the_next_command(space: Callable[..., Space]) -> None:
     lost = TrialResult(FAILED, error="worker killed by SIGKILL", transient=True)
     attempts = []
