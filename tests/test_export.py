@@ -60,9 +60,10 @@ def form(request: pytest.FixtureRequest) -> str:
 
 KINDS: dict[str, list[str]] = {
     "base": [],
-    "whitening, mirror and batch norm": [
+    "whitening, mirror, shift and batch norm": [
         "model.whitening=true",
         "model.mirror=true",
+        "model.shift=true",
         "model.batch_norm=true",
     ],
     "residual, dropout and global pooling": [

@@ -127,6 +127,10 @@ class Model:
     mirror: bool = key(
         "outside of training, the mean of what it finds for an image and for its mirror image"
     )
+    shift: bool = key(
+        "outside of training, half of what it finds for an image, and half for that image shifted "
+        "by a pixel, up and left or down and right"
+    )
 
     @property
     def stages(self) -> tuple[int, ...]:

@@ -121,6 +121,9 @@ def validate_for_data(config: Config, shape: Shape, *, has_numbers: bool) -> Non
     """
     if isinstance(config.model, Model):
         _validate_sizes(config.model, shape)
+        if config.model.shift and min(shape[:2]) < 2:
+            problem = f"images of {shape[0]}×{shape[1]} pixels have no edge to mirror"
+            raise ConfigError("model.shift", problem)
     height, width, _ = shape
     if "shift" in config.data.augment and min(height, width) <= SHIFT:
         problem = f"shift moves images by up to {SHIFT} pixels, and these have {height}×{width}"

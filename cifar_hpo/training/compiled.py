@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cifar_hpo.config.app import Config
 from cifar_hpo.training import _keras, devices, fitting, layers, optimizers, replicas
 from cifar_hpo.training.fitting import EVAL_BATCH, batch_of
-from cifar_hpo.training.model import WHITENING_IMAGES, build, whitening_weights, with_flip_tta
+from cifar_hpo.training.model import WHITENING_IMAGES, build, views, whitening_weights, with_tta
 from cifar_hpo.training.replicas import Weights
 from cifar_hpo.training.schedules import SCHEDULES
 from cifar_hpo.training.signature import Signature, scores
@@ -37,13 +37,13 @@ tf.get_logger().setLevel("ERROR")
 def keras_model(config: Config, signature: Signature) -> keras.Model:
     """A fresh compiled model of Keras' own parts, for its `fit` and for whoever loads it.
 
-    One with model.mirror is for predictions alone, and one of Muon, which Keras has not for
-    convolutions, would go on by SGD.
+    One with model.mirror or model.shift is for predictions alone, and one of Muon, which Keras has
+    not for convolutions, would go on by SGD.
     """
     set_precision(config)
     model = build(config.model, signature)
-    if config.model.mirror:
-        model = with_flip_tta(model)
+    if config.model.mirror or config.model.shift:
+        model = with_tta(model, config.model)
     compile_by_keras(model, config, signature)
     return model
 
@@ -324,9 +324,9 @@ class Network:
         _keras.score_step(self.model, images, labels, outputs, needs_loss=self.keeps_loss)
 
     def _outputs(self, images: tf.Tensor) -> tf.Tensor:
-        """(n, k) or (n, replicas, k), with model.mirror the mean over both images."""
-        outputs = self.model(images, training=False)
-        if not self.config.model.mirror:
-            return outputs
-        mirrored = images[:, :, ::-1]
-        return (outputs + self.model(mirrored, training=False)) / 2
+        """(n, k) or (n, replicas, k), the mean over the views of each image."""
+        outputs = None
+        for weight, view in views(images, self.config.model):
+            of_view = weight * self.model(view, training=False)
+            outputs = of_view if outputs is None else outputs + of_view
+        return outputs

@@ -1,7 +1,7 @@
 """A CNN from its config: stages of convolutions, then a dense layer and the outputs.
 
-`build` makes it, of Keras' own layers or of ours; `with_flip_tta` makes of it a model that averages
-over an image and its mirror image.
+`build` makes it, of Keras' own layers or of ours; `with_tta` makes of it a model that averages over
+the `views` of an image.
 """
 
 from __future__ import annotations
@@ -75,15 +75,32 @@ def _with_convolutions(x: Any, config: Model, shape: Shape, parts: KerasParts) -
     return x
 
 
-def with_flip_tta(model: keras.Model) -> keras.Model:
-    """A model with the same weights for predictions: the mean over an image and its mirror image.
+def views(images: Any, config: Model) -> list[tuple[float, Any]]:
+    """What of images (n, h, w, c) is looked at outside of training, each view of their shape and
+    with its weight; the weights are 1 in all.
+
+    With model.shift an image has half of the weight, and the other half what it is shifted by a
+    pixel up and left, and down and right, edges mirrored (Jordan 2024, arXiv 2404.00498). With
+    model.mirror each view is shared by itself and its mirror image.
+    """
+    weighted = [(1.0, images)]
+    if config.shift:
+        padded = keras.ops.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
+        weighted = [(0.5, images), (0.25, padded[:, :-2, :-2]), (0.25, padded[:, 2:, 2:])]
+    if config.mirror:
+        mirrored = [(weight / 2, keras.ops.flip(view, axis=2)) for weight, view in weighted]
+        weighted = [(weight / 2, view) for weight, view in weighted] + mirrored
+    return weighted
+
+
+def with_tta(model: keras.Model, config: Model) -> keras.Model:
+    """A model with the same weights for predictions: the mean over the views of an image.
 
     Test-time augmentation, so it is not made for training.
     """
     image = model.inputs[0]
-    mirrored = keras.ops.flip(image, axis=2)
-    mean = keras_layers.Average(dtype="float32")([model(image), model(mirrored)])
-    return keras.Model(image, mean)
+    outputs = [weight * model(view) for weight, view in views(image, config)]
+    return keras.Model(image, sum(outputs[1:], start=outputs[0]))
 
 
 def whitening_weights(images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -92,6 +92,14 @@ def test_a_section_that_is_null_is_refused() -> None:
         validate_config(composed)
 
 
+def test_a_shift_needs_an_edge_to_mirror() -> None:
+    overrides = ["model.shift=true", "model.depth=1", "model.kernel_size=1"]
+    checked = validate_config(compose("config", overrides))
+    validate_for_data(checked, (2, 2, 1), has_numbers=False)
+    with pytest.raises(ConfigError, match="shift: images of 8×1 pixels have no edge to mirror"):
+        validate_for_data(checked, (8, 1, 1), has_numbers=False)
+
+
 @pytest.mark.parametrize(
     ("metric", "has_numbers", "known"),
     [("val_mae", False, "val_loss, val_accuracy"), ("val_accuracy", True, "val_loss, val_mae")],

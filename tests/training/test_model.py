@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from cifar_hpo.config.app import ACTIVATIONS, Model
 from cifar_hpo.config.validation import validate_config
 from cifar_hpo.paths import CONF, SWEEPS
-from cifar_hpo.training.model import NEVER_FALLING, build, whitening_weights, with_flip_tta
+from cifar_hpo.training.model import NEVER_FALLING, build, whitening_weights, with_tta
 from cifar_hpo.training.signature import Signature
 
 
@@ -145,11 +145,21 @@ def test_several_replicas_are_one_model_with_an_axis_for_them() -> None:
     assert built(np.zeros((4, 32, 32, 3), np.uint8)).shape == (4, 3, 10)
 
 
-def test_with_flip_tta_is_the_mean_over_an_image_and_its_mirror_image() -> None:
-    built = model("model.filters=2")
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("shift", [False, True])
+def test_a_prediction_is_the_mean_over_an_image_its_shifts_and_their_mirror_images(
+    mirror: bool, shift: bool
+) -> None:
+    overrides = ["model.filters=2", f"model.mirror={mirror}", f"model.shift={shift}"]
+    built, checked = model(*overrides), model_config(*overrides)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    mean = (built(images) + built(images[:, :, ::-1])) / 2
-    assert with_flip_tta(built)(images).numpy() == pytest.approx(mean.numpy(), abs=1e-6)
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+    shifted = [padded[:, :32, :32], padded[:, 2:, 2:]]
+    shown = [images, images, *shifted] if shift else [images]
+    if mirror:
+        shown += [image[:, :, ::-1] for image in shown]
+    mean = np.mean([built(image) for image in shown], axis=0)
+    assert with_tta(built, checked)(images).numpy() == pytest.approx(mean, abs=1e-6)
 
 
 def test_whitened_patches_are_uncorrelated_and_of_variance_one() -> None:

@@ -271,8 +271,9 @@ LAYERS: dict[str, list[str]] = {
         "training.label_smoothing=0.2",
         "model.dense_units=0",
     ],
-    "mirrored, pooled in every width": [
+    "mirrored, shifted, pooled in every width": [
         "model.mirror=true",
+        "model.shift=true",
         "model.convolutions=2",
         "model.pooling=every",
         "model.filters=[3,5]",
@@ -305,7 +306,7 @@ FUSED_CASES = [
             ("dropout", "adam"),
             ("no dense layer, valid", "adam"),
             ("a list, another activation", "adam"),
-            ("mirrored, pooled in every width", "adam"),
+            ("mirrored, shifted, pooled in every width", "adam"),
             ("whitened, pooled first and globally", "adam"),
         ),
     ),
