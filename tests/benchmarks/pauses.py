@@ -3,10 +3,11 @@
     python tests/benchmarks/pauses.py [--order random]
     python tests/benchmarks/pauses.py --store mlflow.db
 
-27 configurations are trained for 8 epochs from five seeds, and their curves stored (`curves.json`).
-For each seed and pruner a real sweep replays their curves: its app reports an epoch's stored value
-where a training would come to it. What the sweep finds is compared with the grid's best: by the
-values of the seed that it saw, and by those of all five.
+27 configurations are trained for 8 epochs from five seeds, and their curves stored (`curves.json`)
+in the order in which a sweep tries them, the longest first. For each seed and pruner a real sweep
+replays their curves: its app reports an epoch's stored value where a training would come to it.
+What the sweep finds is compared with the grid's best: by the values of the seed that it saw, and by
+those of all five.
 
 With --store the curves are read from MLflow's store of such a study, and written.
 """
@@ -23,8 +24,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from cifar_hpo.analysis.comparison import compare_study
 from cifar_hpo.analysis.looks import Looks
@@ -43,6 +42,7 @@ COMMAND = (
 PRUNERS = {
     "asha": ("asha", "min_resource=1", "reduction_factor=3"),
     "promotion": ("promotion",),
+    "promotion, 1 of 4": ("promotion", "reduction_factor=4"),
     "first, top 3": ("first", "top=3"),
     "first, top 5": ("first", "top=5"),
 }
@@ -103,8 +103,8 @@ def sweep(pruner: tuple[str, ...], seed: int, cells: list[str], order: str) -> F
 def compare(curves: Curves, order: str) -> list[str]:
     """A line for each pruner: epochs, and how what it found stands beside the grid's best."""
     ends = {cell: [curve[-1] for curve in of_cell] for cell, of_cell in curves.items()}
-    spread = float(np.sqrt(np.mean([np.var(values, ddof=1) for values in ends.values()])))
-    lines = [f"standard deviation over seeds, all cells together: {spread:.4f}"]
+    spread = statistics.median(statistics.stdev(values) for values in ends.values())
+    lines = [f"standard deviation over seeds, in the median of the cells: {spread:.4f}"]
     for title, pruner in PRUNERS.items():
         shares, behind, same, worse = [], [], 0, 0
         for seed in range(SEEDS):
@@ -139,8 +139,9 @@ def store(database: Path) -> None:
     experiment = client.get_experiment_by_name("curves")
     if experiment is None:
         sys.exit(f"{database} has no experiment curves; {COMMAND} makes one")
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
     curves = {}
-    for run in client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"):
+    for run in sorted(runs, key=lambda run: int(run.data.tags["trial"])):
         if run.info.status != "FINISHED":
             continue
         filters, kernel, rate = (run.data.params[key] for key in KEYS)
@@ -151,7 +152,7 @@ def store(database: Path) -> None:
             by_epoch = {metric.step: metric.value for metric in history}
             of_cell.append([round(by_epoch[epoch], 4) for epoch in range(1, EPOCHS + 1)])
         curves[cell] = of_cell
-    lines = [f"  {json.dumps(cell)}: {json.dumps(curves[cell])}" for cell in sorted(curves)]
+    lines = [f"  {json.dumps(cell)}: {json.dumps(curves[cell])}" for cell in curves]
     about = f' "command": {json.dumps(COMMAND)}'
     STORED.write_text(f'{{\n{about},\n "val_accuracy": {{\n' + ",\n".join(lines) + "\n }\n}\n")
 
