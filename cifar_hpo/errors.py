@@ -121,6 +121,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def message_of(error: BaseException) -> str:
+    """An error on one line, without OmegaConf's notes of where it stands."""
+    return one_line(error).split(" full_key:")[0]
+
+
 def named_line(error: BaseException, length: int | None = None) -> str:
     """The kind of an exception and its message without passwords, cut to so many characters."""
     return f"{type(error).__name__}: {redacted(one_line(error))[:length]}"

@@ -28,7 +28,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_hpo.errors import UserError, one_line
+from cifar_hpo.errors import UserError, message_of, one_line
 from cifar_hpo.paths import short_path
 from cifar_hpo.trust import PRIVATE_FOLDER
 
@@ -190,7 +190,7 @@ class CheckedConfigLoader(ConfigLoaderImpl):
             if not isinstance(cause, OmegaConfBaseException) or "Could not" in str(error):
                 raise
             what = one_line(error) if str(error) else cause.full_key or config_name
-            raise UserError(f"{what}: {_message(cause)}") from error
+            raise UserError(f"{what}: {message_of(cause)}") from error
         except Exception as error:
             problem = self._problem(config_name, error)
             if problem is None:
@@ -205,7 +205,7 @@ class CheckedConfigLoader(ConfigLoaderImpl):
             case UnicodeDecodeError():
                 return self._place_of(error)
             case _ if isinstance(error, OF_ANOTHER_FORM):
-                return f"{config_name}: can't be composed: {_message(error)}"
+                return f"{config_name}: can't be composed: {message_of(error)}"
             case RecursionError():
                 return f"{config_name}: a config that contains itself"
             case OSError() if error.errno is None:  # OmegaConf's
@@ -262,11 +262,6 @@ def _place_in_yaml(error: yaml.YAMLError) -> str:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
     return one_line(error)
-
-
-def _message(error: BaseException) -> str:
-    """An error's message without OmegaConf's notes of where it stands."""
-    return one_line(error).split(" full_key:")[0]
 
 
 @contextlib.contextmanager

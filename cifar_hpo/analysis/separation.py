@@ -91,7 +91,7 @@ def separate(
     """
     looks = looks or Looks()
     sign = -1 if direction == "minimize" else 1
-    signed = [{seed: sign * group[seed] for seed in sorted(group)} for group in groups]
+    signed = [{seed: sign * value for seed, value in group.items()} for group in groups]
     most_compared = compared or len(groups) + to_come
     p_values: list[float | None] = [None] * len(groups)
     for seen, share in _seen_at_looks(signed, looks):
@@ -128,9 +128,8 @@ def between(
     gap, of_gap = _gap(groups, first, second)
     if of_gap is None:
         return gap, Standing(abs(gap), None, None)
-    in_order = [{seed: group[seed] for seed in sorted(group)} for group in groups]
     p = 1.0
-    for seen, share in _seen_at_looks(in_order, looks):
+    for seen, share in _seen_at_looks(groups, looks):
         gap_then, of_gap_then = _gap(seen, first, second)
         if of_gap_then is not None and gap_then * gap > 0:
             ranges = _ranges([gap_then], [of_gap_then.value])
@@ -142,10 +141,11 @@ def _seen_at_looks(
     groups: Sequence[Group], looks: Looks
 ) -> Iterator[tuple[Sequence[Group], float]]:
     """What is seen at each number of replicas from the first that is tested, and the part of the
-    error that this look may make. A configuration that has fewer is seen with all that it has."""
+    error that this look may make. Seeds count in their order; a configuration that has fewer is
+    seen with all that it has."""
     most = max(len(group) for group in groups)
     for replicas in range(min(max(2, looks.first), most), most + 1):
-        seen = [dict(list(group.items())[:replicas]) for group in groups]
+        seen = [{seed: group[seed] for seed in sorted(group)[:replicas]} for group in groups]
         yield seen, looks.level(replicas) / ERROR
 
 

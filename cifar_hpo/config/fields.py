@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from cifar_hpo.errors import ConfigError
+from cifar_hpo.errors import ConfigError, message_of
 
 SIGNS = {
     "low": ("≥", operator.ge),
@@ -21,6 +22,11 @@ SIGNS = {
     "above": (">", operator.gt),
     "below": ("<", operator.lt),
 }
+
+
+def config_error(error: OmegaConfBaseException, path: str) -> ConfigError:
+    """OmegaConf's error as ours. path: where it stands, unless the error says so itself."""
+    return ConfigError(error.full_key or path, message_of(error))
 
 
 def key(

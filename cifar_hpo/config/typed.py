@@ -22,7 +22,8 @@ from cifar_hpo.config.app import (
     OWN_WITH_FUNCTION,
     Config,
 )
-from cifar_hpo.errors import ConfigError, one_line
+from cifar_hpo.config.fields import config_error
+from cifar_hpo.errors import ConfigError
 from cifar_hpo.trust import TARGET, Call
 
 
@@ -41,8 +42,7 @@ def without_function(config: DictConfig) -> tuple[DictConfig, Call | None]:
         values: Any = OmegaConf.to_container(config, resolve=True)  # others may point to arguments
         data: Any = OmegaConf.to_container(given, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        problem = one_line(error).split(" full_key:")[0]
-        raise ConfigError(error.full_key or "data", problem) from None
+        raise config_error(error, "data") from None
     if data.get("source") in DATA_SOURCES:  # of a file that it builds on
         del data["source"]
     own = _data_defaults() | {"source": FUNCTION}
@@ -99,8 +99,7 @@ def _merged(schema: Config, config: DictConfig) -> Config:
     try:  # for what is wrong with it
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
     except OmegaConfBaseException as error:
-        problem = one_line(error).split(" full_key:")[0]
-        raise ConfigError(error.full_key or "config", problem) from None
+        raise config_error(error, "config") from None
     assert isinstance(typed, Config)
     return typed
 

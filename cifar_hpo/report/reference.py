@@ -190,9 +190,10 @@ def _values_in_study(
         comparison = compare_study(champion.study, storage) if champion.study else None
     except StudyError:
         comparison = None
-    for configuration in comparison.complete if comparison else []:
-        if configuration.trial.run_id == champion.run_id:
-            return configuration.values, comparison.looks if comparison else None
+    if comparison:
+        for configuration in comparison.complete:
+            if configuration.trial.run_id == champion.run_id:
+                return configuration.values, comparison.looks
     return {}, None
 
 

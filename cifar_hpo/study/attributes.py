@@ -78,8 +78,10 @@ class StudyAttributes:
         """Note where the sweep leaves its trials' folders, for whoever looks for their configs."""
         path = str(folder.absolute())
         self._study.set_user_attr(FOLDER, path)
-        earlier = [known for known in self._study.user_attrs.get(FOLDERS, []) if known != path]
-        self._study.set_user_attr(FOLDERS, [*earlier, path])
+        known = self._study.user_attrs.get(FOLDERS, [])
+        if known[-1:] != [path]:
+            others = [folder for folder in known if folder != path]
+            self._study.set_user_attr(FOLDERS, [*others, path])
 
     def folders(self) -> list[Path]:
         """Where all of its sweeps have left their trials' folders, the latest last."""

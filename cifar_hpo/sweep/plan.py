@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_hpo import paths
-from cifar_hpo.config.fields import as_list, flat
+from cifar_hpo.config.fields import as_list, config_error, flat
 from cifar_hpo.config.tags import validate_tags
 from cifar_hpo.console import Heartbeat
-from cifar_hpo.errors import ConfigError, UserError, one_line
+from cifar_hpo.errors import ConfigError, UserError
 from cifar_hpo.hydra_internals import job_config, search_arguments, single_run_arguments
 from cifar_hpo.metrics import metric_name, param_name
 from cifar_hpo.redaction import redacted
@@ -352,8 +352,7 @@ def _resolved(part: DictConfig, name: str) -> Any:
         if OmegaConf.is_config(value):
             return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        problem = one_line(error).split(" full_key:")[0]
-        raise ConfigError(error.full_key or name, problem) from None
+        raise config_error(error, name) from None
     return value
 
 

@@ -25,7 +25,13 @@ from numpy.typing import NDArray
 from cifar_hpo.config.app import Config
 from cifar_hpo.training import _keras, devices, fitting, layers, optimizers, replicas
 from cifar_hpo.training.fitting import EVAL_BATCH, batch_of
-from cifar_hpo.training.model import WHITENING_IMAGES, build, views, whitening_weights, with_tta
+from cifar_hpo.training.model import (
+    WHITENING_IMAGES,
+    build,
+    mean_over_views,
+    whitening_weights,
+    with_tta,
+)
 from cifar_hpo.training.replicas import Weights
 from cifar_hpo.training.schedules import SCHEDULES
 from cifar_hpo.training.signature import Signature, scores
@@ -325,8 +331,8 @@ class Network:
 
     def _outputs(self, images: tf.Tensor) -> tf.Tensor:
         """(n, k) or (n, replicas, k), the mean over the views of each image."""
-        outputs = None
-        for weight, view in views(images, self.config.model):
-            of_view = weight * self.model(view, training=False)
-            outputs = of_view if outputs is None else outputs + of_view
-        return outputs
+
+        def predicted(view: tf.Tensor) -> tf.Tensor:
+            return self.model(view, training=False)
+
+        return mean_over_views(predicted, images, self.config.model)

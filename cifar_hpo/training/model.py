@@ -6,6 +6,7 @@ the `views` of an image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -79,9 +80,9 @@ def views(images: Any, config: Model) -> list[tuple[float, Any]]:
     """What of images (n, h, w, c) is looked at outside of training, each view of their shape and
     with its weight; the weights are 1 in all.
 
-    With model.shift an image has half of the weight, and the other half what it is shifted by a
+    With model.shift an image has half of the weight, and a quarter each have the image shifted by a
     pixel up and left, and down and right, edges mirrored (Jordan 2024, arXiv 2404.00498). With
-    model.mirror each view is shared by itself and its mirror image.
+    model.mirror each view shares its weight with its mirror image.
     """
     weighted = [(1.0, images)]
     if config.shift:
@@ -93,14 +94,19 @@ def views(images: Any, config: Model) -> list[tuple[float, Any]]:
     return weighted
 
 
+def mean_over_views(model: Callable[[Any], Any], images: Any, config: Model) -> Any:
+    """What a model gives for images (n, h, w, c), as the mean over the views of each."""
+    outputs = [weight * model(view) for weight, view in views(images, config)]
+    return sum(outputs[1:], start=outputs[0])
+
+
 def with_tta(model: keras.Model, config: Model) -> keras.Model:
     """A model with the same weights for predictions: the mean over the views of an image.
 
     Test-time augmentation, so it is not made for training.
     """
     image = model.inputs[0]
-    outputs = [weight * model(view) for weight, view in views(image, config)]
-    return keras.Model(image, sum(outputs[1:], start=outputs[0]))
+    return keras.Model(image, mean_over_views(model, image, config))
 
 
 def whitening_weights(images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
