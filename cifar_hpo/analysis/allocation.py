@@ -2,8 +2,9 @@
 
 All begin with the least that is asked for. From then on the best has a seed more, and each that is
 not shown to be worse, round by round, until nothing but the best is left or all that are left have
-their most. So training goes where the verdict is open, and what is shown to be worse has no more of
-it (successive elimination: Even-Dar, Mannor and Mansour 2006), by the tests of `separation`, whose
+their most. One that comes among the TOP_K late, because another has fallen behind it, catches up
+first. So training goes where the verdict is open, and what is shown to be worse has no more of it
+(successive elimination: Even-Dar, Mannor and Mansour 2006), by the tests of `separation`, whose
 errors hold at all rounds together.
 
 Top-two sampling and LUCB look for the best alone and give the runner-up all that is left, where
@@ -43,10 +44,11 @@ def allocate(
         return Allocation(nobody, lost=lost)
     level, contenders = _judged(configurations, complete, direction, planned, asked.least)
     needed = list(nobody)
-    for place in contenders:
-        known = configurations[place]
-        if len(contenders) > 1 and known.begun == level and level < asked.most:
-            needed[place] = 1
+    if len(contenders) > 1:
+        is_anyone_behind = any(len(configurations[place].values) < level for place in contenders)
+        wanted = min(level if is_anyone_behind else level + 1, asked.most)
+        for place in contenders:
+            needed[place] = max(0, wanted - configurations[place].begun)
     return Allocation(needed, contenders, min(TOP_K, len(complete)), lost)
 
 
@@ -57,17 +59,20 @@ def _judged(
     planned: ReplicaPlan,
     least: int,
 ) -> tuple[int, list[int]]:
-    """The last round that all who are in it have come to the end of, as a number of seeds, and who
-    is in the next one.
+    """The last round that all who were in it have come to the end of, as a number of seeds, and
+    who is left then.
 
     What some have beyond it decides nothing: a round that is judged in its middle is a look more
-    than the plan allows for, and says what was faster.
+    than the plan allows for, and says what was faster. Among those left may be some that were not
+    in the round, because others have fallen behind them; they have fewer seeds.
     """
-    for level in range(max(len(configurations[place].values) for place in complete), least, -1):
-        contenders = _contenders(configurations, complete, direction, planned, level)
-        if all(len(configurations[place].values) >= level for place in contenders):
-            return level, contenders
-    return least, _contenders(configurations, complete, direction, planned, least)
+    level = max(len(configurations[place].values) for place in complete)
+    while level > least:
+        were_left = _contenders(configurations, complete, direction, planned, level - 1)
+        if all(len(configurations[place].values) >= level for place in were_left):
+            break
+        level -= 1
+    return level, _contenders(configurations, complete, direction, planned, level)
 
 
 def _contenders(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from cifar_hpo.analysis.allocation import allocate
 from cifar_hpo.study.replication import Allocation, ReplicaPlan, Replicas
@@ -59,6 +60,26 @@ def test_a_round_is_judged_when_all_have_come_to_its_end() -> None:
     assert told.needed == [0, 1]
 
 
+def test_a_round_in_which_one_is_ahead_and_alone_left_is_not_judged_either() -> None:
+    level = [of(0.90, 0.91, 0.90), of(0.89, 0.90, 0.91), of(0.88, 0.91, 0.90)]
+    ahead = of(0.90, 0.91, 0.90, 9.0)
+    assert set(allocated(*level).contenders) == {0, 1, 2}
+    assert allocated(ahead, *level[1:]).needed == [0, 1, 1]
+
+
+def test_who_comes_among_the_best_late_catches_up_first() -> None:
+    best = [of(0.73, 0.71, 0.72)] * 9
+    falling = of(0.72, 0.70, 0.66)
+    late = of(0.71, 0.70)
+    assert allocated(*best, of(0.72, 0.70), late).needed[-1] == 0, "it is the eleventh"
+    behind = allocated(*best, falling, late)
+    assert 10 in behind.contenders
+    assert behind.needed == [0] * 10 + [1]
+    assert not any(allocated(*best, falling, of(0.71, 0.70, running=1)).needed)
+    level = allocated(*best, falling, of(0.71, 0.70, 0.71))
+    assert level.needed == [1] * 11, "nothing shows yet that the one behind is worse"
+
+
 def test_one_alone_is_not_decided_and_what_was_compared_is_known() -> None:
     alone = allocated(of(0.5, 0.6))
     assert (alone.contenders, alone.compared, alone.lost) == ([0], 1, [])
@@ -80,15 +101,15 @@ def test_what_lost_a_seed_is_not_compared_and_has_no_more() -> None:
     assert not allocated(of(lost=2), of(0.5, lost=1)).contenders
 
 
-def simulated(means: Sequence[float], spread: float, seed: int) -> tuple[Allocation, int]:
-    """What a study comes to whose seeds are drawn, and how many seeds it takes."""
+def simulated(means: Sequence[float], spread: float, seed: int) -> tuple[Allocation, list[int]]:
+    """What a study comes to whose seeds are drawn, and how many each configuration takes."""
     rng = np.random.default_rng(seed)
     values: list[list[float]] = [[] for _ in means]
     plan = ReplicaPlan(2, 8)
     while True:
         allocation = allocate([of(*known) for known in values], plan, plan)
         if not any(allocation.needed):
-            return allocation, sum(map(len, values))
+            return allocation, [len(known) for known in values]
         for place, count in enumerate(allocation.needed):
             values[place] += rng.normal(means[place], spread, count).tolist()
 
@@ -96,7 +117,14 @@ def simulated(means: Sequence[float], spread: float, seed: int) -> tuple[Allocat
 def test_a_study_of_clear_losers_is_decided_with_a_part_of_the_training() -> None:
     counts = []
     for seed in range(20):
-        allocation, count = simulated([0.80, 0.75, 0.70, 0.65, 0.60], 0.01, seed)
+        allocation, seeds = simulated([0.80, 0.75, 0.70, 0.65, 0.60], 0.01, seed)
         assert allocation.contenders == [0]
-        counts.append(count)
+        counts.append(sum(seeds))
     assert np.median(counts) < 20, "of 40"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_more_than_are_compared_all_that_stay_open_have_their_most(seed: int) -> None:
+    allocation, seeds = simulated([0.70] * 14, 0.02, seed)
+    open_still = [seeds[place] for place in allocation.contenders]
+    assert open_still == [8] * len(open_still) or len(open_still) == 1
