@@ -173,8 +173,20 @@ def open_trial(study: optuna.Study, storage: BaseStorage, number: int) -> optuna
     return optuna.Trial(study, trial_id(storage, study.study_name, number))
 
 
-def ask(study: optuna.Study) -> optuna.Trial:
-    """A new trial, which the sampler fills in as it is asked for parameters."""
+def ask(study: optuna.Study, storage: BaseStorage, *, but: str) -> optuna.Trial:
+    """A trial that the sampler fills in as it is asked for parameters: one that waits, else a new
+    one. but: the attribute of those that wait for something else."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    others = [trial for trial in waiting if not trial.user_attrs.get(but)]
+    if len(others) < len(waiting):  # of which Optuna would take any
+        # As it does, so that the sampler sees all trials.
+        study._thread_local.cached_all_trials = None  # noqa: SLF001
+        if others:
+            set_state(storage, study.study_name, others[0].number, TrialState.RUNNING)
+            return open_trial(study, storage, others[0].number)
+        new = storage.create_new_trial(storage.get_study_id_from_name(study.study_name))
+        study.get_trials(deepcopy=False)  # its own cache of the storage knows the trial from here
+        return optuna.Trial(study, new)
     with warnings.catch_warnings():
         # Leases are renewed by whoever runs the trial, as `Study.optimize` would.
         warnings.filterwarnings("ignore", message="Heartbeat of storage", category=UserWarning)

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 from cifar_hpo.study import _optuna
+from cifar_hpo.study.recovery import PAUSED_OUTCOME
 from cifar_hpo.study.space import Space, Value, identity
 from cifar_hpo.study.stored import StoredStudy
 from cifar_hpo.study.workload import MAX_LISTED_CELLS
@@ -95,7 +96,7 @@ class SampledCandidates:
         """The sampler's first proposal of so many that was not tried before."""
         study = self._stored.study
         for _ in range(times):
-            trial = _optuna.ask(study)
+            trial = _optuna.ask(study, self._stored.storage, but=PAUSED_OUTCOME)
             params = self._stored.distributions.suggest(trial)
             if not self._space.holds(params):
                 reason = "not in the space"  # an earlier, different grid's

@@ -205,11 +205,25 @@ def test_a_note_is_what_the_dashboard_shows(
         assert _optuna.note(storage, "s") == "y" * 3000
 
 
+def test_what_waits_for_something_else_is_not_given_to_who_asks() -> None:
+    with expects("Study.ask takes any trial that waits, and drops what the study has cached"):
+        storage = _optuna.connect("sqlite:///studies.db", {})
+        study = optuna.create_study(study_name="s", storage=storage)
+        paused = _optuna.ask(study, storage, but="paused")
+        paused.set_user_attr("paused", {"state": "PRUNED"})
+        _optuna.set_state(storage, "s", paused.number, TrialState.WAITING)
+        study.enqueue_trial({"x": 1})
+        asked = [_optuna.ask(study, storage, but="paused").number for _ in range(2)]
+        assert asked == [1, 2]
+        _optuna.open_trial(study, storage, paused.number).set_user_attr("paused", None)
+        assert _optuna.ask(study, storage, but="paused").number == paused.number
+
+
 def test_a_lease_is_renewed_and_expires_by_the_clock_of_the_database() -> None:
     with expects("heartbeats of RDBStorage are leases, and its _get_trials reads what changed"):
         storage = _optuna.connect("sqlite:///studies.db", {}, lease=(1, 1))
         study = optuna.create_study(study_name="s", storage=storage)
-        trials = [_optuna.ask(study) for _ in range(2)]
+        trials = [_optuna.ask(study, storage, but="paused") for _ in range(2)]
         ids = [_optuna.id_of(trial) for trial in trials]
         for trial_id in ids:
             _optuna.renew_lease(storage, trial_id)
