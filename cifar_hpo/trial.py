@@ -66,8 +66,8 @@ class TrialResult:
 
     @property
     def run_status(self) -> str:
-        """The status of its MLflow run: a pruned attempt is FINISHED there."""
-        return FINISHED if self.state == PRUNED else self.state
+        """The status of its MLflow run: a pruned one is FINISHED there, one that pauses is not."""
+        return {PRUNED: FINISHED, PAUSED: KILLED}.get(self.state, self.state)
 
     @classmethod
     def of_value(cls, value: Any, metrics: Sequence[str]) -> TrialResult:

@@ -7,7 +7,7 @@ pause nobody else works on the study: `Study.open` refuses a shared one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -17,8 +17,14 @@ from cifar_hpo.study.ranking import FinishedTrial
 from cifar_hpo.study.recovery import PAUSED_OUTCOME, Recovered, another_attempt
 from cifar_hpo.study.rungs import Rungs
 from cifar_hpo.study.space import Space, identities
-from cifar_hpo.study.stored import StoredStudy
+from cifar_hpo.study.stored import WARM_START, StoredStudy
 from cifar_hpo.trial import Progress
+
+RUNG = "rung"
+"""The attribute of Optuna's trial with the epoch after which it was last told to pause, and the one
+with the epoch of the last rung from which it has gone on."""
+
+LEFT_RUNG = "left_rung"
 
 
 class Pauses:
@@ -44,19 +50,23 @@ class Pauses:
         """The identities of what pauses."""
         return identities(self._stored.trial(number).params for number in self._numbers)
 
-    def reach(self, number: int, progress: Progress) -> bool:
+    def reach(self, trial: optuna.Trial, progress: Progress) -> bool:
         """A running trial has come so far; returns whether it is to pause, on a rung before its
         end."""
         if self._rungs is None or progress.value is None or progress.epoch >= progress.epochs:
             return False
-        return self._rungs.reach(number, progress.epoch, progress.value)
+        is_to_pause = self._rungs.reach(trial.number, progress.epoch, progress.value)
+        if is_to_pause:
+            trial.set_user_attr(RUNG, progress.epoch)
+        return is_to_pause
 
     def add(self, trial: optuna.Trial, outcome: Mapping[str, Any]) -> None:
-        """Let a running trial wait on its rung. outcome: what it has come to if it stays there."""
+        """Let a trial that was told to pause wait on its rung. outcome: what it has come to if it
+        stays there."""
         assert self._rungs is not None
         trial.set_user_attr(PAUSED_OUTCOME, dict(outcome))
         self._stored.set_state(trial.number, TrialState.WAITING)
-        self._rungs.pause(trial.number, _last_epoch(self._stored.trial(trial.number)))
+        self._rungs.pause(trial.number, trial.user_attrs[RUNG])
 
     def promote(self, running: Collection[int], *, are_all_begun: bool) -> Recovered | None:
         """The trial that leaves its rung and is RUNNING from now on; None where none is.
@@ -65,22 +75,38 @@ class Pauses:
         """
         if self._rungs is None:
             return None
-        number = self._rungs.promoted(running, are_all_begun=are_all_begun)
-        if number is None:
+        promoted = self._rungs.promoted(running, are_all_begun=are_all_begun)
+        if promoted is None:
             return None
-        self._rungs.leave(number)
+        number, epoch = promoted
+        self._stored.open_trial(number).set_user_attr(LEFT_RUNG, epoch)
+        self._rungs.go_on(number, epoch)
         return another_attempt(self._stored, self._space, self._stored.trial(number))
 
-    def recover(self) -> set[int]:
-        """Put an earlier command's trials back on their rungs; returns which of them pause."""
+    def recover(self, outcome_of_pause: Callable[[FrozenTrial], Mapping[str, Any]]) -> set[int]:
+        """Put an earlier command's trials back on their rungs; returns which of them pause.
+
+        outcome_of_pause: what a trial has come to that was told to pause, and of which its command
+        did not live to note that it did.
+        """
         if self._rungs is None:
             return set()
         for trial in self._stored.trials():
+            if WARM_START in trial.user_attrs:
+                continue  # another study's
             for epoch, value in sorted(trial.intermediate_values.items()):
                 self._rungs.reach(trial.number, epoch, value)
-            is_waiting = trial.state is TrialState.WAITING and self._space.holds(trial.params)
-            if is_waiting and trial.user_attrs.get(PAUSED_OUTCOME):
-                self._rungs.pause(trial.number, _last_epoch(trial))
+            left = trial.user_attrs.get(LEFT_RUNG, 0)
+            if left:
+                self._rungs.go_on(trial.number, left)
+            if trial.state.is_finished() or not self._space.holds(trial.params):
+                continue
+            rung = trial.user_attrs.get(RUNG, 0)
+            if trial.user_attrs.get(PAUSED_OUTCOME):
+                # Where no rung is noted, as earlier versions did, it is that of the last value.
+                self._rungs.pause(trial.number, rung or max(trial.intermediate_values))
+            elif rung > left:
+                self.add(self._stored.open_trial(trial.number), outcome_of_pause(trial))
         return set(self._rungs.paused)
 
     def end(self) -> Iterator[FinishedTrial]:
@@ -91,10 +117,5 @@ class Pauses:
             self._stored.note_outcome(self._stored.open_trial(number), outcome)
             self._stored.close_trial(number, outcome)
             assert self._rungs is not None
-            self._rungs.leave(number)
+            self._rungs.end(number)
             yield FinishedTrial(number=number, params=trial.params, **outcome)
-
-
-def _last_epoch(trial: FrozenTrial) -> int:
-    """The last epoch after which a trial had a value."""
-    return max(trial.intermediate_values)

@@ -43,10 +43,12 @@ def pruner(options: Mapping[str, Any]) -> BasePruner:
 
 def should_prune(trial: optuna.Trial, progress: Progress) -> bool:
     """Note a trial's value after an epoch, and ask the pruner; a trial that has no value yet or is
-    at its end goes on."""
+    at its end goes on. Of an epoch that an earlier attempt came to, its value stays."""
     if progress.value is None:
         return False
-    trial.report(progress.value, progress.epoch)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The reported value is ignored")
+        trial.report(progress.value, progress.epoch)
     return progress.epoch < progress.epochs and trial.should_prune()
 
 

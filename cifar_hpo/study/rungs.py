@@ -9,6 +9,7 @@ all, and the best of them to their end. Both rest on checkpoints, from which a t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -22,7 +23,8 @@ class Rungs:
 
     options: of the pruner. direction: maximize or minimize, of the value after an epoch.
 
-    A trial is known here by its number from `reach` on; `pause` and `leave` say where it stands.
+    A trial is known here by its number from `reach` on; `pause`, `go_on` and `end` say where it
+    stands.
     """
 
     def __init__(self, options: Mapping[str, Any], direction: str) -> None:
@@ -31,6 +33,7 @@ class Rungs:
         self._sign = -1.0 if direction == "maximize" else 1.0
         self._values: dict[int, dict[int, float]] = {}  # by epoch, then by trial
         self._paused: dict[int, int] = {}  # the epoch, by trial
+        self._gone_on: dict[int, int] = {}  # the epoch of the last rung that it left, by trial
 
     @property
     def paused(self) -> list[int]:
@@ -47,8 +50,12 @@ class Rungs:
         return bool(rung == epoch)
 
     def reach(self, number: int, epoch: int, value: float) -> bool:
-        """A trial has this value after so many epochs; returns whether it is to pause."""
-        if not self.is_rung(epoch):
+        """A trial has this value after so many epochs; returns whether it is to pause.
+
+        It does not on a rung from which it has gone on, to which it comes again where it keeps no
+        checkpoint.
+        """
+        if not self.is_rung(epoch) or epoch <= self._gone_on.get(number, 0):
             return False
         self._values.setdefault(epoch, {})[number] = value
         return True
@@ -57,12 +64,18 @@ class Rungs:
         """A trial waits on a rung."""
         self._paused[number] = epoch
 
-    def leave(self, number: int) -> None:
-        """A trial waits no more, because it goes on or has ended."""
+    def go_on(self, number: int, epoch: int) -> None:
+        """A trial leaves a rung."""
+        self._paused.pop(number, None)
+        self._gone_on[number] = epoch
+
+    def end(self, number: int) -> None:
+        """A trial waits no more, because it has ended."""
         self._paused.pop(number, None)
 
-    def promoted(self, running: Collection[int], *, are_all_begun: bool) -> int | None:
-        """The trial that goes on next; None where none deserves it yet.
+    def promoted(self, running: Collection[int], *, are_all_begun: bool) -> tuple[int, int] | None:
+        """The trial that deserves to go on next, and the epoch of its rung; None where none does
+        yet.
 
         running: trials by number. are_all_begun: whether there will be no new one. `first` waits
         until all have come to its rung; of `promotion`'s one goes on at least, however few they
@@ -77,7 +90,7 @@ class Rungs:
             best_first = sorted(self._values[epoch].items(), key=self._rank)
             for number, _ in best_first[: self._places(len(best_first), is_last=is_last)]:
                 if self._paused.get(number) == epoch:
-                    return number
+                    return number, epoch
         return None
 
     def _places(self, reached: int, *, is_last: bool) -> int:
@@ -89,4 +102,4 @@ class Rungs:
 
     def _rank(self, reached: tuple[int, float]) -> tuple[float, int]:
         number, value = reached
-        return self._sign * value, number
+        return math.inf if math.isnan(value) else self._sign * value, number

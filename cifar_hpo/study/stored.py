@@ -49,7 +49,7 @@ CHOICES = "choices"
 """In a meaning, by group and choice, what choices of groups set beyond the group's own section, and
 that section where it calls code of the user's."""
 
-ATTRIBUTES = (OUTCOME, WARM_START, "attempt", "skipped", "paused", "lost")
+ATTRIBUTES = (OUTCOME, WARM_START, "attempt", "skipped", "paused", "lost", "rung", "left_rung")
 """What trials have as attributes beside their metrics."""
 
 NOTE_LINE = "*cifar_hpo writes what is below this line anew; what is above it stays.*"

@@ -42,7 +42,7 @@ from cifar_hpo.study.order import (
     grid_cells,
     is_enqueued,
 )
-from cifar_hpo.study.pauses import Pauses
+from cifar_hpo.study.pauses import RUNG, Pauses
 from cifar_hpo.study.pruners import should_prune
 from cifar_hpo.study.ranking import (
     LATE_RUN,
@@ -564,7 +564,7 @@ class Study:
             return True
         try:
             is_hopeless = should_prune(self._open_trials[spec.number], progress)
-            return is_hopeless or self._pauses.reach(spec.number, progress)
+            return is_hopeless or self._pauses.reach(self._open_trials[spec.number], progress)
         except UpdateFinishedTrialError:
             return True
         except (OperationalError, StorageInternalError):
@@ -629,7 +629,7 @@ class Study:
             attributes = self._stored.study.user_attrs
             before = finished_trials(self._stored.trials(), attributes)
             self._retried = identities(trial.params for trial in before if trial.state in FAILURES)
-        paused = self._pauses.recover()
+        paused = self._pauses.recover(self._outcome_of_pause)
         if not self._sharing.is_shared:
             unfinished = self._stored.unfinished_trials()
             left = [trial for trial in unfinished if trial.number not in paused]
@@ -647,6 +647,8 @@ class Study:
 
         def known_outcome(spec: TrialSpec, lost: int) -> dict[str, Any] | None:
             result = self._left_result(self, spec)
+            if result is not None and result.state == PAUSED:
+                result = None  # it has gone on since
             if result is None and lost >= MAX_LOST:
                 result = TrialResult(FAILED, error=f"its process died, {lost} times")
             return None if result is None else outcome_of(result, self.metrics)
@@ -663,6 +665,15 @@ class Study:
             self._open_trials[trial.spec.number] = trial.trial
             self._sharing.hold(trial.trial)
         return [trial.spec for trial in recovered]
+
+    def _outcome_of_pause(self, trial: FrozenTrial) -> dict[str, Any]:
+        """What a trial has come to that was told to pause, by what it left on disk if it left
+        anything."""
+        overrides = self.space.overrides(trial.params)
+        result = self._left_result(self, TrialSpec(trial.number, overrides, trial.params))
+        if result is None or result.state != PAUSED:
+            result = TrialResult(PAUSED, error=f"paused after epoch {trial.user_attrs[RUNG]}")
+        return outcome_of(replace(result, state=PRUNED), self.metrics)
 
     def _enqueue(self) -> None:
         """Let known-good configurations be tried first; what they leave open the sampler fills in.

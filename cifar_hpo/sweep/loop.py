@@ -41,7 +41,7 @@ from cifar_hpo.sweep.control import Controls, Replan
 from cifar_hpo.sweep.plan import Plan
 from cifar_hpo.sweep.tracker import StudyTracker
 from cifar_hpo.sweep.trial_results import from_left, to_trial_result
-from cifar_hpo.trial import FAILED, FINISHED, KILLED, Context, TrialResult, TrialSpec
+from cifar_hpo.trial import FAILED, FINISHED, KILLED, PAUSED, Context, TrialResult, TrialSpec
 from cifar_hpo.workers.engine import Engine
 from cifar_hpo.workers.jobs import Job, JobResult, PruningQuery, WorkerLost
 from cifar_hpo.workers.pool import stream
@@ -359,8 +359,9 @@ class Sweep:
         self.tracker.note_unlogged(spec.number, result.unlogged)
         is_counted = self.study.tell(spec, result)
         screen.trial_ended(spec, result, is_counted=is_counted)
-        if is_counted:
+        if is_counted or result.state == PAUSED:
             self.left.remove(spec.number)
+        if is_counted:
             self.keep(spec, job_result.returned)
             best = self.study.best
             value = best.value if best else None

@@ -57,7 +57,7 @@ class OnEpoch(Protocol):
         replica that it trained, by its number; beside these what a compiled model brought along.
         best: the best so far of each validation metric, as val_…_best. restored: whether an
         earlier attempt trained it, or another training that this one extends. is_told: whether it
-        was taken in before, by an earlier attempt.
+        was surely taken in before, by an earlier attempt.
         """
 
 
@@ -144,9 +144,10 @@ def _train_group(
     training = _GroupTraining(config, dataset, group, folder)
     training.restore()
     restored = len(training.epochs)
-    is_told = not training.is_extended
     for epoch in range(restored):
         values, best = training.values(epoch), training.best(epoch)
+        # The last one is saved before it is taken in, between which its process may have died.
+        is_told = not training.is_extended and epoch < restored - 1
         on_epoch(epoch, values, best=best, restored=True, is_told=is_told)
     while not training.has_ended:
         metrics = training.train_epoch()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import STUB_SWEEP, finished, run_command, study_options
+from support import STUB_SWEEP, finished, parse_space, run_command, study_options
 
 from cifar_hpo.config import sweep as schema
 from cifar_hpo.errors import ConfigError
@@ -36,14 +36,17 @@ def open_study(space: Callable[..., Space]) -> Open:
 
 
 class Trainings:
-    """Stub trainings whose value is the configuration's x, that keep where they are."""
+    """Stub trainings whose value is the configuration's x, that keep where they are, unless they
+    keep nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = True) -> None:
+        self.keep = keep
         self.epochs: dict[int, int] = {}
 
     def train(self, study: Study, spec: TrialSpec) -> TrialResult:
         x = int(spec.params["+x"])
-        for epoch in range(self.epochs.get(x, 0) + 1, EPOCHS + 1):
+        done = self.epochs.get(x, 0) if self.keep else 0
+        for epoch in range(done + 1, EPOCHS + 1):
             self.epochs[x] = epoch
             if study.should_prune(spec, Progress(epoch, EPOCHS, float(x))):
                 return TrialResult(PAUSED, error=f"after epoch {epoch}")
@@ -132,6 +135,121 @@ def test_a_study_that_is_interrupted_anywhere_comes_to_the_same(
     assert trainings.epochs == whole.epochs
 
 
+@pytest.mark.parametrize("pruner", ["promotion", "first"])
+def test_what_keeps_no_checkpoint_comes_to_a_rung_again_and_goes_on(
+    pruner: str, open_study: Open
+) -> None:
+    whole, forgetful = Trainings(), Trainings(keep=False)
+    with open_study(pruner, study="whole") as study:
+        whole.run(study, study.specs())
+        wanted = states(study)
+    with open_study(pruner) as study:
+        order = forgetful.run(study, study.specs())
+        assert states(study) == wanted
+    assert len(order) < 2 * len(wanted)
+    assert forgetful.epochs == whole.epochs
+
+
+@pytest.mark.parametrize("pruner", ["promotion", "first"])
+def test_what_was_told_to_pause_when_its_command_died_waits_on_its_rung(
+    pruner: str, open_study: Open
+) -> None:
+    """Two commands die as the first trial of each has come to its rung, and note nothing of it."""
+    top = {"top": 1} if pruner == "first" else {}
+    trainings = Trainings()
+    for _ in range(2):
+        with open_study(pruner, "+x=3,2,1,0", **top) as study:
+            spec = next(study.specs())
+            assert spec
+            assert spec.attempt == 0
+            assert trainings.train(study, spec).state == PAUSED
+    with open_study(pruner, "+x=3,2,1,0", **top) as study:
+        trainings.run(study, study.specs())
+        assert states(study) == {3: FINISHED, 2: PRUNED, 1: PRUNED, 0: PRUNED}
+        errors = {int(trial.params["+x"]): trial.error for trial in study.ended_paused()}
+    assert trainings.epochs == {3: 9, 2: 1, 1: 1, 0: 1}
+    assert errors[2] == "paused after epoch 1"
+
+
+def test_a_pause_that_was_left_on_disk_is_no_outcome(space: Callable[..., Space]) -> None:
+    """Before it is noted it tells how the attempt went; once the trial has gone on, nothing."""
+    left = {0: TrialResult(PAUSED, error="left", run_id="r"), 1: TrialResult(PAUSED)}
+    chosen = vars(schema.First(name="first")) | {"top": 1}
+    trainings = Trainings()
+
+    def opened() -> Study:
+        return Study.open(
+            "s",
+            space("+x=0,1"),
+            study_options(pruner=chosen),
+            {},
+            left_result=lambda _, spec: left.get(int(spec.params["+x"])),
+        )
+
+    with opened() as study:
+        specs = study.specs()
+        first, second = next(specs), next(specs)
+        assert first
+        assert second
+        trainings.train(study, first)
+        study.tell(second, trainings.train(study, second))
+    with opened() as study:
+        promoted = next(study.specs())
+        assert promoted
+        assert promoted.params == {"+x": 1}
+    with opened() as study:
+        trainings.run(study, study.specs())
+        assert states(study) == {0: PRUNED, 1: FINISHED}
+        (ended,) = study.ended_paused()
+    assert (ended.error, ended.run_id) == ("left", "r")
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize("pruner", ["promotion", "first"])
+def test_a_sampler_leaves_alone_what_pauses(
+    pruner: str, sampler: str, space: Callable[..., Space]
+) -> None:
+    chosen = vars(schema.PRUNER_SCHEMAS[pruner](name=pruner))
+    wish = {"+x": 5}
+    options = study_options(sampler, pruner=chosen, n_trials=9, enqueue=[wish])
+    trainings = Trainings()
+    with Study.open("s", space("+x=range(0,30)"), options, {}) as study:
+        order = trainings.run(study, study.specs())
+        outcomes = states(study)
+    assert order[0] == 5
+    assert len(outcomes) == 9
+    assert outcomes[max(outcomes)] == FINISHED
+    assert set(outcomes.values()) == {FINISHED, PRUNED}
+
+
+def test_what_is_known_beforehand_takes_no_place_on_a_rung(open_study: Open) -> None:
+    trainings = Trainings()
+    with open_study("first", "+x=7,8", study="earlier", top=2) as study:
+        trainings.run(study, study.specs())
+    chosen = vars(schema.First(name="first")) | {"top": 1}
+    options = study_options("random", pruner=chosen, warm_start="earlier", n_trials=4)
+    with Study.open("s", parse_space("+x=1,2,3,4,7,8"), options, {}) as study:
+        trainings.epochs.clear()
+        trainings.run(study, study.specs())
+        outcomes = states(study)
+    assert list(outcomes.values()).count(FINISHED) == 1
+    assert outcomes[max(outcomes)] == FINISHED
+
+
+def test_a_value_that_is_no_number_comes_last(open_study: Open) -> None:
+    class Diverging(Trainings):
+        def train(self, study: Study, spec: TrialSpec) -> TrialResult:
+            if spec.params["+x"] == 0:
+                assert study.should_prune(spec, Progress(1, EPOCHS, math.nan))
+                return TrialResult(PAUSED)
+            return super().train(study, spec)
+
+    trainings = Diverging()
+    with open_study("first", "+x=0,1,2", top=1) as study:
+        trainings.run(study, study.specs())
+        assert states(study) == {0: PRUNED, 1: PRUNED, 2: FINISHED}
+
+
 def test_one_goes_on_however_few_there_are(open_study: Open) -> None:
     trainings = Trainings()
     with open_study("promotion", "+x=1,0") as study:
@@ -156,7 +274,7 @@ def test_rungs_stand_at_powers_and_the_smaller_is_better_where_it_is() -> None:
     for number, value in enumerate([0.3, 0.1, math.inf]):
         assert rungs.reach(number, 2, value)
         rungs.pause(number, 2)
-    assert rungs.promoted([], are_all_begun=False) == 1
+    assert rungs.promoted([], are_all_begun=False) == (1, 2)
 
 
 def test_a_study_that_several_commands_share_is_refused(
