@@ -37,7 +37,7 @@ from cifar_hpo.metrics import (
     without_best,
 )
 from cifar_hpo.task import OwnMetric, Profile
-from cifar_hpo.trial import FINISHED, Context, Paused, Pruned, TrialResult
+from cifar_hpo.trial import FINISHED, Context, Paused, Pruned, TrialResult, refuse_not_finite
 from cifar_hpo.trust import Call
 
 log = logging.getLogger(__name__)
@@ -412,6 +412,7 @@ class Objective:
             attempt.begin()
             trained = trainer.train(checked, dataset, attempt.on_epoch, folder)
             metrics = attempt.finish(trained)
+            refuse_not_finite(metrics, context.metrics)
             # Before the run ends as FINISHED: whoever dies now must not train this again.
             left = LeftResults.of_context(context)
             if left and run.wait():

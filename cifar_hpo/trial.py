@@ -81,15 +81,13 @@ class TrialResult:
         one that is not finite.
         """
         if isinstance(value, TrialResult):
-            return value
-        if isinstance(value, Mapping):
+            named = value.metrics
+        elif isinstance(value, Mapping):
             named = _numbers_by_name(value, metrics)
         else:
             named = _numbers_in_order(value, metrics)
-        for name in metrics:
-            if name in named and not math.isfinite(named[name]):
-                raise TrialError(f"{name} is {named[name]}")
-        return cls(FINISHED, named)
+        refuse_not_finite(named, metrics)
+        return value if isinstance(value, TrialResult) else cls(FINISHED, named)
 
     @classmethod
     def of_error(cls, error: BaseException) -> TrialResult:
@@ -101,6 +99,13 @@ class TrialResult:
         if isinstance(error, TrialError):
             return cls(FAILED, error=redacted(one_line(error)))
         return cls(FAILED, error=named_line(error))
+
+
+def refuse_not_finite(values: Mapping[str, float], names: Sequence[str]) -> None:
+    """Raise TrialError where one of the values of these names is no finite number."""
+    for name in names:
+        if name in values and not math.isfinite(values[name]):
+            raise TrialError(f"{name} is {values[name]}")
 
 
 def _numbers_by_name(returned: Mapping[Any, Any], metrics: Sequence[str]) -> dict[str, float]:

@@ -43,13 +43,11 @@ def from_left(left: Left, metrics: Sequence[str]) -> TrialResult:
 
 def _of_value(value: Any, metrics: Sequence[str], seconds: float) -> TrialResult:
     """By what a task returned."""
-    if isinstance(value, TrialResult):
-        return value
     try:
         result = TrialResult.of_value(value, metrics)
     except TrialError as error:
         result = TrialResult.of_error(error)
-    return replace(result, seconds=seconds)
+    return result if result is value else replace(result, seconds=seconds)
 
 
 def _of_error(error: Exception) -> TrialResult:
