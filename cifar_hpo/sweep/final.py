@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import OmegaConf
@@ -26,7 +26,11 @@ from cifar_hpo.study.seeds import REPLICAS, is_seed, without_seed
 from cifar_hpo.study.space import Choices, Space, Value, identity
 from cifar_hpo.sweep.options import MAX_NAME_LENGTH
 from cifar_hpo.sweep.plan import HydraSweeper, Plan, seed_of
+from cifar_hpo.trial import FAILED, KILLED
 from cifar_hpo.workers.jobs import HydraLauncher
+
+if TYPE_CHECKING:  # Optuna is loaded where a study is looked for
+    import optuna
 
 SUFFIX = "_final"
 """Follows the search's name in that of its final stage."""
@@ -47,7 +51,6 @@ OF_SEARCH: dict[str, Any] = {
     "patience": None,
     "sampler": {"name": "grid"},
     "pruner": {"name": "none"},
-    "retry_failed": False,
     "final": None,
     "nuisance": [],
     "fresh": False,
@@ -84,14 +87,14 @@ def final_plan(
     search. Raises ConfigError, and Hydra's errors, for what `set` makes of a config.
     """
     options = search.options["final"]
+    earlier = _earlier(search, name + SUFFIX)
     key, seed = seed_of(search.space, search.composer, OPTION)
-    while used_seeds and max(used_seeds) >= seed + FRESH:
-        seed += FRESH
+    first_seed = _first_seed(seed, used_seeds, earlier)
     overrides = _fixed(search.space, [*options["set"], key])
     for changed, value in options["set"].items():
         _, _, text = parse_element(f"{OPTION}.set.{changed}", f"{changed}={as_written(value)}")
         overrides.append(f"{changed}={text}")
-    overrides.append(f"{key}={seed + FRESH}")
+    overrides.append(f"{key}={first_seed}")
     cells = [_as_cell(finalist) for finalist in finalists]
     if _takes_part(search) and not _is_base_among(search, finalists):
         cells.append({})
@@ -105,6 +108,8 @@ def final_plan(
             "metric": search.options["metric"],
             "direction": search.options["direction"],
             "replicas": options["replicas"],
+            # Of its own failed trials: where it has none, it goes on as ever.
+            "retry_failed": search.options["retry_failed"] and _has_failed(earlier),
         },
     )
     plan = Plan.from_command_line(stage, overrides)
@@ -112,6 +117,40 @@ def final_plan(
     if search.composer.compose_base() is None:
         meaning = _meaning_by_search(search, meaning, options["set"])
     return dataclasses.replace(plan, is_final=True, meaning=meaning)
+
+
+def _earlier(search: Plan, name: str) -> optuna.Study | None:
+    """The final stage that an earlier command began; None where there is none."""
+    from cifar_hpo.study.storage import latest_first, load_study, storage_if_there
+
+    storage = storage_if_there(search.options["storage"])
+    if storage is None or name not in latest_first(storage):
+        return None
+    return load_study(storage, name)
+
+
+def _first_seed(seed: int, used_seeds: Sequence[int], earlier: optuna.Study | None) -> int:
+    """The first seed of a final stage: that of the earlier one, unless the search has come to use
+    its seeds since; else FRESH above the config's, or more if the search uses such."""
+    from cifar_hpo.study.stored import meaning_of
+
+    known = meaning_of(earlier.user_attrs).get("first_seed") if earlier else None
+    if known is not None and not any(known <= used < known + FRESH for used in used_seeds):
+        return int(known)
+    first = seed + FRESH
+    while used_seeds and max(used_seeds) >= first:
+        first += FRESH
+    return first
+
+
+def _has_failed(earlier: optuna.Study | None) -> bool:
+    """Whether any trial of it failed for good."""
+    from cifar_hpo.study.ranking import finished_trials
+
+    if earlier is None:
+        return False
+    trials = finished_trials(earlier.get_trials(deepcopy=False), earlier.user_attrs)
+    return any(trial.state in (FAILED, KILLED) for trial in trials)
 
 
 def refuse_impossible(sweeper: HydraSweeper, search: Plan) -> None:
@@ -159,13 +198,10 @@ def _refuse_another_meaning(plan: Plan) -> None:
 
     Its images are looked at when it begins.
     """
-    from cifar_hpo.study.storage import latest_first, load_study, storage_if_there
     from cifar_hpo.study.stored import meaning_of, refuse_differences
 
-    storage = storage_if_there(plan.options["storage"])
-    if storage is None or plan.name not in latest_first(storage):
-        return
-    stored = meaning_of(load_study(storage, plan.name).user_attrs)
+    earlier = _earlier(plan, plan.name)
+    stored = meaning_of(earlier.user_attrs) if earlier else None
     wanted = json.loads(json.dumps(dict(plan.meaning)))
     if stored:
         refuse_differences(plan.name, {**stored, "data": []}, {**wanted, "data": []})

@@ -26,6 +26,8 @@ import hydra
 def task(config):
     if config.x == 3 and Path("breaks").exists():
         raise ValueError("broken")
+    if config.seed == 1000 and Path("breaks_late").exists():
+        raise ValueError("broken late")
     while config.seed == 1001 and Path("waits").exists():
         Path("reached").touch()
         time.sleep(0.02)
@@ -191,6 +193,32 @@ def test_where_a_group_must_be_chosen_the_base_takes_no_part_and_finalists_may_c
         assert "the best once more, from 2 fresh seeds each" in done.stdout
         run_in(tmp_path, "delete", "s", "--yes", module="cifar_hpo.studies")
     assert {params["opt"] for params, _ in values_of(tmp_path)} == {"sgd", "adam"}
+
+
+def test_a_search_of_seeds_that_lie_far_apart_goes_on_with_its_final_stage(tmp_path: Path) -> None:
+    final = "hydra.sweeper.final={top: 1, replicas: 2, base: false}"
+    sweep(tmp_path, "x=1,2", "seed=0,1337", final)
+    assert values_of(tmp_path) == [({"x": 2}, [2000, 2001])]
+    again = sweep(tmp_path, "x=1,2", "seed=0,1337", final)
+    assert "study s_final: 2 trials, 2 done before" in again
+    grown = sweep(tmp_path, "x=1,2", "seed=0,1337,4000", final)
+    assert "study s_final: 2 trials, 2 done before" in grown
+    used = command(tmp_path, "x=1,2", "seed=0,1337,2000,4000", final)
+    refused = run_command(tmp_path, used)
+    assert refused.returncode == 2
+    assert "study s_final means something else (first_seed 2000 → 5000)" in refused.stderr
+
+
+def test_a_final_stage_s_failed_seeds_are_tried_again(tmp_path: Path) -> None:
+    """As the program says how to."""
+    final = "hydra.sweeper.final={top: 1, replicas: 2, base: false}"
+    (tmp_path / "breaks_late").touch()
+    shown = sweep(tmp_path, "x=1,2", final, returncode=1)
+    assert "of which a seed failed (hydra.sweeper.retry_failed=true tries it again)" in shown
+    (tmp_path / "breaks_late").unlink()
+    again = sweep(tmp_path, "x=1,2", final, "hydra.sweeper.retry_failed=true")
+    assert "no verdict" not in again
+    assert values_of(tmp_path) == [({"x": 2}, [1000, 1001])]
 
 
 @pytest.mark.long
