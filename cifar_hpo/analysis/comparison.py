@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -334,11 +334,9 @@ def _first_seeds(study: optuna.Study) -> int:
         if is_seed(key):
             return int(count)
     for trial in study.get_trials(deepcopy=False):
-        distribution = seed_in(trial.distributions, None)
-        if isinstance(distribution, CategoricalDistribution):
-            return len(distribution.choices)
-        if isinstance(distribution, IntDistribution):
-            return len(range(distribution.low, distribution.high + 1, distribution.step))
+        choices = _choices(seed_in(trial.distributions, None))
+        if choices:
+            return len(choices)
     return 0
 
 
@@ -358,8 +356,8 @@ def _to_come(
     cells = 1
     distributions = {key: kind for trial in trials for key, kind in trial.distributions.items()}
     for key, distribution in distributions.items():
-        if not is_seed(key) and isinstance(distribution, CategoricalDistribution):
-            cells *= len(distribution.choices)
+        if not is_seed(key):
+            cells *= max(1, len(_choices(distribution)))
     complete = sum(configuration.is_complete for configuration in configurations)
     return max(0, cells - complete)
 
@@ -394,7 +392,13 @@ def _unfinished_seeds(study: optuna.Study, meaning: Mapping[str, Any]) -> dict[s
 
 def _seed_choices(trial: FrozenTrial) -> list[int]:
     """All seeds of a study in which they vary."""
-    distribution = seed_in(trial.distributions, None)
-    if not isinstance(distribution, CategoricalDistribution):
-        return []
-    return sorted(as_seed(choice) for choice in distribution.choices)
+    return sorted(map(as_seed, _choices(seed_in(trial.distributions, None))))
+
+
+def _choices(distribution: BaseDistribution | None) -> Sequence[Any]:
+    """The values that a grid has of a parameter, choices or a range; none of an interval."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    return ()

@@ -170,7 +170,7 @@ def _unknown(top: Sequence[Configuration], family: int) -> Unknown:
 
 def _tied(top: Sequence[Configuration], family: int, looks: Looks) -> Tied:
     best = top[0]
-    second = next(configuration for configuration in top[1:] if configuration.p_value is not None)
+    second = next(configuration for configuration in top[1:] if configuration.is_tied)
     gap = abs(_mean(best) - _mean(second))
     variances = [one.variance.value for one in (best, second) if one.variance is not None]
     seed_std = math.sqrt(fmean(variances))

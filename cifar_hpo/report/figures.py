@@ -30,6 +30,12 @@ from cifar_hpo.report.style import (
 from cifar_hpo.study.ranking import FinishedTrial, pareto_front
 from cifar_hpo.study.space import Value
 
+ENDS = {
+    TrialState.COMPLETE: (STATE_COLOURS["FINISHED"], "o"),
+    TrialState.PRUNED: (STATE_COLOURS["PRUNED"], "x"),
+}
+"""The colour of a trial that has ended so, and the mark at its end."""
+
 MAX_CHOICES = 12
 """Numbers of which each has a place of its own on an axis; more are drawn on a scale."""
 
@@ -175,17 +181,17 @@ def importances(explained: Sequence[Importance]) -> Figure:
 def pruning(comparison: Comparison) -> Figure:
     """Each trial's value after each epoch that a pruner judged.
 
-    A line that ends early was pruned there.
+    A line that ends in a cross was pruned there; a grey one belongs to a trial that failed or has
+    not ended.
     """
     figure, axes = new_axes()
+    title = "blue: trained to the end; orange: pruned at the cross"
     for trial in comparison.study.get_trials(deepcopy=False):
         if trial.intermediate_values:
             _intermediate_values(axes, trial)
-    axes.set(
-        xlabel="epoch",
-        ylabel=comparison.metrics[0],
-        title="blue: trained to the end; orange: pruned at the cross",
-    )
+            if trial.state not in ENDS:
+                title = "blue: trained to the end; orange: pruned; grey: failed or still open"
+    axes.set(xlabel="epoch", ylabel=comparison.metrics[0], title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -193,10 +199,9 @@ def pruning(comparison: Comparison) -> Figure:
 def _intermediate_values(axes: Axes, trial: FrozenTrial) -> None:
     epochs = sorted(trial.intermediate_values)
     values = [trial.intermediate_values[epoch] for epoch in epochs]
-    is_pruned = trial.state is TrialState.PRUNED
-    colour = STATE_COLOURS["PRUNED" if is_pruned else "FINISHED"]
+    colour, marker = ENDS.get(trial.state, (INK, "."))
     axes.plot(epochs, values, color=colour, alpha=0.6, linewidth=1)
-    axes.plot(epochs[-1:], values[-1:], "x" if is_pruned else "o", color=colour, markersize=4)
+    axes.plot(epochs[-1:], values[-1:], marker, color=colour, markersize=4)
 
 
 def trade_off(comparison: Comparison) -> Figure:

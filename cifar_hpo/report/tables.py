@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from cifar_hpo.analysis.comparison import TEST_ACCURACY, Comparison, Configuration
-from cifar_hpo.analysis.separation import TOP_K
 from cifar_hpo.analysis.statistics import p_text
 from cifar_hpo.analysis.verdict import verdict
 from cifar_hpo.study.tables import (
@@ -148,8 +147,10 @@ def _place(configuration: Configuration, rank: int) -> str:
         return MISSING
     if not configuration.is_complete:
         return f"no verdict, {configuration.seeds_text}"
+    if configuration.standing is None:  # behind those that are, or of several metrics
+        return MISSING
     if rank == 1:
         return "best"
     if configuration.p_value is None:
-        return "unknown" if rank <= TOP_K else MISSING
+        return "unknown"
     return "tied" if configuration.is_tied else f"worse, {p_text(configuration.p_value)}"

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_hpo.console import PLAIN, clock, still, terminal
 from cifar_hpo.errors import TrialError, UserError, one_line
 from cifar_hpo.paths import HYDRA_CONFIG, HYDRA_FOLDER, SCRATCH, TEMPORARY
+from cifar_hpo.study.seeds import without_seed
 from cifar_hpo.study.space import Value, identities, identity
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.sweep.estimate import TimedTrial, sweep_seconds_left
@@ -108,7 +110,15 @@ class Outlook:
         if self.retried is not None:
             return len(self.retried)
         planned = self.planned()
-        return None if planned is None else max(0, planned - len(self.finished))
+        return None if planned is None else max(0, planned - self._counted())
+
+    def _counted(self) -> int:
+        """How many of the planned trials are done: of each configuration so many as are planned."""
+        if self.seeds is None:
+            return len(self.finished)
+        of_space = [trial for trial in self.finished if self.workload.space.holds(trial.params)]
+        done = Counter(identity(without_seed(trial.params)) for trial in of_space)
+        return sum(min(count, self.seeds[self.is_most]) for count in done.values())
 
 
 @contextlib.contextmanager

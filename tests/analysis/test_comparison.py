@@ -8,14 +8,16 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
-from support import Outcomes, lay_out
+from support import Outcomes, finished, lay_out, parse_space, study_options
 
 from cifar_hpo.analysis.comparison import compare_study
 from cifar_hpo.analysis.looks import Looks
 from cifar_hpo.analysis.separation import TOP_K
 from cifar_hpo.analysis.verdict import Best, NothingComplete, OnlyOne, Tied, decide, verdict
 from cifar_hpo.errors import StudyError
+from cifar_hpo.study.storage import open_storage
 from cifar_hpo.study.stored import FIRST_CHOICES, MEANING
+from cifar_hpo.study.study import Study
 from cifar_hpo.trial import PRUNED
 
 REPLICAS_IN_CONFIG = {"config": {"training": {"seed": 0, "replicas": 5}}}
@@ -276,6 +278,27 @@ def test_what_is_still_to_come_may_be_as_good(tmp_path: Path) -> None:
     assert first is not None
     assert second is not None
     assert first < second < 0.05
+
+
+def test_a_range_is_as_much_of_a_grid_as_its_values_in_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for name, x, seeds in (("list", "2,4,6", "0,1,2"), ("range", "range(2,8,2)", "range(0,3)")):
+        space = parse_space(f"+x={x}", f"+seed={seeds}")
+        meaning = {"metric": "y", **GRID}
+        with Study.open(name, space, study_options(order="given"), meaning) as study:
+            for spec in study.specs():
+                assert spec
+                if spec.number == 5:
+                    break
+                study.tell(spec, finished(float(spec.params["+x"]) + spec.number / 100))
+        comparison = compare_study(name, open_storage(None))
+        labels = [configuration.label for configuration in comparison.configurations]
+        found.append((labels, comparison.to_come, comparison.looks))
+    assert found[0] == found[1]
+    assert found[0] == (["+x=2", "+x=4 (2 of 3 seeds)"], 2, Looks(3, 3))
 
 
 def test_of_a_metric_to_minimize_the_least_is_best_and_a_flattered_one_is_not(

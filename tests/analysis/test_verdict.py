@@ -137,6 +137,14 @@ def test_ties_are_told_from_differences() -> None:
     assert 0 < decision.seed_std < 0.006
 
 
+def test_the_next_to_be_told_apart_is_one_that_is_tied() -> None:
+    comparison = comparison_of(list(0.70 + JITTER[2]), list(0.69 + JITTER[1]), [0.68, 0.70])
+    decision = decide(comparison)
+    assert isinstance(decision, Tied)
+    assert (decision.worse, decision.tied) == (["b"], ["c"])
+    assert decision.gap == pytest.approx(0.01)
+
+
 SENTENCES: list[tuple[Decision, str]] = [
     (NothingFinished(), "No trial has finished, so there is nothing to compare."),
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 from pathlib import Path
@@ -71,6 +72,14 @@ def test_what_is_not_known_is_said_to_be_unknown_or_left_open(tmp_path: Path) ->
     assert column(table, "against the best") == expected
     assert column(table, "95 %") == ["one replica"] * (TOP_K + 1) + [MISSING]
     assert table.rows[-1][-1] == "FAILED diverged"
+
+
+def test_of_several_metrics_none_is_called_the_best(tmp_path: Path) -> None:
+    storage = lay_out(tmp_path, [({"a": "1"}, [0.5]), ({"a": "2"}, [0.6])])
+    comparison = compare_study("laid", storage)
+    unjudged = [dataclasses.replace(one, standing=None) for one in comparison.configurations]
+    table = configuration_table(dataclasses.replace(comparison, configurations=unjudged))
+    assert column(table, "against the best") == [MISSING, MISSING]
 
 
 def test_an_interval_of_an_accuracy_stays_a_share(tmp_path: Path) -> None:

@@ -92,6 +92,14 @@ def test_another_app_is_estimated_by_the_trials_that_its_study_has(tmp_path: Pat
     assert "study s means something else" in refused.stderr, "as the sweep would say"
 
 
+@pytest.mark.long
+def test_a_value_that_comes_to_a_study_with_further_seeds_has_its_least(tmp_path: Path) -> None:
+    replicas = "hydra.sweeper.replicas={least: 2, most: 4}"
+    assert stub(tmp_path, "+x=1,2", "+seed=0", replicas).returncode == 0
+    known = lines_of(stub(tmp_path, "+x=1,2,3", "+seed=0", replicas, DRY))
+    assert known["to try"].startswith("3 configurations with 2 to 4 trials each: 2")
+
+
 @pytest.mark.parametrize(
     ("options", "to_try"),
     [
