@@ -29,6 +29,7 @@ MODELS = {
     "own_step": "_target_: my_models.OwnStep\n",
     "compiled": "_target_: my_models.compiled_scaled\nrate: 0.05\n",
     "mobile": "_target_: my_models.mobile\nalpha: 0.35\n",
+    "undefined": "_target_: my_models.undefined\n",
 }
 
 ASK = """
@@ -138,6 +139,23 @@ def test_trials_are_compared_by_a_metric_of_a_compiled_model_and_the_best_is_ser
     with np.load(npz) as arrays:
         found = np.load(outputs).argmax(axis=1) == arrays["y_test"]
     assert found.mean() == pytest.approx(fast["test_accuracy"])
+
+
+def test_a_metric_that_is_no_number_fails_its_trial_and_the_study_can_be_read(
+    folder: Folder, npz: Path
+) -> None:
+    here = folder("undefined")
+    options = ["hydra.sweeper.metric=val_share", "hydra.sweeper.direction=maximize"]
+    arguments = sweep(npz, "model=undefined", "training.epochs=1", *options)
+    for _ in range(2):
+        swept = run_in(here, *arguments)
+        assert swept.returncode == 1
+        assert "1 of 1 trials failed; the first: val_share is nan" in swept.stderr
+    assert outcomes(here) == [{"train_seconds": 0.0}]
+    (run,) = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db").search_runs(
+        ["1"], "tags.trial = '0'"
+    )
+    assert run.info.status == "FAILED"
 
 
 @pytest.mark.long

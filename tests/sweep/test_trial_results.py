@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from cifar_hpo.errors import TrialError
 from cifar_hpo.sweep.trial_results import to_trial_result
-from cifar_hpo.trial import FINISHED, Pruned, TrialSpec
+from cifar_hpo.trial import FINISHED, Pruned, TrialResult, TrialSpec
 from cifar_hpo.workers.jobs import Job, JobResult, LimitPassed, WorkerLost
 
 
@@ -40,7 +40,17 @@ def test_a_number_or_several_are_the_metrics(value: object, metrics: dict[str, f
     assert (result.seconds, result.run_id, result.worker) == (2.0, "run", 1)
 
 
-@pytest.mark.parametrize("value", [float("nan"), {"y": float("inf")}, {"z": 1}, {"y": "x"}, [1, 2]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        float("nan"),
+        {"y": float("inf")},
+        {"z": 1},
+        {"y": "x"},
+        [1, 2],
+        TrialResult(FINISHED, {"y": float("nan")}),
+    ],
+)
 def test_what_has_no_value_to_compare_is_failed(value: object) -> None:
     result = to_trial_result(job_result(value, JobStatus.COMPLETED), ["y"])
     assert result.state == "FAILED"
