@@ -3,7 +3,7 @@
 # takes trials of it for as long as there are some. clusters.md, beside this file, says how to
 # start, watch, stop and resume it.
 #
-#   sbatch --array=0-7 slurm-array.sh hydra.sweeper.study_name=widths model.filters=4,8,16
+#   sbatch --array=0-7 sweeps/slurm-array.sh hydra.sweeper.study_name=widths model.filters=4,8,16
 #
 #SBATCH --job-name=cifar_hpo
 #SBATCH --array=0-3

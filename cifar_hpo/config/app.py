@@ -86,27 +86,27 @@ class Convolution(NamedTuple):
 @dataclass
 class Model:
     filters: Any = key(
-        "neurons of the first convolution, doubled in each width; a list gives every width",
+        "neurons of the first stage, doubled in each further one; a list gives every stage",
         low=1,
         high=4096,
         whole=True,
         listed=True,
     )
     depth: int = key(
-        "widths, each a convolution layer unless model.convolutions says more, when filters is "
-        "one number",
+        "stages, where filters is one number; a convolution layer each, unless model.convolutions "
+        "says more",
         low=1,
         high=64,
     )
-    convolutions: int = key("convolution layers of each width", low=1, high=16)
+    convolutions: int = key("convolution layers of each stage", low=1, high=16)
     kernel_size: int = key("side of each kernel, pixels", low=1, high=IMAGE_SIZE)
     padding: str = key("edges of a convolution", choices=("same", "valid"))
     pooling: str = key(
-        "after the first or last convolution of all widths but the last; every: after the first "
+        "after the first or last convolution of all stages but the last; every: after the first "
         "of all",
         choices=("first", "last", "every"),
     )
-    residual: bool = key("add a width's first convolution to what its others make of it")
+    residual: bool = key("add a stage's first convolution to what its others make of it")
     activation: str = key("after each hidden layer", choices=ACTIVATIONS)
     global_pooling: str = key(
         "of each channel, before the dense layers", choices=("none", "average", "max")
@@ -128,13 +128,13 @@ class Model:
         "outside of training, the mean of what it finds for an image and for its mirror image"
     )
     shift: bool = key(
-        "outside of training, half of what it finds for an image, and half for that image shifted "
-        "by a pixel, up and left or down and right"
+        "outside of training, average what it finds for an image and for two copies shifted by a "
+        "pixel, up and left, down and right; the image itself counts half"
     )
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Neurons of each stage, first to last; a stage is what the keys call a width."""
+        """Neurons of each stage, first to last."""
         if isinstance(self.filters, list):
             return tuple(self.filters)
         return tuple(self.filters * 2**stage for stage in range(self.depth))

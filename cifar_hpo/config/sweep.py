@@ -221,7 +221,7 @@ class Sweeper:
         default=None,
     )
     n_trials: int | None = key(
-        "finished trials in all, earlier ones counted; a part of sampler=grid is drawn at random, "
+        "finished trials in all, earlier ones counted; a part of a grid is drawn at random, "
         "by the sampler's seed, unless it has replicas; null runs the whole grid",
         default=None,
         low=1,
@@ -271,8 +271,9 @@ class Sweeper:
     )
     final: Any = meant(
         "a final stage: {top: 3, replicas: 5, set: {training.epochs: 30}} trains the best 3 and "
-        "the base configuration again, from fresh seeds and with these values, in a study NAME"
-        "_final, whose best model may become the champion instead of the search's",
+        "the base configuration (unless base: false) again, from fresh seeds and with these "
+        "values, in a study NAME_final, whose best model may become the champion instead of the "
+        "search's; null: none, unless there are nuisance keys",
         None,
     )
     nuisance: list[str] = meant(

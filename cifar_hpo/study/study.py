@@ -179,7 +179,7 @@ class Study:
             until_opened.callback(shared.close)
             if shared.is_shared and options["pruner"]["name"] in PAUSING:
                 problem = "trials pause and go on in a study of one command alone"
-                hint = "keep it in an SQLite file, or take pruner=asha"
+                hint = "keep it in an SQLite file, or take hydra/sweeper/pruner=asha"
                 raise ConfigError("hydra.sweeper.pruner", f"{problem}; {hint}")
             if not shared.is_shared:
                 until_opened.enter_context(study_lock(storage, name))

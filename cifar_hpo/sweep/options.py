@@ -275,7 +275,8 @@ def _settled_final(options: Options) -> dict[str, Any] | None:
     if isinstance(options["metric"], list) and len(options["metric"]) > 1:
         raise ConfigError(path, "none is the best by several metrics; give one")
     if options["storage"] == IN_MEMORY:
-        raise ConfigError(path, "a study in memory is gone before it; leave hydra.sweeper.storage")
+        problem = "a study in memory is gone before it"
+        raise ConfigError(path, f"{problem}; leave out hydra.sweeper.storage")
     return final
 
 
@@ -346,14 +347,14 @@ def _validate_pruner(options: Options, task: Task, own_metrics: Mapping[str, Own
     if options["pruner"]["name"] == "none":
         return
     if len(metrics) > 1:
-        problem = "a trial can't be pruned by several metrics; pruner=none"
+        problem = "a trial can't be pruned by several metrics; hydra/sweeper/pruner=none"
         raise ConfigError("hydra.sweeper.pruner", problem)
     own = [name for name, metric in own_metrics.items() if metric.by_epoch]
     known = list(dict.fromkeys([*own, *task.epoch_metrics]))
     if task.epoch_metrics and metrics[0] not in known:
         by_epoch = ", ".join(known)
-        problem = f"{metrics[0]} has no value by epoch to prune by; {by_epoch} have, or pruner=none"
-        raise ConfigError("hydra.sweeper.pruner", problem)
+        problem = f"{metrics[0]} has no value by epoch to prune by; {by_epoch} have"
+        raise ConfigError("hydra.sweeper.pruner", f"{problem}, or hydra/sweeper/pruner=none")
 
 
 def _validate_pausing(options: Options, launcher: Mapping[str, Any]) -> None:
@@ -361,7 +362,7 @@ def _validate_pausing(options: Options, launcher: Mapping[str, Any]) -> None:
     name = options["pruner"]["name"]
     if name in PAUSING and launcher_schema(launcher) is None:
         problem = f"{name} lets trials pause, which other launchers can't"
-        hint = "hydra/launcher=workers, or pruner=asha"
+        hint = "hydra/launcher=workers, or hydra/sweeper/pruner=asha"
         raise ConfigError("hydra.sweeper.pruner", f"{problem}; {hint}")
 
 

@@ -340,5 +340,5 @@ def test_other_launchers_are_refused(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert refused.stderr == (
         "error: hydra.sweeper.pruner: first lets trials pause, which other launchers can't; "
-        "hydra/launcher=workers, or pruner=asha\n"
+        "hydra/launcher=workers, or hydra/sweeper/pruner=asha\n"
     )
