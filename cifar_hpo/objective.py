@@ -163,9 +163,10 @@ class Objective:
         """Whether a training is to extend another, of which nothing was kept."""
         from cifar_hpo.training.identity import groups_of, identity_of, kept_name
 
-        kept = self._kept.get(checked.training.extend or "")
-        if kept is None:
+        extended = checked.training.extend
+        if extended is None or extended not in self._kept:
             return False
+        kept = self._kept[extended]
         digest = self._prepare_data(checked).rpartition(":")[2]
         for group in groups_of(checked, is_streamed=self._is_streamed(checked)):
             if kept_name(identity_of(checked, digest, group)) not in kept:
