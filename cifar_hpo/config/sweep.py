@@ -270,8 +270,8 @@ class Sweeper:
         None,
     )
     final: Any = meant(
-        "a final stage: {top: 3, replicas: 5, set: {training.epochs: 30}} trains the best 3 and "
-        "the base configuration (unless base: false) again, from fresh seeds and with these "
+        "a final stage: {top: 3, replicas: 5, set: {training: {epochs: 30}}} trains the best 3 "
+        "and the base configuration (unless base: false) again, from fresh seeds and with these "
         "values, in a study NAME_final, whose best model may become the champion instead of the "
         "search's; null: none, unless there are nuisance keys",
         None,

@@ -116,7 +116,7 @@ def _validate_form_of_final(given: Any) -> None:
         raise ConfigError(path, f"{given!r} is no mapping; {example}")
     _refuse_unknown(path, given, Final)
     if not isinstance(given.get("set", {}), dict):
-        problem = f"{given['set']!r} is no mapping; write {{training.epochs: 30}}"
+        problem = f"{given['set']!r} is no mapping; write {{training: {{epochs: 30}}}}"
         raise ConfigError(f"{path}.set", problem)
     if not isinstance(given.get("base"), bool | None):
         raise ConfigError(f"{path}.base", f"{given['base']!r} is neither true nor false")
@@ -272,12 +272,26 @@ def _settled_final(options: Options) -> dict[str, Any] | None:
         final["top"] = DEFAULT_TOP
     if final["base"] is None and has_nuisance:
         final["base"] = False
+    final["set"] = _without_nesting(final["set"])
     if isinstance(options["metric"], list) and len(options["metric"]) > 1:
         raise ConfigError(path, "none is the best by several metrics; give one")
     if options["storage"] == IN_MEMORY:
         problem = "a study in memory is gone before it"
         raise ConfigError(path, f"{problem}; leave out hydra.sweeper.storage")
     return final
+
+
+def _without_nesting(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by their whole keys: {training: {epochs: 30}} is {training.epochs: 30}, and a command
+    can override it. What comes later counts."""
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        if isinstance(value, Mapping) and value:
+            within = _without_nesting(value)
+            flat |= {f"{key}.{rest}": inner for rest, inner in within.items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _validate_name(name: str | None) -> None:

@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
 def command(folder: Path, *arguments: str) -> list[str]:
     (folder / "app.py").write_text(APP)
-    (folder / "config.yaml").write_text("seed: 0\nx: 0\nrate: 1\nepochs: 1\n")
+    (folder / "config.yaml").write_text("seed: 0\nx: 0\nrate: 1\nepochs: 1\nmodel: {width: 1}\n")
     return [sys.executable, *STUB_SWEEP, *arguments]
 
 
@@ -87,6 +87,12 @@ def test_the_best_and_the_base_are_trained_again_from_fresh_seeds(tmp_path: Path
     again = sweep(tmp_path, "x=1,2,3", FINAL)
     assert "study s: 3 trials, 3 done before" in again
     assert "study s_final: 9 trials, 9 done before" in again
+
+
+def test_what_is_set_may_be_nested_and_a_part_of_it_overridden(tmp_path: Path) -> None:
+    final = "hydra.sweeper.final={top: 1, replicas: 2, set: {model: {width: 4}, epochs: 3}}"
+    shown = sweep(tmp_path, "x=1,2", final, "hydra.sweeper.final.set.model.width=5")
+    assert "2 fresh seeds each, with model.width=5 epochs=3" in shown
 
 
 @pytest.mark.long
