@@ -33,7 +33,7 @@ ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sig
 WHITENING_SIZE = 2
 """Side of the whitening layer's kernel, pixels; it has no padding."""
 FLOAT32, BFLOAT16, FLOAT16 = PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-AUGMENTATIONS = ("flip", "shift", "cutout")
+AUGMENTATIONS = ("flip", "alternating_flip", "shift", "cutout")
 SHIFT = 4
 """The most pixels by which an augmented image is shifted each way."""
 UNMEANT_TRAINING_KEYS = ("tensorboard", "keep_checkpoint", "extend")

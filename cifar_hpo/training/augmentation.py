@@ -11,19 +11,35 @@ from cifar_hpo.config.app import SHIFT
 CUTOUT = 8
 """Side of the square that is cut out, pixels."""
 
+ALTERNATING_SEED = (0, 0)
+"""Draws which images are flipped in the first epoch and every other one."""
+
 GREY = 128
 
 DRAWS = 5
 """Random numbers of an image: shift down, shift across, flip, square down, square across."""
 
 
-def augment(images: tf.Tensor, changes: Sequence[str], seed: tf.Tensor) -> tf.Tensor:
+def flipped_in(epoch: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Which of so many training images an alternating flip turns in an epoch: (count,).
+
+    Half of them, drawn once, in even epochs and the others in odd ones, so that two epochs show
+    each image both ways (Jordan 2024, arXiv 2404.00498).
+    """
+    first = tf.random.stateless_uniform((count,), ALTERNATING_SEED, 0, 2, tf.int32)
+    return (first + epoch) % 2 == 0
+
+
+def augment(
+    images: tf.Tensor, changes: Sequence[str], seed: tf.Tensor, flips: tf.Tensor | None = None
+) -> tf.Tensor:
     """Randomly changed images (n, h, w, colours).
 
     changes: any of flip (left to right, half of the images), shift (up to 4 pixels each way, the
     edges mirrored, for which images have more than 4 each way) and cutout (a grey 8×8 square;
     DeVries and Taylor 2017, arXiv 1708.04552). Grey is 128 of uint8, else the mean of these images'
-    pixels. seed: two whole numbers; the same seed changes the images in the same way.
+    pixels. seed: two whole numbers; the same seed changes the images in the same way. flips: (n,),
+    which of them to flip, for alternating_flip (see `flipped_in`).
 
     All are one lookup of pixels, grey being one more of them, which costs a third of padding and
     cutting.
@@ -36,8 +52,10 @@ def augment(images: tf.Tensor, changes: Sequence[str], seed: tf.Tensor) -> tf.Te
     if "shift" in changes:
         rows = _shifted(rows, drawn[:, 0, None], height)  # (n, h)
         columns = _shifted(columns, drawn[:, 1, None], width)  # (n, w)
-    if "flip" in changes:
-        is_flipped = drawn[:, 2, None] % 2 == 0  # (n, 1)
+    if flips is None and "flip" in changes:
+        flips = drawn[:, 2] % 2 == 0
+    if flips is not None:
+        is_flipped = flips[:, None]  # (n, 1)
         columns = tf.where(is_flipped, width - 1 - columns, columns)  # (n, w)
 
     pixels = tf.reshape(images, (-1, colours))  # (n·h·w, colours)

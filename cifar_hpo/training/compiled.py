@@ -307,7 +307,7 @@ class Network:
             order = tf.random.experimental.stateless_shuffle(tf.range(count), (0, epoch))
             for step in tf.range(steps):
                 chosen = order[step * batch_size : (step + 1) * batch_size]
-                batch = batch_of(images, chosen, changes, tf.stack((epoch, step)))
+                batch = batch_of(images, chosen, changes, epoch, step)
                 if schedule:
                     steps_done = tf.cast(epoch * steps + step, tf.float32)
                     done = steps_done / tf.cast(epochs * steps, tf.float32)

@@ -14,18 +14,26 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo.training.augmentation import augment
+from cifar_hpo.training.augmentation import augment, flipped_in
 
 EVAL_BATCH = 500
 """Images in a batch where nothing is learned."""
 
 
 def batch_of(
-    images: tf.Tensor, chosen: tf.Tensor, changes: Sequence[str], seed: tf.Tensor
+    images: tf.Tensor, chosen: tf.Tensor, changes: Sequence[str], epoch: tf.Tensor, step: tf.Tensor
 ) -> tf.Tensor:
-    """The chosen ones of the images, augmented; changes and seed as `augment` takes them."""
+    """The chosen ones of the images, augmented as follows from the epoch and its step.
+
+    changes: as `augment` takes them.
+    """
     batch = tf.gather(images, chosen)
-    return augment(batch, changes, seed) if changes else batch
+    if not changes:
+        return batch
+    flips = None
+    if "alternating_flip" in changes:
+        flips = tf.gather(flipped_in(epoch, tf.shape(images)[0]), chosen)
+    return augment(batch, changes, tf.stack((epoch, step)), flips)
 
 
 def shuffled_batches(
@@ -38,8 +46,8 @@ def shuffled_batches(
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         step = tf.cast(step, tf.int32)
         chosen = order[step * batch_size : (step + 1) * batch_size]
-        seed = tf.stack((tf.constant(epoch), step))
-        return batch_of(images, chosen, changes, seed), tf.gather(labels, chosen)
+        batch = batch_of(images, chosen, changes, tf.constant(epoch), step)
+        return batch, tf.gather(labels, chosen)
 
     return tf.data.Dataset.range(-(-count // batch_size)).map(batch).prefetch(1)
 

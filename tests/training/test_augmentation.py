@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from cifar_hpo.training.augmentation import augment
+from cifar_hpo.training.fitting import batch_of
 
 IMAGES: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
 
@@ -34,6 +35,24 @@ def test_a_flip_turns_about_half_of_the_images_left_to_right() -> None:
     is_flipped = (changed != IMAGES).any(axis=(1, 2, 3))
     assert np.array_equal(changed[is_flipped], IMAGES[is_flipped][:, :, ::-1])
     assert 10 < is_flipped.sum() < 54
+
+
+def test_an_alternating_flip_shows_each_image_both_ways_in_two_epochs() -> None:
+    order = np.random.default_rng(1).permutation(len(IMAGES))
+    shown = []
+    for epoch in range(4):
+        chosen = order[::-1] if epoch == 2 else order
+        batch = batch_of(IMAGES, chosen, ["alternating_flip"], epoch, step=epoch).numpy()
+        images = np.empty_like(batch)
+        images[chosen] = batch
+        shown.append(images)
+    is_flipped = (shown[0] != IMAGES).any(axis=(1, 2, 3))
+    assert 16 < is_flipped.sum() < 48
+    expected = np.where(is_flipped[:, None, None, None], IMAGES[:, :, ::-1], IMAGES)
+    assert np.array_equal(shown[0], expected)
+    assert np.array_equal(shown[1], expected[:, :, ::-1])
+    assert np.array_equal(shown[2], shown[0]), "whatever the order"
+    assert np.array_equal(shown[3], shown[1])
 
 
 def test_a_cutout_is_one_grey_square_of_eight_pixels() -> None:
