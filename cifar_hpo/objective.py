@@ -62,6 +62,7 @@ class Objective:
     defaults_before: ClassVar[Mapping[str, Any]] = {
         "model.mirror": False,
         "model.shift": False,
+        "model.dirac": False,
         "model.norm_momentum": 0.99,
         "data.split_seed": None,
         "data.folds": None,

@@ -124,6 +124,9 @@ class Model:
         "a first layer of 2×2 pixels that is not trained: the principal components of the "
         "training images"
     )
+    dirac: bool = key(
+        "convolutions begin by passing their channels on; filters beyond those are drawn as ever"
+    )
     mirror: bool = key(
         "outside of training, the mean of what it finds for an image and for its mirror image"
     )

@@ -29,6 +29,7 @@ from cifar_hpo.training.model import (
     WHITENING_IMAGES,
     build,
     mean_over_views,
+    pass_channels_on,
     whitening_weights,
     with_tta,
 )
@@ -155,6 +156,9 @@ class Network:
         for seed in seeds:
             _keras.seed_next_model(seed)
             models.append(build(self.config.model, self.signature))
+        if self.config.model.dirac:
+            for model in models:
+                pass_channels_on(model)
         if self.config.model.whitening and images is not None:
             weights = whitening_weights(images[:WHITENING_IMAGES].numpy())
             for model in models:

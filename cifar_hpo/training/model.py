@@ -133,6 +133,25 @@ def whitening_weights(images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArra
     return kernel.astype(np.float32), bias.astype(np.float32)
 
 
+def pass_channels_on(model: keras.Model) -> None:
+    """Let each trained convolution of Keras' own give its channels as its first filters.
+
+    Those filters are 1 for their channel of the pixel in the middle and 0 elsewhere, so a network
+    begins with all that the first layer finds (Jordan 2024, arXiv 2404.00498; there, too, filters
+    beyond the channels stay as they were drawn).
+    """
+    for layer in model.layers:
+        if not isinstance(layer, keras_layers.Conv2D) or not layer.trainable:
+            continue
+        kernel, *bias = layer.get_weights()  # (k, k, channels, filters)
+        side, _, channels, filters = kernel.shape
+        passed = min(channels, filters)
+        middle = (side - 1) // 2
+        kernel[..., :passed] = 0
+        kernel[middle, middle, range(passed), range(passed)] = 1
+        layer.set_weights([kernel, *bias])
+
+
 def _parts(config: Model, signature: Signature, replica_count: int) -> KerasParts:
     """The layers that a model of so many replicas is made of; 0 stands for Keras' own."""
     if replica_count == 0:

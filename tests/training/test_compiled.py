@@ -33,6 +33,23 @@ def test_muons_own_key_scales_the_steps_of_other_weights(config: ComposeConfig) 
     assert network.model.optimizer.other_weights_lr_scale == 7
 
 
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_a_convolution_may_begin_by_passing_its_channels_on(
+    config: ComposeConfig, kernel: int
+) -> None:
+    checked = config("model.dirac=true", f"model.kernel_size={kernel}", "model.filters=[5,4,6]")
+    images = np.random.default_rng(0).random((2, 8, 8, 5), np.float32)
+    of_seeds = networks.initial_network(checked, TEN, [0, 1]).weights()
+    for weights in of_seeds:
+        first, _, second, _, third, *_ = weights
+        for passed, channels, whole in ((3, 3, first), (4, 5, second), (4, 4, third)):
+            found = tf.nn.conv2d(images[..., :channels], whole, 1, "SAME")[..., :passed]
+            np.testing.assert_allclose(found, images[..., :passed], rtol=1e-6)
+    drawn, others = (weights[0][..., 3:] for weights in of_seeds)
+    assert drawn.all()
+    assert (drawn != others).all()
+
+
 @pytest.mark.processors
 @pytest.mark.parametrize(
     ("precision", "options"),
