@@ -9,7 +9,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from cifar_hpo.paths import (
     OUTPUTS,
     STUDIES_DB,
 )
-from cifar_hpo.study.attributes import folders_of, run_of
+from cifar_hpo.redaction import redacted
+from cifar_hpo.study.attributes import PROGRAM, folders_of, run_of
 from cifar_hpo.study.control import Request, ask
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, no_trial, ranked
 from cifar_hpo.study.storage import (
@@ -316,7 +317,11 @@ def best(storage: BaseStorage, name: str, config: Path | None) -> None:
     """
     stored = RankedStudy.load(storage, name)
     trial = stored.best
-    composed = composed_trial(stored, trial)
+    program = stored.study.user_attrs.get(PROGRAM)
+    if config is not None and program is not None:
+        problem = f"this writes a config of cifar_hpo, and {name} is of another app, {program}"
+        raise StudyError(f"--config: {problem}; without it the trial's command is printed")
+    composed = replace(composed_trial(stored, trial), program=program)
     if config is None:
         sys.stdout.write(composed.to_command() + "\n")
         return
@@ -332,7 +337,8 @@ class ComposedTrial:
     """What Hydra made of a trial's command line.
 
     overrides: as on the command line. config: composed. config_name: of the primary config.
-    choices: of each config group. search: the arguments that name folders with configs.
+    choices: of each config group. search: the arguments that name folders with configs. program: of
+    another app, how that is started.
     """
 
     overrides: Sequence[str]
@@ -340,9 +346,13 @@ class ComposedTrial:
     config_name: str
     choices: Mapping[str, str]
     search: Sequence[str] = ()
+    program: str | None = None
 
     def to_command(self) -> str:
         """The command that runs the trial again."""
+        if self.program is not None:
+            shown = [redacted(override) for override in self.overrides]
+            return f"{self.program} {shlex.join(shown)}"
         arguments = [*self.search, *self.overrides]
         if self.config_name != DEFAULT_CONFIG:
             arguments = ["-cn", self.config_name, "hydra.mode=RUN", *arguments]

@@ -25,6 +25,9 @@ FOLDERS = "folders"
 CODE = "code"
 """By digests what code its trials run."""
 
+PROGRAM = "program"
+"""How its app is started for one trial, without what varies; of this package's own nothing."""
+
 ID = "id"
 """What tells it from all other studies, whatever their names."""
 
@@ -82,6 +85,11 @@ class StudyAttributes:
         if known[-1:] != [path]:
             others = [folder for folder in known if folder != path]
             self._study.set_user_attr(FOLDERS, [*others, path])
+
+    def set_program(self, command: str) -> None:
+        """Note how the app is started, for whoever runs a trial again."""
+        if self._study.user_attrs.get(PROGRAM) != command:
+            self._study.set_user_attr(PROGRAM, command)
 
     def folders(self) -> list[Path]:
         """Where all of its sweeps have left their trials' folders, the latest last."""

@@ -178,6 +178,8 @@ def _left_results(plan: Plan, study: Study) -> LeftResults:
     """Where the trials of this sweep leave their results; what earlier ones left is noted."""
     folder = plan.name_folder(study.name, study.attributes.folders())
     study.attributes.set_folder(folder)
+    if not plan.task.logs_itself:
+        study.attributes.set_program(plan.app_command())
     if not study.is_shared:  # else somebody may be about to note one
         for known in study.attributes.folders():
             LeftResults.in_sweep_folder(known, study.attributes.id).clear()

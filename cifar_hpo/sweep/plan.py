@@ -283,6 +283,12 @@ class Plan:
         name = f"-m {spec.name.removesuffix('.__main__')}" if spec else shlex.quote(sys.argv[0])
         return f"python {name}"
 
+    def app_command(self) -> str:
+        """How an app that is not this package's own is started for one trial, without what varies;
+        no password is in it."""
+        arguments = [redacted(argument) for argument in single_run_arguments()]
+        return " ".join([self.rerun_command(), *map(shlex.quote, arguments)])
+
     def rerun_arguments(self, params: Mapping[str, Value]) -> list[str]:
         """The arguments that run one configuration alone, without passwords: they are shown."""
         chosen = self._config_arguments() if self.task.logs_itself else single_run_arguments()

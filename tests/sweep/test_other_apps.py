@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import mlflow
 import optuna
 import pytest
 from mlflow.entities import Run as MlflowRun
-from support import call_in, clean, wait_for
+from support import call_in, clean, run_in, wait_for
 
 from cifar_hpo.report.__main__ import main as report_command
 
@@ -117,6 +118,21 @@ def test_a_trial_that_raises_is_told_on_one_line_with_the_place_of_its_traceback
     assert "leaving.py" not in written
     again = "again:  python train.py '+from=http://me:***@host/images' +rate=0.2\n"
     assert again in swept.stdout
+
+
+@pytest.mark.usefixtures("swept")
+def test_the_best_trial_of_an_app_is_run_again_by_that_app(folder: Path) -> None:
+    listed = run_in(folder, "list", "--json", module="cifar_hpo.studies")
+    (study,) = json.loads(listed.stdout)["studies"]
+    shown = run_in(folder, "best", study["study"], module="cifar_hpo.studies")
+    assert shown.stderr == ""
+    assert shown.stdout == "python train.py '+from=http://me:***@host/images' +rate=0.2\n"
+    refused = run_in(
+        folder, "best", study["study"], "--config", "b.yaml", module="cifar_hpo.studies"
+    )
+    assert refused.returncode == 2
+    assert "is of another app, python train.py; without it" in refused.stderr
+    assert not (folder / "b.yaml").exists()
 
 
 def test_each_attempt_has_a_run_with_overrides_curves_and_a_true_status(
