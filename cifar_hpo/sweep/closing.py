@@ -62,8 +62,9 @@ class Closing:
                 self.study.set_trial_run(number, run_id)
 
     def _register_champion(self) -> None:
-        """The best trial's model becomes the champion if it is one."""
-        best = self.study.best
+        """The best trial's model becomes the champion if it is one; with several seeds it is of the
+        configuration whose mean is best, for the best seed of all may be a lucky one of another."""
+        best = self._best_by_mean() if self._has_seeds() else self.study.best
         if best and best.run_id:
             metric, direction = self.study.metrics[0], self.study.directions[0]
             assert best.value is not None
@@ -91,13 +92,24 @@ class Closing:
     def _verdict(self) -> list[str]:
         """What the report says of the study, as sentences; none where no configuration has several
         seeds, which is when it could say little."""
-        if not any(self._has_several_seeds(trial) for trial in self.study.ranking()):
+        if not self._has_seeds():
             return []
         # They load SciPy.
         from cifar_hpo.analysis.comparison import compare_study
         from cifar_hpo.analysis.verdict import verdict
 
         return verdict(compare_study(self.study.name, self.study.storage))
+
+    def _best_by_mean(self) -> FinishedTrial | None:
+        """The best trial of the first configuration; None where none has a value."""
+        from cifar_hpo.analysis.comparison import compare_study  # loads SciPy
+
+        finished = compare_study(self.study.name, self.study.storage).finished
+        return finished[0].trial if finished else None
+
+    def _has_seeds(self) -> bool:
+        """Whether any configuration may have several seeds."""
+        return any(self._has_several_seeds(trial) for trial in self.study.ranking())
 
     def _has_several_seeds(self, trial: FinishedTrial) -> bool:
         """Whether a trial has replicas, or may be one of a configuration's seeds."""

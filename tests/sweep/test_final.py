@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import optuna
 import pytest
 from support import STUB_SWEEP, clean, run_command, run_in, wait_for
 
@@ -247,6 +249,37 @@ def test_a_value_that_names_another_one_means_the_same_in_both_stages(tmp_path: 
     sweep(tmp_path, "x=1,${rate}", "rate=3", final)
     (best,) = compared(tmp_path, "s_final").configurations
     assert best.value == pytest.approx(2 * 3 + 0.0005)
+
+
+@pytest.mark.long
+def test_the_champion_is_of_the_configuration_with_the_best_mean(
+    tmp_path: Path, small: list[str]
+) -> None:
+    arguments = ["-m", *small, "training.epochs=1", "model.filters=2,4", "training.seed=0,1"]
+    arguments.append("hydra.sweeper.study_name=s")
+    assert run_in(tmp_path, *arguments).returncode == 0
+    set_values(tmp_path, {(2, 0): 0.95, (2, 1): 0.85, (4, 0): 0.91, (4, 1): 0.92})
+    again = run_in(tmp_path, *arguments)
+    assert "4 done before" in again.stdout, again.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    champion = client.get_model_version_by_alias("cifar_hpo-small", "champion")
+    assert champion.tags["value"] == "0.92"
+    params = client.get_run(champion.run_id).data.params
+    assert (params["model.filters"], params["training.seed"]) == ("4", "1")
+
+
+def set_values(folder: Path, values: Mapping[tuple[int, int], float]) -> None:
+    """Let the trials of a study have found other values, by their filters and seeds."""
+    storage = open_storage(f"sqlite:///{folder}/mlruns/studies.db")
+    with sqlite3.connect(folder / "mlruns" / "studies.db") as connection:
+        for trial in optuna.load_study(study_name="s", storage=storage).get_trials():
+            key = (trial.params["model.filters"], trial.params["training.seed"])
+            outcome = {**trial.user_attrs["outcome"], "values": [values[key]]}
+            connection.execute(
+                "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'outcome' AND "
+                "trial_id = (SELECT trial_id FROM trials WHERE number = ?)",
+                (json.dumps(outcome), trial.number),
+            )
 
 
 @pytest.mark.long
