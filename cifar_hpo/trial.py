@@ -22,6 +22,7 @@ CONTEXT = "CIFAR_HPO_TRIAL"
 every launcher."""
 
 FINISHED, FAILED, KILLED, PRUNED = "FINISHED", "FAILED", "KILLED", "PRUNED"
+FAILURES = (FAILED, KILLED)
 
 PAUSED = "PAUSED"
 """What comes of an attempt whose trial waits for the others, and is no outcome."""

@@ -69,7 +69,7 @@ from cifar_hpo.study.turns import TurnLost
 from cifar_hpo.study.workload import Workload
 from cifar_hpo.trial import (
     FAILED,
-    KILLED,
+    FAILURES,
     PAUSED,
     PAUSING,
     PRUNED,
@@ -77,8 +77,6 @@ from cifar_hpo.trial import (
     TrialResult,
     TrialSpec,
 )
-
-FAILURES = (FAILED, KILLED)
 
 LeftResult = Callable[["Study", TrialSpec], TrialResult | None]
 """Gives the result that a trial of a study left on disk; None where it left none."""

@@ -35,7 +35,7 @@ from cifar_hpo.sweep.final import final_text
 from cifar_hpo.sweep.plan import MAX_CELLS_CHECKED, Plan
 from cifar_hpo.table import Table
 from cifar_hpo.task import Profile
-from cifar_hpo.trial import FAILED, FINISHED, KILLED, PRUNED
+from cifar_hpo.trial import FAILURES, FINISHED, PRUNED
 from cifar_hpo.workers.engine import Engine
 from cifar_hpo.workers.pool import Pool, available_cores
 from cifar_hpo.workers.process import thread_environment
@@ -207,7 +207,7 @@ def _outlook(plan: Plan, storage: BaseStorage | None) -> Outlook:
     for trial in outlook.finished:
         workload.finish(trial.params)
     if options["retry_failed"]:
-        failed = [trial for trial in outlook.finished if trial.state in (FAILED, KILLED)]
+        failed = [trial for trial in outlook.finished if trial.state in FAILURES]
         outlook.retried = [trial.params for trial in failed if plan.space.holds(trial.params)]
     in_one_go = {trial.number for trial in trials if not trial.user_attrs.get(ATTEMPT)}
     outlook.timed = [

@@ -26,6 +26,7 @@ from cifar_hpo.study.seeds import REPLICAS, is_seed, without_seed
 from cifar_hpo.study.space import Choices, Space, Value, identity
 from cifar_hpo.sweep.options import MAX_NAME_LENGTH
 from cifar_hpo.sweep.plan import HydraSweeper, Plan, seed_of
+from cifar_hpo.trial import FAILURES
 from cifar_hpo.workers.jobs import HydraLauncher
 
 if TYPE_CHECKING:  # Optuna is loaded where a study is looked for
@@ -145,7 +146,6 @@ def _first_seed(seed: int, used_seeds: Sequence[int], earlier: optuna.Study | No
 def _has_failed(earlier: optuna.Study | None) -> bool:
     """Whether any trial of it failed for good."""
     from cifar_hpo.study.ranking import finished_trials
-    from cifar_hpo.study.study import FAILURES
 
     if earlier is None:
         return False

@@ -263,7 +263,7 @@ class RunReader:
                 )
         except Exception as error:  # noqa: BLE001  Keras, h5py and zipfile share no base
             cause = named_line(error, MAX_CAUSE)
-            hint = "name another by --run, or train it again"
+            hint = "choose another one, or train it again"
             raise StudyError(f"{title}: its model can't be loaded ({cause}); {hint}") from None
 
     def _find_model(self, run_id: str) -> tuple[str, str]:
