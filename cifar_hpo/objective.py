@@ -68,6 +68,7 @@ class Objective:
         "data.folds": None,
         "data.name": None,
         "training.early_stopping_metric": "val_loss",
+        "training.initial_scale": 1.0,
         "training.callbacks": [],
         "training.deterministic": True,
     }

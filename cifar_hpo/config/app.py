@@ -7,6 +7,7 @@ config against it. Nothing heavy is imported.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -33,6 +34,10 @@ ACTIVATIONS = ("relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sig
 WHITENING_SIZE = 2
 """Side of the whitening layer's kernel, pixels; it has no padding."""
 FLOAT32, BFLOAT16, FLOAT16 = PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+WHOLE_SHARE = 0.3
+"""Share of the epochs at their end that have whole images, where smaller ones go before."""
+SIZE_STEP = 4
+"""Pixels by which images grow from one epoch to a later one."""
 AUGMENTATIONS = ("flip", "alternating_flip", "shift", "cutout")
 SHIFT = 4
 """The most pixels by which an augmented image is shifted each way."""
@@ -46,6 +51,19 @@ Shape = tuple[int, int, int]
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+
+def size_in_epoch(size: Size, initial_scale: float, epoch: int, epochs: int) -> Size:
+    """Height and width of training images in an epoch, from 0; size: their own.
+
+    They grow evenly to the whole, in steps of SIZE_STEP pixels, for each of which a graph is made.
+    """
+    growing = epochs - math.ceil(epochs * WHOLE_SHARE)
+    if epoch >= growing:
+        return size
+    scale = initial_scale + (1 - initial_scale) * epoch / growing
+    height, width = (min(side, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in size)
+    return max(height, 1), max(width, 1)
 
 
 def whitening_channels(colours: int) -> int:
@@ -331,6 +349,12 @@ class Training:
     schedule: str = key(
         "of the learning rate, over all steps", choices=("constant", "cosine", "one_cycle")
     )
+    initial_scale: float = key(
+        "progressive resizing: side of the first epoch's images, as a share of their own; it "
+        "grows, and the last three tenths of the epochs have whole ones",
+        above=0,
+        high=1,
+    )
     label_smoothing: float = key(
         "share of each training label that is spread evenly over all classes", low=0, below=1
     )
@@ -425,6 +449,7 @@ class Config:
             "training.callbacks": training.callbacks,
             # A replica has images of its own.
             "data.folds": self.data.folds,
+            "training.initial_scale": self.training.initial_scale < 1,
             # It looks at a kernel as a whole.
             "optimizer=muon": isinstance(self.optimizer, Muon),
             # A replica's loss has a scale of its own, and steps that it skips.

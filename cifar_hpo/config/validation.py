@@ -21,6 +21,7 @@ from cifar_hpo.config.app import (
     Model,
     Shape,
     Training,
+    size_in_epoch,
 )
 from cifar_hpo.config.fields import check_values, without_hydra
 from cifar_hpo.config.secrets import refuse_secrets_and_calls
@@ -53,6 +54,9 @@ def validate_config(config: DictConfig) -> Config:
     validate_tags(typed.mlflow.tags, typed.mlflow.note)
     _validate_tensorboard(typed.training)
     _validate_extension(typed.training)
+    if isinstance(typed.model, Call) and typed.training.initial_scale < 1:
+        problem = "a model of your own may take images of one size alone; set it to 1"
+        raise ConfigError("training.initial_scale", problem)
     typed.training.callbacks = _parsed_callbacks(typed.training.callbacks)
     return typed
 
@@ -73,14 +77,17 @@ def _validate_section(path: str, section: Any, given: Any) -> None:
 
 
 def _validate_extension(training: Training) -> None:
-    """Raise ConfigError for a schedule that ends with the last epoch, behind which no training goes
-    on."""
-    if training.schedule == "constant":
+    """Raise ConfigError for what ends with the last epoch, behind which no training goes on."""
+    asked = [name for name in ("keep_checkpoint", "extend") if getattr(training, name)]
+    if not asked:
         return
-    for name in ("keep_checkpoint", "extend"):
-        if getattr(training, name):
-            problem = f"with training.schedule={training.schedule} the last epoch is the end of it"
-            raise ConfigError(f"training.{name}", f"{problem}; constant alone can go on")
+    path = f"training.{asked[0]}"
+    if training.schedule != "constant":
+        problem = f"with training.schedule={training.schedule} the last epoch is the end of it"
+        raise ConfigError(path, f"{problem}; constant alone can go on")
+    if training.initial_scale < 1:
+        problem = f"with training.initial_scale={training.initial_scale:g} images grow to the end"
+        raise ConfigError(path, f"{problem}; those of one size can go on")
 
 
 def _validate_tensorboard(training: Training) -> None:
@@ -121,6 +128,7 @@ def validate_for_data(config: Config, shape: Shape, *, has_numbers: bool) -> Non
     """
     if isinstance(config.model, Model):
         _validate_sizes(config.model, shape)
+        _validate_growth(config, shape)
         if config.model.shift and min(shape[:2]) < 2:
             problem = f"images of {shape[0]}×{shape[1]} pixels have no edge to mirror"
             raise ConfigError("model.shift", problem)
@@ -138,6 +146,22 @@ def validate_for_data(config: Config, shape: Shape, *, has_numbers: bool) -> Non
         raise ConfigError("training.early_stopping_metric", problem)
 
 
+def _validate_growth(config: Config, shape: Shape) -> None:
+    """Raise ConfigError where images can't be as small at first as they are to be."""
+    path, training = "training.initial_scale", config.training
+    if training.initial_scale == 1:
+        return
+    if config.model.global_pooling == "none":
+        problem = "the dense layer reads images of one size; choose model.global_pooling"
+        raise ConfigError(path, problem)
+    height, width = size_in_epoch(shape[:2], training.initial_scale, 0, training.epochs)
+    try:
+        _validate_sizes(config.model, (height, width, shape[2]))
+    except ConfigError:
+        problem = f"of {height}×{width} pixels at first the layers leave none; raise it"
+        raise ConfigError(path, problem) from None
+
+
 def validate_for_streams(config: Config) -> None:
     """Raise ConfigError for what can't be done with data that comes as streams."""
     if config.data.augment:
@@ -148,6 +172,9 @@ def validate_for_streams(config: Config) -> None:
 
 def refuse_with_fit(config: Config, reason: str) -> None:
     """Raise ConfigError for what Keras' `fit` can't do. reason: why it has to train."""
+    if config.training.initial_scale < 1:
+        problem = f"{reason}, so Keras' fit trains, for which images have one size; set it to 1"
+        raise ConfigError("training.initial_scale", problem)
     if config.training.weight_averaging:
         problem = f"{reason}, so Keras' fit trains, which has no average to evaluate; set it to 0"
         raise ConfigError("training.weight_averaging", problem)

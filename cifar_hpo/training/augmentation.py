@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from cifar_hpo.config.app import SHIFT
+from cifar_hpo.config.app import SHIFT, Size
 
 CUTOUT = 8
 """Side of the square that is cut out, pixels."""
@@ -72,6 +72,16 @@ def augment(
             grey = tf.reduce_mean(pixels, axis=0, keepdims=True)
         pixels = tf.concat((pixels, grey), axis=0)  # (n·h·w + 1, colours)
     return tf.gather(pixels, lookup)  # (n, h, w, colours)
+
+
+def resized(images: tf.Tensor, size: Size) -> tf.Tensor:
+    """Images (n, h, w, c) in another size and of the same dtype; whole numbers are rounded."""
+    if tuple(images.shape[1:3]) == size:
+        return images
+    smaller = tf.image.resize(images, size, antialias=True)  # float32
+    if images.dtype.is_integer:
+        smaller = tf.round(smaller)
+    return tf.cast(smaller, images.dtype)
 
 
 def _shifted(positions: tf.Tensor, drawn: tf.Tensor, size: int) -> tf.Tensor:

@@ -22,8 +22,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo.config.app import Config
+from cifar_hpo.config.app import Config, Size, size_in_epoch
 from cifar_hpo.training import _keras, devices, fitting, layers, optimizers, replicas
+from cifar_hpo.training.augmentation import resized
 from cifar_hpo.training.fitting import EVAL_BATCH, batch_of
 from cifar_hpo.training.model import (
     WHITENING_IMAGES,
@@ -92,7 +93,7 @@ class Network:
         self._images = tf.TensorSpec((None, *signature.shape), signature.dtype)
         self._labels = tf.TensorSpec((None, *signature.label_shape), signature.label_dtype)
         self.model = self._compiled()
-        self._fit = self._fit_graph()
+        self._fits: dict[Size, Callable[..., None]] = {}  # by the size of images in a step
         self._score = self._score_graph()
         self._predict = tf.function(self._outputs, input_signature=[self._images])
         self._peak = tf.constant(0.0)
@@ -115,7 +116,8 @@ class Network:
 
     def _compiled(self) -> keras.Model:
         set_precision(self.config)
-        model = build(self.config.model, self.signature, self.replica_count)
+        is_growing = self.config.training.initial_scale < 1
+        model = build(self.config.model, self.signature, self.replica_count, any_size=is_growing)
         self._compile(model)
         _keras.create_variables(model, self.signature)
         return model
@@ -192,7 +194,8 @@ class Network:
             return self.fit_batches(batches, len(batches), epoch, epochs)
         self.model.reset_metrics()
         labels = tf.cast(labels, self._labels.dtype)
-        self._fit(images, labels, tf.constant(epoch), tf.constant(epochs), self._peak)
+        fit = self._fit_graph(self._size_in_epoch(epoch, epochs))
+        fit(images, labels, tf.constant(epoch), tf.constant(epochs), self._peak)
         return self._metrics()
 
     def score(self, images: tf.Tensor, labels: tf.Tensor) -> list[dict[str, float]]:
@@ -290,7 +293,17 @@ class Network:
             metrics.append({"loss": float(loss), self.signature.kind.metric: float(value)})
         return metrics
 
-    def _fit_graph(self) -> Callable[..., None]:
+    def _size_in_epoch(self, epoch: int, epochs: int) -> Size:
+        height, width, _ = self.signature.shape
+        return size_in_epoch((height, width), self.config.training.initial_scale, epoch, epochs)
+
+    def _fit_graph(self, size: Size) -> Callable[..., None]:
+        """An epoch on images that are made of this size."""
+        if size not in self._fits:
+            self._fits[size] = self._new_fit_graph(size)
+        return self._fits[size]
+
+    def _new_fit_graph(self, size: Size) -> Callable[..., None]:
         model = self.model
         batch_size = self.config.training.batch_size
         changes = self.config.data.augment
@@ -312,6 +325,7 @@ class Network:
             for step in tf.range(steps):
                 chosen = order[step * batch_size : (step + 1) * batch_size]
                 batch = batch_of(images, chosen, changes, epoch, step)
+                batch = resized(batch, size)
                 if schedule:
                     steps_done = tf.cast(epoch * steps + step, tf.float32)
                     done = steps_done / tf.cast(epochs * steps, tf.float32)

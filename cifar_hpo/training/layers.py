@@ -49,7 +49,7 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
         self.use_bias = use_bias
         self.block = block
 
-    def build(self, shape: tuple[int, ...]) -> None:
+    def build(self, shape: tuple[Any, ...]) -> None:
         channels = shape[-1] // self.groups
         width = self.filters * self.groups
         kernel_shape = (self.kernel_size, self.kernel_size, channels, width)
@@ -58,9 +58,10 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
         if self.block is None:
             self.block = self._fastest_block(channels, self._size(shape))
 
-    def _fastest_block(self, channels: int, size: tuple[int, int]) -> tuple[int, int]:
-        """What was measured for processors is nothing for a GPU, nor for float16."""
-        if devices.has_gpu() or self.compute_dtype == "float16":
+    def _fastest_block(self, channels: int, size: tuple[Any, Any]) -> tuple[int, int]:
+        """What was measured for processors is nothing for a GPU, nor for float16; images of any
+        size have none that divides it."""
+        if None in size or devices.has_gpu() or self.compute_dtype == "float16":
             return 1, 1
         return processor.block(
             self.kernel_size, channels, self.filters, self.groups, size, dtype=self.compute_dtype
@@ -132,10 +133,12 @@ class Conv2D(keras.layers.Layer):  # type: ignore[misc]
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return (shape[0], *self._size(shape), self.filters * self.groups)
 
-    def _size(self, shape: tuple[Any, ...]) -> tuple[int, int]:
-        """Height and width of the result for images (n, H, W, channels)."""
+    def _size(self, shape: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Height and width of the result for images (n, H, W, channels); None where they may be
+        any."""
         lost = self.kernel_size - 1 if self.padding == "VALID" else 0
-        return shape[1] - lost, shape[2] - lost
+        height, width = (side and side - lost for side in shape[1:3])
+        return height, width
 
 
 def _convolve(

@@ -25,17 +25,22 @@ WHITENING_IMAGES = 1_000
 """Images that whitening is computed from: a million patches for a dozen numbers each."""
 
 
-def build(config: Model, signature: Signature, replica_count: int = 0) -> keras.Model:
+def build(
+    config: Model, signature: Signature, replica_count: int = 0, *, any_size: bool = False
+) -> keras.Model:
     """The uncompiled model: raw images (n, h, w, c) in, float32 numbers (n, outputs) out, which are
     probabilities unless labels are numbers.
 
     replica_count: 0 builds it of Keras' own layers, to be kept and loaded anywhere; otherwise of
     those in `layers`, which compute the same faster. With more than one the numbers are
-    (n, replicas, outputs). Weights are drawn from Keras' global seed. With batch norm a convolution
+    (n, replicas, outputs). any_size: whether it takes images of other sizes, too, for which it
+    needs global pooling. Weights are drawn from Keras' global seed. With batch norm a convolution
     has no bias, which the norm would cancel.
     """
     parts = _parts(config, signature, replica_count)
-    inputs = keras.Input(signature.shape, dtype=signature.dtype, name="image")
+    height, width, colours = signature.shape
+    shape = (None, None, colours) if any_size else (height, width, colours)
+    inputs = keras.Input(shape, dtype=signature.dtype, name="image")
     x = keras_layers.Rescaling(1 / 255)(inputs) if signature.is_scaled else inputs
     if config.whitening:
         x = parts.whitening()(x)

@@ -81,6 +81,7 @@ def network_shape(
         training.precision,
         training.deterministic,
         training.schedule,
+        training.initial_scale,
         training.label_smoothing,
         training.weight_averaging,
         by_fit,

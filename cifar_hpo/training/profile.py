@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import psutil
 
-from cifar_hpo.config.app import Config
+from cifar_hpo.config.app import Config, Size, Training, size_in_epoch
 from cifar_hpo.data.dataset import Dataset
 from cifar_hpo.task import Profile
 from cifar_hpo.training import checkpoint
@@ -47,10 +47,11 @@ def profile(config: Config, dataset: Dataset) -> Profile | None:
     seeds = [training.seed + replica for replica in range(replicas)]
     signature = Signature.of(dataset)
     network = initial_network(config, signature, seeds, batches.example)
-    batches.fit(network, 0, training.epochs)
+    last = training.epochs - 1  # where images grow, of the whole ones
+    batches.fit(network, last, training.epochs)
     batches.score(network)
     built = time.perf_counter()
-    batches.fit(network, 1, training.epochs)
+    batches.fit(network, last, training.epochs)
     stepped = time.perf_counter()
     batches.score(network)
     scored = time.perf_counter()
@@ -60,7 +61,8 @@ def profile(config: Config, dataset: Dataset) -> Profile | None:
     steps = -(-len(images) // training.batch_size)
     epoch = (stepped - built) * steps / batches.steps + (scored - stepped)
     groups = training.replicas // replicas  # that train one after the other
-    seconds = built - started + groups * (training.epochs * epoch + tested - scored)
+    epochs = _epochs_of_whole_images(training, signature.shape[:2])
+    seconds = built - started + groups * (epochs * epoch + tested - scored)
     memory = psutil.Process().memory_info().rss + images[trained:].nbytes
     return Profile(
         steps=batches.steps,
@@ -69,6 +71,15 @@ def profile(config: Config, dataset: Dataset) -> Profile | None:
         checkpoint=_checkpoint_size(network),
         model=_model_size(config, signature, network),
     )
+
+
+def _epochs_of_whole_images(training: Training, size: Size) -> float:
+    """As how many epochs of whole images the epochs count, by their pixels."""
+    epochs = 0.0
+    for epoch in range(training.epochs):
+        height, width = size_in_epoch(size, training.initial_scale, epoch, training.epochs)
+        epochs += height * width / (size[0] * size[1])
+    return epochs
 
 
 def _checkpoint_size(network: Network) -> int:

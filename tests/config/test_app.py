@@ -16,6 +16,25 @@ from cifar_hpo.config import sweep as options
 from cifar_hpo.config.validation import validate_config
 from cifar_hpo.paths import CONF, SWEEPS
 
+
+@pytest.mark.parametrize(
+    ("size", "scale", "epochs", "heights"),
+    [
+        ((32, 32), 0.625, 10, [20, 20, 24, 24, 28, 28, 32, 32, 32, 32]),
+        ((32, 32), 1.0, 3, [32, 32, 32]),
+        ((32, 32), 0.5, 2, [16, 32]),
+        ((32, 32), 0.5, 1, [32]),
+        ((8, 6), 0.01, 3, [1, 4, 8]),
+    ],
+)
+def test_images_grow_to_the_whole(
+    size: tuple[int, int], scale: float, epochs: int, heights: list[int]
+) -> None:
+    sizes = [config.size_in_epoch(size, scale, epoch, epochs) for epoch in range(epochs)]
+    assert [height for height, _ in sizes] == heights
+    assert sizes[-1] == size
+
+
 pytestmark = pytest.mark.usefixtures("composing")
 
 

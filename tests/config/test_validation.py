@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 from hydra import compose
 
 from cifar_hpo import trust
-from cifar_hpo.config.validation import validate_config, validate_for_data
+from cifar_hpo.config.validation import validate_config, validate_for_data, validate_for_streams
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.trust import Call
 
@@ -83,6 +84,45 @@ def test_tags_and_a_note_may_be_interpolated(monkeypatch: pytest.MonkeyPatch) ->
     mlflow = validate_config(given).mlflow
     assert mlflow.tags == {"team": "vision", "year": 2026}
     assert mlflow.note == "why"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.global_pooling=none"], "the dense layer reads images of one size"),
+        (["training.keep_checkpoint=true"], "keep_checkpoint: with training.initial_scale=0.5 im"),
+        (["model.depth=3", "model.padding=valid"], "of 16×16 pixels at first the layers leave"),
+    ],
+)
+def test_images_grow_where_a_training_can_have_them_of_any_size(
+    overrides: list[str], message: str
+) -> None:
+    growing = ["training.initial_scale=0.5", "model.global_pooling=max", "model.kernel_size=3"]
+    validate_for_data(validate_config(compose("config", growing)), (32, 32, 3), has_numbers=False)
+    with pytest.raises(ConfigError, match=message):
+        validate_for_data(
+            validate_config(compose("config", [*growing, *overrides])),
+            (32, 32, 3),
+            has_numbers=False,
+        )
+
+
+def test_a_model_of_the_user_s_has_images_of_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.cifar_hpo]\nallow = ["keras"]\n')
+    monkeypatch.chdir(tmp_path)
+    trust.allowed_prefixes.cache_clear()
+    request.addfinalizer(trust.allowed_prefixes.cache_clear)
+    model = ["~model", "+model={_target_: keras.Sequential}"]
+    with pytest.raises(ConfigError, match="initial_scale: a model of your own may take"):
+        validate_config(compose("config", [*model, "training.initial_scale=0.5"]))
+
+
+def test_streams_have_images_of_one_size() -> None:
+    overrides = ["training.initial_scale=0.5", "model.global_pooling=max"]
+    with pytest.raises(ConfigError, match="initial_scale: data comes as streams"):
+        validate_for_streams(validate_config(compose("config", overrides)))
 
 
 def test_a_section_that_is_null_is_refused() -> None:

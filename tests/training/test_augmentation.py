@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from cifar_hpo.training.augmentation import augment
+from cifar_hpo.training.augmentation import augment, resized
 from cifar_hpo.training.fitting import batch_of
 
 IMAGES: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
@@ -75,6 +75,17 @@ def test_a_shift_is_up_to_four_pixels_each_way_with_mirrored_edges() -> None:
         assert len(offsets) == 1
         shifts.add(offsets[0])
     assert len(shifts) > 30
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_smaller_images_have_the_same_dtype_and_the_means_of_their_pixels(dtype: type) -> None:
+    images = tf.constant(IMAGES.astype(dtype))
+    assert resized(images, (32, 32)) is images
+    smaller = resized(images, (16, 16)).numpy()
+    assert (smaller.dtype, smaller.shape) == (dtype, (64, 16, 16, 3))
+    assert smaller.mean() == pytest.approx(IMAGES.mean(), abs=1)
+    flat = tf.fill((1, 32, 32, 3), tf.constant(201, dtype))
+    np.testing.assert_allclose(resized(flat, (20, 24)), 201, rtol=1e-6)
 
 
 def offsets_of(image: NDArray[Any], padded: NDArray[Any]) -> list[tuple[int, int]]:

@@ -40,6 +40,7 @@ OPTIONS: dict[str, list[str]] = {
         "optimizer.learning_rate=1.5",
     ],
     "muon": ["optimizer=muon"],
+    "growing images": ["training.initial_scale=0.5", "model.global_pooling=max"],
     "fp16, averaged": [
         "training.precision=mixed_float16",
         "training.weight_averaging=0.9",
