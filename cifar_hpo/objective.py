@@ -170,8 +170,10 @@ class Objective:
             return False
         kept = self._kept[extended]
         digest = self._prepare_data(checked).rpartition(":")[2]
-        for group in groups_of(checked, is_streamed=self._is_streamed(checked)):
-            if kept_name(identity_of(checked, digest, group)) not in kept:
+        is_streamed = self._is_streamed(checked)
+        for group in groups_of(checked, is_streamed=is_streamed):
+            identity = identity_of(checked, digest, group, is_streamed=is_streamed)
+            if kept_name(identity) not in kept:
                 return True
         return False
 

@@ -167,6 +167,9 @@ def validate_for_streams(config: Config) -> None:
     if config.data.augment:
         problem = "data that comes as streams is changed by its own map; leave it empty"
         raise ConfigError("data.augment", problem)
+    if isinstance(config.model, Model) and config.model.whitening:
+        problem = "data that comes as streams shows no images beforehand; set it to false"
+        raise ConfigError("model.whitening", problem)
     refuse_with_fit(config, "data comes as streams")
 
 

@@ -31,14 +31,17 @@ def groups_of(config: Config, *, is_streamed: bool) -> list[list[int]]:
     return [[number] for number in numbers]
 
 
-def identity_of(config: Config, digest: str, group: Sequence[int]) -> str:
+def identity_of(config: Config, digest: str, group: Sequence[int], *, is_streamed: bool) -> str:
     """All that decides how the training of a group of replicas goes.
 
-    digest: of the dataset, which stands for where it is from.
+    digest: of the dataset, which stands for where it is from; not for what the function does to
+    streams of images, of which it knows the labels alone.
     """
     meaning = asdict(config)
-    del meaning["mlflow"], meaning["data"]["path"], meaning["data"]["call"]
-    code = _code(config)
+    del meaning["mlflow"], meaning["data"]["path"]
+    if not is_streamed:
+        del meaning["data"]["call"]
+    code = _code(config, is_streamed=is_streamed)
     if code:
         meaning["code"] = code
     for name in NOT_IDENTIFYING:
@@ -46,11 +49,13 @@ def identity_of(config: Config, digest: str, group: Sequence[int]) -> str:
     return json.dumps([meaning, digest, list(group)], sort_keys=True)
 
 
-def _code(config: Config) -> list[str]:
-    """Digests of the code of the user's that a model and callbacks are of."""
+def _code(config: Config, *, is_streamed: bool) -> list[str]:
+    """Digests of the code of the user's that a model, callbacks and streams are of."""
     calls = {f"training.callbacks[{i}]": call for i, call in enumerate(config.training.callbacks)}
     if isinstance(config.model, Call):
         calls["model"] = config.model
+    if is_streamed and config.data.call is not None:
+        calls["data"] = config.data.call
     digests = []
     for path, call in calls.items():
         for target in call.targets:

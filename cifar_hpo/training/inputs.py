@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -90,7 +91,10 @@ class StreamInput:
         streams, batch_size = dataset.streams, config.training.batch_size
         assert streams is not None
         _validate_batch_size(config.training, streams.count)
-        self.training, self.validation, _ = streams.in_batches(batch_size)
+        signature = Signature.of(dataset)
+        training, validation, _ = streams.in_batches(batch_size)
+        self.training = training.map(partial(_with_labels_in_form, signature))
+        self.validation = validation.map(partial(_with_labels_in_form, signature))
         self.steps = -(-streams.count // batch_size)
         self.example = tf.constant(dataset.train[0])
 
@@ -104,6 +108,14 @@ class StreamInput:
         """A stream that is shuffled anew each time it is read counts how often it was."""
         for _ in range(epochs * _keras.ITERATORS_OF_FIT):
             iter(self.training)
+
+
+def _with_labels_in_form(
+    signature: Signature, images: tf.Tensor, labels: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A batch of a stream with labels as `in_form` has those of arrays."""
+    labels = tf.reshape(labels, (-1, *signature.label_shape))
+    return images, tf.cast(labels, signature.label_dtype)
 
 
 def _validate_batch_size(config: Training, images: int) -> None:

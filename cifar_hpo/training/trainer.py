@@ -194,7 +194,8 @@ class _GroupTraining:
             make_callbacks(config.training),
             steps=self.input.steps,
         )
-        self.identity = identity_of(config, dataset.digest, group)
+        is_streamed = dataset.streams is not None
+        self.identity = identity_of(config, dataset.digest, group, is_streamed=is_streamed)
         self.checkpoint = folder and folder / CHECKPOINT.format(replica=group[0])
         self.epochs: list[list[dict[str, float]]] = []
         self.seconds = 0.0

@@ -119,9 +119,20 @@ def test_a_model_of_the_user_s_has_images_of_one_size(
         validate_config(compose("config", [*model, "training.initial_scale=0.5"]))
 
 
-def test_streams_have_images_of_one_size() -> None:
-    overrides = ["training.initial_scale=0.5", "model.global_pooling=max"]
-    with pytest.raises(ConfigError, match="initial_scale: data comes as streams"):
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["training.initial_scale=0.5", "model.global_pooling=max"],
+            "training.initial_scale: data comes as streams",
+        ),
+        (["model.whitening=true"], "model.whitening: data that comes as streams shows no images"),
+    ],
+)
+def test_streams_have_no_images_beforehand_and_all_of_one_size(
+    overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
         validate_for_streams(validate_config(compose("config", overrides)))
 
 

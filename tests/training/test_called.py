@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from support import composed, images
 from support_training import all_weights, train_dataset, train_dataset_and_die
@@ -24,9 +25,9 @@ from cifar_hpo.data.labels import CLASSES, NUMBERS, SEVERAL
 from cifar_hpo.data.streams import Streams
 from cifar_hpo.errors import ConfigError
 from cifar_hpo.examination import Examination
-from cifar_hpo.training import called, networks, trainer
+from cifar_hpo.training import called, inputs, networks, trainer
 from cifar_hpo.training.compiled import compile_by_keras
-from cifar_hpo.training.identity import groups_of
+from cifar_hpo.training.identity import groups_of, identity_of
 from cifar_hpo.training.signature import Signature
 from cifar_hpo.trust import Call
 
@@ -401,6 +402,19 @@ def with_channels(data: Dataset, channels: int, dtype: type) -> Dataset:
     return replace(data, digest=f"{data.digest}{channels}", train=splits[0], test=splits[1])
 
 
+def test_what_is_done_to_streams_is_part_of_their_training() -> None:
+    """The digest knows the labels of streams alone, but all of arrays."""
+    identities = {}
+    for strength in (1, 2):
+        checked = config("")
+        checked.data.call = Call("own_models.scaled", {"strength": strength})
+        for is_streamed in (True, False):
+            told = identity_of(checked, "digest", [0], is_streamed=is_streamed)
+            identities[strength, is_streamed] = told
+    assert identities[1, True] != identities[2, True]
+    assert identities[1, False] == identities[2, False]
+
+
 def test_floats_are_taken_as_they_are() -> None:
     images = keras.Input((8, 8, 3), dtype="float32")
     signature = Signature(10, shape=(8, 8, 3), dtype="float32")
@@ -418,6 +432,29 @@ def streamed(data: Dataset) -> Dataset:
     test = tf.data.Dataset.from_tensor_slices(data.test)
     streams = Streams(train, validation, test, count=50)
     return replace(data, train=(x[:1], y[:1]), streams=streams)
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        (CLASSES, lambda y: y[:, None]),
+        (CLASSES, lambda y: y[:, None].astype(np.float32)),
+        (NUMBERS, lambda y: y),
+    ],
+    ids=["a class in a column", "a class as a float", "one number each"],
+)
+def test_labels_of_streams_are_learned_in_whatever_form_they_come(
+    kind: str, form: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    data, checked = dataset(kind), config("", "training.epochs=1")
+    signature = Signature.of(data)
+    epochs = []
+    for in_form in (lambda y: inputs.in_form(y, signature), form):
+        (x, y), (test_images, test_labels) = data.train, data.test
+        splits = {"train": (x, in_form(y)), "test": (test_images, in_form(test_labels))}
+        _, of_form = train_dataset(checked, streamed(replace(data, **splits)))
+        epochs.append(of_form)
+    assert epochs[0] == epochs[1]
 
 
 @pytest.mark.parametrize("model", ["", "scaled"])
