@@ -28,7 +28,7 @@ from cifar_hpo.console import PLAIN
 from cifar_hpo.errors import StudyError, UserError, one_line
 from cifar_hpo.report.follow import running_table
 from cifar_hpo.report.page import build_page
-from cifar_hpo.report.runs import StoredRuns, open_runs
+from cifar_hpo.report.runs import StoredRuns, open_runs, with_new_images
 from cifar_hpo.study.storage import storage_errors
 from cifar_hpo.table import Table
 
@@ -42,7 +42,8 @@ REST = 2.0
 that it would go on without end."""
 
 SECURITY = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    # The figures that are images lie within the page.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "script-src 'unsafe-inline'; connect-src 'self'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -95,7 +96,8 @@ class LivePage:
         if is_new and (not self.page or now - self._built_at > REST * self._took):
             self._open_runs(comparison)
             with tempfile.TemporaryDirectory() as folder:
-                page = build_page(comparison, self._runs, Path(folder), is_live=True)
+                judged = with_new_images(comparison, self._runs)
+                page = build_page(judged, self._runs, Path(folder), is_live=True)
             self.page, self._built_of = page, found
             self._built_at = time.monotonic()
             self._took = self._built_at - now
