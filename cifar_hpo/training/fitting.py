@@ -6,7 +6,7 @@ own, and streams of images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -93,12 +93,16 @@ def fit_epoch(
         callbacks=list(callbacks),
         verbose=0,
     )
-    return {name: float(values[-1]) for name, values in history.history.items()}
+    return _numbers({name: values[-1] for name, values in history.history.items()})
 
 
 def evaluate(model: keras.Model, batches: tf.data.Dataset) -> dict[str, float]:
     """A model's own loss and metrics, by their names."""
-    values = model.evaluate(batches, verbose=0, return_dict=True)
+    return _numbers(model.evaluate(batches, verbose=0, return_dict=True))
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are one number; a metric may be several, one for each class."""
     return {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
 
 
