@@ -22,7 +22,9 @@ NEVER_FALLING = ("relu", "elu", "selu", "leaky_relu", "tanh", "sigmoid")
 """Activations that give no smaller number for a larger one."""
 
 WHITENING_IMAGES = 1_000
-"""Images that whitening is computed from: a million patches for a dozen numbers each."""
+WHITENING_PIXELS = 1_024_000
+"""Images, and pixels of them, that whitening is computed from at most: a million patches of a dozen
+numbers each."""
 
 
 def build(
@@ -121,13 +123,15 @@ def whitening_weights(images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArra
     a ReLU loses nothing (Jordan 2024, arXiv 2404.00498).
     """
     side, colours = WHITENING_SIZE, images.shape[3]
-    scaled = images[:WHITENING_IMAGES]  # (n, h, w, c)
+    pixels = images.shape[1] * images.shape[2]
+    count = max(1, min(WHITENING_IMAGES, WHITENING_PIXELS // pixels))
+    scaled = images[:count]  # (n, h, w, c)
     if images.dtype == np.uint8:
         scaled = scaled / np.float32(255)
     patches = np.lib.stride_tricks.sliding_window_view(scaled, (side, side), axis=(1, 2))
     patches = np.moveaxis(patches, 3, -1)  # (n, h-1, w-1, rows, columns, c)
     patches = patches.reshape(-1, side * side * colours)  # (n·(h-1)·(w-1), 4·c)
-    mean = patches.mean(axis=0)  # (4·c,)
+    mean = patches.mean(axis=0, dtype=np.float64)  # (4·c,); float32 can't add up so many
     variances, components = np.linalg.eigh(np.cov(patches, rowvar=False))  # (4·c,), (4·c, 4·c)
     # What varies least is mostly noise, which is not scaled up to the full.
     spread = np.sqrt(variances + 5e-5 * variances[-1] + 1e-9)
