@@ -205,6 +205,9 @@ def _validate_data(data: Data) -> None:
         raise ConfigError("data.name", problem)
     if data.source != "keras" and data.name is not None:
         raise ConfigError("data.name", f"{data.name!r} is one of Keras' own sets; set data=keras")
+    if {"flip", "alternating_flip"} <= set(data.augment):
+        problem = "flip and alternating_flip are two ways to flip; take one"
+        raise ConfigError("data.augment", problem)
 
 
 def _validate_folds(config: Config) -> None:
