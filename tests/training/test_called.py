@@ -451,8 +451,8 @@ def test_labels_of_streams_are_learned_in_whatever_form_they_come(
     epochs = []
     for in_form in (lambda y: inputs.in_form(y, signature), form):
         (x, y), (test_images, test_labels) = data.train, data.test
-        splits = {"train": (x, in_form(y)), "test": (test_images, in_form(test_labels))}
-        _, of_form = train_dataset(checked, streamed(replace(data, **splits)))
+        train, test = (x, in_form(y)), (test_images, in_form(test_labels))
+        _, of_form = train_dataset(checked, streamed(replace(data, train=train, test=test)))
         epochs.append(of_form)
     assert epochs[0] == epochs[1]
 
