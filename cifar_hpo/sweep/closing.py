@@ -64,11 +64,11 @@ class Closing:
     def _register_champion(self) -> None:
         """The best trial's model becomes the champion if it is one; with several seeds it is of the
         configuration whose mean is best, for the best seed of all may be a lucky one of another."""
-        best = self._best_by_mean() if self._has_seeds() else self.study.best
+        best, value = self._best()
         if best and best.run_id:
             metric, direction = self.study.metrics[0], self.study.directions[0]
-            assert best.value is not None
-            kept = self.tracker.register_champion(best.run_id, metric, best.value, direction)
+            assert value is not None
+            kept = self.tracker.register_champion(best.run_id, metric, value, direction)
             if kept:
                 self.notices.append(kept)
 
@@ -100,12 +100,16 @@ class Closing:
 
         return verdict(compare_study(self.study.name, self.study.storage))
 
-    def _best_by_mean(self) -> FinishedTrial | None:
-        """The best trial of the first configuration; None where none has a value."""
+    def _best(self) -> tuple[FinishedTrial | None, float | None]:
+        """The best trial of the best configuration, and the mean of that over its seeds; None where
+        no trial has a value."""
+        if not self._has_seeds():
+            best = self.study.best
+            return best, best.value if best else None
         from cifar_hpo.analysis.comparison import compare_study  # loads SciPy
 
         finished = compare_study(self.study.name, self.study.storage).finished
-        return finished[0].trial if finished else None
+        return (finished[0].trial, finished[0].value) if finished else (None, None)
 
     def _has_seeds(self) -> bool:
         """Whether any configuration may have several seeds."""

@@ -356,9 +356,10 @@ class StudyRun:
     def register_champion(self, run_id: str, metric: str, value: float, direction: str) -> str:
         """Register the model of a run as the champion of its dataset.
 
-        The present champion stays where it is as good, or was measured otherwise: by another
-        metric, on images of another content, or on another split of them. Returns why it stays
-        in the latter case, as a sentence; else it is empty.
+        value: of its configuration, over all seeds. The present champion stays where it is as good
+        and another study's, or was measured otherwise: by another metric, on images of another
+        content, or on another split of them. Returns why it stays in the latter case, as a
+        sentence; else it is empty.
         """
         kept: str = self._now(partial(self._register_champion, run_id, metric, value, direction))
         return kept
@@ -381,7 +382,10 @@ class StudyRun:
                 return f"{name} keeps its champion, which was measured {difference}"
             best = float(present.tags["value"])
             is_better = value > best if direction == "maximize" else value < best
-            if not is_better:
+            if not is_better and not self._is_own(present):
+                return ""
+            if present.run_id == run_id:
+                self.client.set_model_version_tag(name, present.version, "value", str(value))
                 return ""
         tags = {"metric": metric, "value": str(value), "study": run.data.tags.get("study", "")}
         version = self.client.create_model_version(
@@ -389,6 +393,15 @@ class StudyRun:
         )
         self.client.set_registered_model_alias(name, CHAMPION, version.version)
         return ""
+
+    def _is_own(self, version: Any) -> bool:
+        """Whether a champion is of a trial of this study, which has changed its mind since: by
+        further seeds another configuration is the best."""
+        try:
+            tags = self.client.get_run(version.run_id).data.tags
+        except mlflow.MlflowException:
+            return False
+        return bool(tags.get(_mlflow.PARENT_RUN) == self.run_id)
 
     def _champion(self, name: str) -> Any:
         """The version of a registered model that is champion now; None where none is."""
