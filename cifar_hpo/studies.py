@@ -36,6 +36,7 @@ from cifar_hpo.redaction import redacted
 from cifar_hpo.study.attributes import PROGRAM, folders_of, run_of
 from cifar_hpo.study.control import Request, ask
 from cifar_hpo.study.ranking import FinishedTrial, finished_trials, no_trial, ranked
+from cifar_hpo.study.seeds import is_seed
 from cifar_hpo.study.storage import (
     as_file_name,
     load_study,
@@ -172,10 +173,12 @@ def control(storage: BaseStorage, given: argparse.Namespace) -> None:
 class RankedStudy:
     """A study as its storage has it.
 
-    directions: of each of its metrics. ranking: its counted trials, the best first.
+    storage: which that is. directions: of each of its metrics. ranking: its counted trials, the
+    best first.
     """
 
     study: optuna.Study
+    storage: BaseStorage
     directions: Sequence[str]
     ranking: Sequence[FinishedTrial]
 
@@ -185,7 +188,7 @@ class RankedStudy:
         study = load_study(storage, name)
         trials = finished_trials(study.get_trials(deepcopy=False), study.user_attrs)
         directions = [direction.name.lower() for direction in study.directions]
-        return cls(study, directions, ranked(trials, directions))
+        return cls(study, storage, directions, ranked(trials, directions))
 
     @property
     def name(self) -> str:
@@ -211,10 +214,17 @@ class RankedStudy:
 
     @property
     def best(self) -> FinishedTrial:
-        """Raises StudyError when no trial has finished."""
+        """Where seeds vary, of the configuration whose mean over them is best, as in the report.
+
+        Raises StudyError when no trial has finished.
+        """
         if not self.ranking or self.ranking[0].value is None:
             raise StudyError(f"study {self.name}: no trial has finished")
-        return self.ranking[0]
+        if not any(is_seed(key) for key in self.keys):
+            return self.ranking[0]
+        from cifar_hpo.analysis.comparison import compare_study  # loads SciPy
+
+        return compare_study(self.name, self.storage).finished[0].trial
 
 
 def list_studies(storage: BaseStorage, *, as_json: bool) -> None:

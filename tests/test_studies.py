@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import InMemoryStorage
 from support import RealSweep, call_in, lay_out, run_in
 
 from cifar_hpo.paths import HYDRA_FOLDER, HYDRA_SETTINGS
@@ -177,9 +178,10 @@ def test_a_command_quotes_what_a_shell_would_take_apart_and_names_the_config() -
 
 
 def test_the_folder_of_a_trial_is_found_whatever_its_name(tmp_path: Path) -> None:
-    study = optuna.create_study(study_name="s")
+    storage = InMemoryStorage()
+    study = optuna.create_study(study_name="s", storage=storage)
     study.set_user_attr(FOLDER, str(tmp_path))
-    stored = RankedStudy(study, ["maximize"], [])
+    stored = RankedStudy(study, storage, ["maximize"], [])
     keep_settings(tmp_path / "0", 0, "s")
     keep_settings(tmp_path / "deep" / "lr=0.1", 1, "s")
     keep_settings(tmp_path / "2", 2, None)
@@ -194,8 +196,9 @@ def test_the_folder_of_a_trial_is_found_whatever_its_name(tmp_path: Path) -> Non
 
 
 def test_a_study_that_noted_no_folder_is_looked_for_in_the_default_one() -> None:
-    study = optuna.create_study(study_name="s")
-    stored = RankedStudy(study, ["maximize"], [])
+    storage = InMemoryStorage()
+    study = optuna.create_study(study_name="s", storage=storage)
+    stored = RankedStudy(study, storage, ["maximize"], [])
     assert sweep_folders(stored) == [Path("mlruns/outputs/s")]
     study.set_user_attr(FOLDER, "/noted")
     assert sweep_folders(stored) == [Path("/noted"), Path("mlruns/outputs/s")]

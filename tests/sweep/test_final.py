@@ -266,6 +266,8 @@ def test_the_champion_is_of_the_configuration_with_the_best_mean(
     assert float(champion.tags["value"]) == pytest.approx(0.915)
     params = client.get_run(champion.run_id).data.params
     assert (params["model.filters"], params["training.seed"]) == ("4", "1")
+    named = run_in(tmp_path, "best", "s", module="cifar_hpo.studies")
+    assert " model.filters=4 training.seed=1\n" in named.stdout, named.stderr
 
     set_values(tmp_path, {(2, 0): 0.90, (2, 1): 0.88, (4, 0): 0.71, (4, 1): 0.72})
     assert run_in(tmp_path, *arguments).returncode == 0
