@@ -59,7 +59,7 @@ def size_in_epoch(size: Size, initial_scale: float, epoch: int, epochs: int) -> 
     They grow evenly to the whole, in steps of SIZE_STEP pixels, for each of which a graph is made.
     """
     growing = epochs - math.ceil(epochs * WHOLE_SHARE)
-    if epoch >= growing:
+    if initial_scale == 1 or epoch >= growing:
         return size
     scale = initial_scale + (1 - initial_scale) * epoch / growing
     height, width = (min(side, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in size)
